@@ -1,0 +1,53 @@
+# Two commands: `make demo` (install, render, prepare, train, measure, dub) and `make test`.
+SHELL := /bin/bash
+VENV ?= .venv
+# The first interpreter of a supported version that really runs.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := $(VENV)/bin
+OUT ?= outputs/demo
+RUN := $(OUT)/run
+CLIPS := $(OUT)/sample/videos
+
+.PHONY: demo test lint install clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.10, 3.11 or 3.12 found. Install one, or call make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(OUT)/sample/index.parquet: | $(VENV)/.installed
+	$(BIN)/stsa prepare sample --out $(OUT)/sample
+
+$(RUN)/last.ckpt: $(OUT)/sample/index.parquet experiments/sample.yaml
+	$(BIN)/stsa fit -c experiments/sample.yaml --data.root $(OUT)/sample --trainer.default_root_dir $(RUN)
+
+$(OUT)/evaluation.json: $(RUN)/last.ckpt
+	$(BIN)/stsa evaluate --checkpoint $< --data $(OUT)/sample --out $(OUT)/evaluation.json --sheet $(OUT)/evaluation.png
+
+$(OUT)/dubbed.mp4: $(RUN)/last.ckpt
+	$(BIN)/stsa dub $(CLIPS)/speaker01/clip01.mp4 $(CLIPS)/speaker06/clip02.mp4 --checkpoint $< --out $@
+
+demo: $(OUT)/evaluation.json $(OUT)/dubbed.mp4
+	@$(BIN)/stsa evaluate --show $(OUT)/evaluation.json
+	@echo
+	@echo "rendered videos    $(CLIPS)/"
+	@echo "prepared corpus    $(OUT)/sample/ (clips/, index.parquet)"
+	@echo "training run       $(RUN)/ (last.ckpt, metrics, pictures/)"
+	@echo "held-out frames    $(OUT)/evaluation.png"
+	@echo "dubbed clip        $(OUT)/dubbed.mp4"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(OUT)
