@@ -5,9 +5,10 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
-OUT ?= outputs/demo
+# The folder that experiments/sample.yaml names.
+OUT := outputs/demo
 RUN := $(OUT)/run
-CLIPS := $(OUT)/sample/videos
+VIDEOS := $(OUT)/sample/videos
 
 .PHONY: demo test lint install clean
 
@@ -23,21 +24,24 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 $(OUT)/sample/index.parquet: | $(VENV)/.installed
 	$(BIN)/stsa prepare sample --out $(OUT)/sample
 
-$(RUN)/last.ckpt: $(OUT)/sample/index.parquet experiments/sample.yaml
-	$(BIN)/stsa fit -c experiments/sample.yaml --data.root $(OUT)/sample --trainer.default_root_dir $(RUN)
+# A stopped training goes on from its last checkpoint.
+$(RUN)/.trained: $(OUT)/sample/index.parquet experiments/sample.yaml
+	$(BIN)/stsa fit -c experiments/sample.yaml --ckpt_path last
+	@touch $@
 
-$(OUT)/evaluation.json: $(RUN)/last.ckpt
-	$(BIN)/stsa evaluate --checkpoint $< --data $(OUT)/sample --out $(OUT)/evaluation.json --sheet $(OUT)/evaluation.png
+$(OUT)/evaluation.json: $(RUN)/.trained
+	$(BIN)/stsa evaluate --checkpoint $(RUN)/last.ckpt --data $(OUT)/sample --out $@ --sheet $(OUT)/evaluation.png
 
-$(OUT)/dubbed.mp4: $(RUN)/last.ckpt
-	$(BIN)/stsa dub $(CLIPS)/speaker01/clip01.mp4 $(CLIPS)/speaker06/clip02.mp4 --checkpoint $< --out $@
+# A speaker that training never saw says another one's sentence.
+$(OUT)/dubbed.mp4: $(RUN)/.trained
+	$(BIN)/stsa dub $(VIDEOS)/speaker05/clip01.mp4 $(VIDEOS)/speaker06/clip02.mp4 --checkpoint $(RUN)/last.ckpt -o $@
 
 demo: $(OUT)/evaluation.json $(OUT)/dubbed.mp4
 	@$(BIN)/stsa evaluate --show $(OUT)/evaluation.json
 	@echo
-	@echo "rendered videos    $(CLIPS)/"
+	@echo "rendered videos    $(VIDEOS)/"
 	@echo "prepared corpus    $(OUT)/sample/ (clips/, index.parquet)"
-	@echo "training run       $(RUN)/ (last.ckpt, metrics, pictures/)"
+	@echo "training run       $(RUN)/ (last.ckpt, logs/, logs/pictures/)"
 	@echo "held-out frames    $(OUT)/evaluation.png"
 	@echo "dubbed clip        $(OUT)/dubbed.mp4"
 

@@ -31,6 +31,11 @@ class ValidationPictures(Callback):
     def __init__(self, count: int = 6, every_n_epochs: int = 1) -> None:
         self.count, self.every_n_epochs = count, every_n_epochs
         self.rows: list[Tensor] = []
+        self.folder = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # On every rank: log_dir is broadcast.
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def _wanted(self, trainer: Trainer) -> bool:
         return not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -57,9 +62,8 @@ class ValidationPictures(Callback):
                 logger.log_image(name, [grid], step=trainer.global_step)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, grid, trainer.global_step)
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        save_picture(folder / f"epoch-{trainer.current_epoch:04d}.png", grid)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_picture(self.folder / f"epoch-{trainer.current_epoch:04d}.png", grid)
 
 
 def picture_row(outputs: Mapping[str, Tensor], index: int) -> Tensor:
