@@ -1,0 +1,155 @@
+"""Face landmarks from MediaPipe, behind one small interface.
+
+Two models give the same 478 points: the FaceMesh solution, whose weights come with mediapipe 0.10.21, and the newer
+FaceLandmarker task, whose `.task` file is downloaded apart.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from stsa_lightning.face.topology import LANDMARKS
+
+_FRAME_MS = 40  # the step of the time stamps that FaceLandmarker wants; only their order matters to it
+
+
+class LandmarkDetector(Protocol):
+    """Finds the face of one frame; in tracking mode, of the frames of one video in their order."""
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+        """(H, W, 3) uint8 RGB -> (131, 2) float32 x, y in pixels of the frame, as `LANDMARKS`; None: no face."""
+
+    def close(self) -> None:
+        """Frees the model."""
+
+
+def landmark_detector(model: Path | str | None = None, static: bool = False) -> LandmarkDetector:
+    """A detector of the clearest face.
+
+    Args:
+        model: None for the FaceMesh solution; a `.task` file for FaceLandmarker.
+        static: True looks for a face anew in every frame, for unrelated pictures; False follows it from frame to frame,
+            which is quicker and steadier, and looks anew once it is lost. Take a new detector for each video.
+
+    Raises:
+        ImportError: mediapipe is not installed.
+        FileNotFoundError: the model file does not exist.
+        ValueError: the model file is of another kind.
+    """
+    if model is None:
+        return FaceMeshDetector(static)
+    path = Path(model)
+    if path.suffix != ".task":
+        raise ValueError(f"model: expected a FaceLandmarker file ending in .task, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"model: the FaceLandmarker file {path} does not exist; leave it out to use FaceMesh")
+    return FaceLandmarkerDetector(path, static)
+
+
+class FaceMeshDetector:
+    """The FaceMesh solution with refined lips and eyes (478 points)."""
+
+    def __init__(self, static: bool = False) -> None:
+        mediapipe = _import_mediapipe()
+        with _native_log_silenced():
+            self._mesh = mediapipe.solutions.face_mesh.FaceMesh(
+                static_image_mode=static, max_num_faces=1, refine_landmarks=True
+            )
+        self._process: Callable[[np.ndarray], Any] = _first_call_silenced(self._mesh.process)
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+        frame = _checked(frame)
+        faces = self._process(frame).multi_face_landmarks
+        return _to_pixels(faces[0].landmark, frame) if faces else None
+
+    def close(self) -> None:
+        self._mesh.close()
+
+
+class FaceLandmarkerDetector:
+    """The FaceLandmarker task (478 points)."""
+
+    def __init__(self, model: Path, static: bool = False) -> None:
+        mediapipe = _import_mediapipe()
+        tasks = mediapipe.tasks
+        mode = tasks.vision.RunningMode.IMAGE if static else tasks.vision.RunningMode.VIDEO
+        options = tasks.vision.FaceLandmarkerOptions(
+            base_options=tasks.BaseOptions(model_asset_buffer=model.read_bytes()), running_mode=mode, num_faces=1
+        )
+        with _native_log_silenced():
+            self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
+        self._static = static
+        self._time_ms = 0
+        self._image = lambda frame: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=frame)
+        self._process: Callable[[np.ndarray], Any] = _first_call_silenced(self._detect)
+
+    def _detect(self, frame: np.ndarray) -> Any:
+        if self._static:
+            return self._landmarker.detect(self._image(frame))
+        self._time_ms += _FRAME_MS
+        return self._landmarker.detect_for_video(self._image(frame), self._time_ms)
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+        frame = _checked(frame)
+        faces = self._process(frame).face_landmarks
+        return _to_pixels(faces[0], frame) if faces else None
+
+    def close(self) -> None:
+        self._landmarker.close()
+
+
+def _import_mediapipe() -> Any:
+    try:
+        with _native_log_silenced():
+            import mediapipe
+    except ImportError as error:
+        raise ImportError(
+            "finding faces needs mediapipe: pip install mediapipe==0.10.21 (training on a prepared corpus does not)"
+        ) from error
+    return mediapipe
+
+
+def _checked(frame: np.ndarray) -> np.ndarray:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frame: expected (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
+    return np.ascontiguousarray(frame)
+
+
+def _to_pixels(points: Any, frame: np.ndarray) -> np.ndarray:
+    xy = np.array([(points[i].x, points[i].y) for i in LANDMARKS.tolist()], dtype=np.float32)
+    return xy * np.array([frame.shape[1], frame.shape[0]], dtype=np.float32)
+
+
+def _first_call_silenced(call: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+    first = True
+
+    def wrapped(frame: np.ndarray) -> Any:
+        nonlocal first
+        if not first:
+            return call(frame)
+        first = False
+        with _native_log_silenced():
+            return call(frame)
+
+    return wrapped
+
+
+@contextmanager
+def _native_log_silenced() -> Iterator[None]:
+    # MediaPipe's native code writes lines to the standard error stream for every model it loads and has no switch
+    # for it. A model loads in the background until its first answer.
+    stderr = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(sink)
