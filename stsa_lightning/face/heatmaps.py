@@ -9,6 +9,7 @@ import numpy as np
 
 from stsa_lightning.face.topology import HEATMAP_KINDS, LANDMARKS, LINES, HeatmapKind, positions
 
+_PARTS: tuple[HeatmapKind, ...] = ("masked", "lip", "jaw")
 _OUTER_LIPS = positions([0, 17])
 _INNER_LIPS = positions([13, 14])
 
@@ -55,10 +56,10 @@ def draw_all_kinds(landmarks: np.ndarray, size: int = 128, sigma: float = 1.0) -
 
     The distance to all contours is the least of the distances to their parts, so "whole" is the maximum of the others.
     """
-    parts: dict[HeatmapKind, np.ndarray] = {
-        kind: draw_heatmaps(landmarks, kind, size, sigma) for kind in HEATMAP_KINDS if kind != "whole"
-    }
-    return {"whole": np.maximum.reduce(list(parts.values())), **parts}
+    masked, lip, jaw = (draw_heatmaps(landmarks, kind, size, sigma) for kind in _PARTS)
+    whole = np.maximum(masked, lip)
+    np.maximum(whole, jaw, out=whole)
+    return {"whole": whole, "masked": masked, "lip": lip, "jaw": jaw}
 
 
 def lip_openness(landmarks: np.ndarray) -> np.ndarray:
