@@ -1,0 +1,181 @@
+"""The index of a prepared corpus: one line for each video that was found, prepared or rejected."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stsa_lightning.errors import UserError
+
+INDEX_FILE = "index.parquet"
+
+# Beside what describes a clip: `longest_run`, most valid frames in a row; `features`, kinds held, separated by commas;
+# `status`, ok or rejected (with a `reason`); `source_bytes` and `source_mtime_ns`, which tell whether a source changed.
+COLUMNS: dict[str, str] = {
+    "clip": "object",
+    "speaker": "object",
+    "source": "object",
+    "frames": "int64",
+    "valid_frames": "int64",
+    "longest_run": "int64",
+    "duration_s": "float64",
+    "width": "int64",
+    "height": "int64",
+    "fps": "float64",
+    "features": "object",
+    "status": "object",
+    "reason": "object",
+    "settings_hash": "object",
+    "source_bytes": "int64",
+    "source_mtime_ns": "int64",
+}
+
+
+def clip_path(root: Path | str, clip: str) -> Path:
+    """Where the file of a clip (its name in the index, ``speaker/...``) lies."""
+    return Path(root) / "clips" / f"{clip}.safetensors"
+
+
+def load_index(root: Path | str) -> pd.DataFrame:
+    """The index of the corpus prepared into `root`, all lines, sorted by clip.
+
+    Raises:
+        FileNotFoundError: nothing was prepared there; the message says how to.
+        UserError: the file is damaged or has not the columns of `COLUMNS`.
+    """
+    path = Path(root) / INDEX_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no prepared corpus here; prepare one: stsa prepare folder --root VIDEOS --out {root} "
+            f"(or the embedded sample: stsa prepare sample --out {root})"
+        )
+    try:
+        index = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected a parquet file, found a damaged one ({error}); prepare again") from None
+    missing = COLUMNS.keys() - set(index.columns)
+    if missing:
+        raise UserError(f"{path}: expected the columns {list(COLUMNS)}, missing {sorted(missing)}; prepare again")
+    return index.sort_values("clip", ignore_index=True)
+
+
+def save_index(root: Path | str, rows: Sequence[dict[str, object]]) -> None:
+    """Write the index whole or not at all."""
+    path = Path(root) / INDEX_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    index = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        index.sort_values("clip").to_parquet(part, index=False)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def usable(index: pd.DataFrame, features: str, window: int = 1) -> pd.DataFrame:
+    """The clips with a face in at least `window` frames in a row that hold audio features of this kind.
+
+    Raises:
+        UserError: there is none; the message says what stands in the way.
+    """
+    prepared = index[index["status"] == "ok"]
+    if prepared.empty:
+        reasons = index["reason"].value_counts().head(3).to_dict()
+        raise UserError(f"the corpus has no usable clip: {len(index)} videos, all rejected, mostly for {reasons}")
+    holding = prepared[[features in held.split(",") for held in prepared["features"]]]
+    if holding.empty:
+        found = sorted({kind for held in prepared["features"] for kind in held.split(",")})
+        raise UserError(
+            f"features: expected one of {found}, which the corpus holds, got {features!r}; "
+            f"prepare it again with --features {features}"
+        )
+    long_enough = holding[holding["longest_run"] >= window]
+    if long_enough.empty:
+        raise UserError(
+            f"window: expected at most {holding['longest_run'].max()}, the most frames in a row with a face, got {window}"
+        )
+    return long_enough.reset_index(drop=True)
+
+
+def split_by_speaker(
+    index: pd.DataFrame,
+    validation: float = 0.1,
+    seed: int = 0,
+    validation_speakers: Sequence[str] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and validation clips without a speaker in common.
+
+    Args:
+        index: lines of the index.
+        validation: share of the speakers that validate, at least one; drawn with `seed`.
+        seed: of the draw. The draw depends on the names of the speakers alone, not on the clips.
+        validation_speakers: the speakers that validate, in place of a draw.
+
+    Raises:
+        UserError: a share outside (0, 1), an unknown speaker, or no speaker left on one side.
+    """
+    speakers = sorted(index["speaker"].unique())
+    if validation_speakers is None:
+        if not 0 < validation < 1:
+            raise UserError(f"validation_fraction: expected a share of the speakers between 0 and 1, got {validation}")
+        count = max(1, round(validation * len(speakers)))
+        held_out = set(np.random.default_rng(seed).permutation(speakers)[:count].tolist())
+    else:
+        held_out = set(validation_speakers)
+        unknown = sorted(held_out - set(speakers))
+        if unknown:
+            raise UserError(f"validation_speakers: expected speakers of the corpus ({_some(speakers)}), got {unknown}")
+    if not held_out or len(held_out) >= len(speakers):
+        raise UserError(
+            f"a split by speaker needs at least one speaker on each side; {len(held_out)} of {len(speakers)} "
+            f"({_some(speakers)}) would validate; choose validation_speakers, or give lists of clips"
+        )
+    validates = index["speaker"].isin(held_out)
+    return index[~validates].reset_index(drop=True), index[validates].reset_index(drop=True)
+
+
+def read_clip_list(path: Path | str) -> list[str]:
+    """Clip names from a text file: the first word of each line; empty lines and those that begin with # are skipped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it names no clip.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such list of clips; expected a text file with a clip name on each line")
+    lines = [line.split() for line in path.read_text().splitlines()]
+    names = [words[0] for words in lines if words and not words[0].startswith("#")]
+    if not names:
+        raise UserError(f"{path}: expected a clip name on each line, found none")
+    return names
+
+
+def select_clips(index: pd.DataFrame, path: Path | str) -> pd.DataFrame:
+    """The lines of the index that a list of clips names; a warning counts those that the corpus does not have.
+
+    Raises:
+        UserError: the corpus has none of them. As `read_clip_list` otherwise.
+    """
+    names = read_clip_list(path)
+    chosen = index[index["clip"].isin(names)].reset_index(drop=True)
+    if chosen.empty:
+        raise UserError(
+            f"{path}: expected names of clips of the corpus (such as {_some(index['clip'])}), found {_some(names)}"
+        )
+    absent = sorted(set(names) - set(chosen["clip"]))
+    if absent:
+        warnings.warn(
+            f"{path}: {len(absent)} of {len(names)} clips are not usable in this corpus ({_some(absent)})", stacklevel=2
+        )
+    return chosen
+
+
+def _some(names: Sequence[str] | pd.Series, count: int = 4) -> str:
+    shown = ", ".join(list(names)[:count])
+    return shown + (", ..." if len(names) > count else "")

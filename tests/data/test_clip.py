@@ -1,0 +1,149 @@
+"""Clip files: round trip, laziness, and what is said about a bad one."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from stsa_lightning.data.clip import FORMAT_VERSION, Clip, ClipError, ClipMeta, encode_face, write_clip
+
+FRAMES, SIZE = 6, 32
+
+
+def _face(index: int) -> np.ndarray:
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return np.stack([4 * x + index, 4 * y, np.full_like(x, 40 * index)], axis=-1).astype(np.uint8)
+
+
+def _content() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    valid = np.array([1, 1, 0, 1, 1, 1], bool)
+    landmarks = rng.uniform(20, 60, (FRAMES, 131, 2)).astype(np.float32)
+    landmarks[~valid] = np.nan
+    return {
+        "faces": [encode_face(_face(i)) if valid[i] else b"" for i in range(FRAMES)],
+        "landmarks": landmarks,
+        "boxes": np.where(valid[:, None], [[10, 20, 70, 60]], 0),
+        "valid": valid,
+        "audio": rng.integers(-3000, 3000, FRAMES * 640).astype(np.int16),
+        "features": {"logmel": rng.normal(size=(FRAMES * 2, 80)), "mfcc": rng.normal(size=(FRAMES * 2, 13))},
+    }
+
+
+META = ClipMeta(
+    clip="ann/one",
+    speaker="ann",
+    source="ann/one.mp4",
+    source_sha256="0" * 64,
+    source_bytes=1,
+    source_mtime_ns=2,
+    source_fps=30.0,
+    width=100,
+    height=80,
+    frames=FRAMES,
+    valid_frames=5,
+    longest_run=3,
+    face_size=SIZE,
+    settings={"face_size": SIZE},
+    settings_hash="abc",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "clips" / "ann" / "one.safetensors"
+    write_clip(path, META, **_content())
+    return path
+
+
+def test_round_trip(path: Path) -> None:
+    content, clip = _content(), Clip.open(path)
+    assert clip.meta == META
+    assert clip.frames == FRAMES
+    assert clip.feature_kinds == ("logmel", "mfcc")
+    np.testing.assert_array_equal(clip.valid, content["valid"])
+    np.testing.assert_array_equal(clip.boxes, content["boxes"])
+    np.testing.assert_array_equal(clip.landmarks, content["landmarks"])
+    np.testing.assert_array_equal(clip.audio, content["audio"])
+    features = content["features"]["logmel"]
+    assert clip.features("logmel").dtype == np.float32
+    np.testing.assert_allclose(clip.features("logmel"), features, atol=2e-3)
+    np.testing.assert_allclose(clip.features("logmel", 3, 7), features[3:7], atol=2e-3)
+
+
+def test_faces_are_decoded_in_the_order_asked(path: Path) -> None:
+    faces = Clip.open(path).faces([5, 0, 3, 0])
+    assert faces.shape == (4, SIZE, SIZE, 3)
+    expected = np.stack([_face(i) for i in (5, 0, 3, 0)]).astype(int)
+    assert np.abs(faces - expected).mean() < 2
+
+
+def test_jpeg_keeps_colour_edges() -> None:
+    face = np.zeros((SIZE, SIZE, 3), np.uint8)
+    face[:, 1::2] = (255, 0, 0)  # columns a pixel wide would smear under chroma subsampling
+    decoded = cv2.imdecode(np.frombuffer(encode_face(face), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decoded.astype(int) - face).mean() < 6
+
+
+def test_face_landmarks_are_normalised_to_the_boxes(path: Path) -> None:
+    clip = Clip.open(path)
+    expected = (clip.landmarks - (10, 20)) / (60, 40)
+    np.testing.assert_allclose(clip.face_landmarks, expected, rtol=1e-5)
+    assert np.isnan(clip.face_landmarks[2]).all()
+
+
+def test_nothing_but_the_clip_is_left_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leftover = path.with_name(f"{path.name}.part-123")
+    leftover.write_bytes(b"half")
+    write_clip(path, replace(META, speaker="bea"), **_content())
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert Clip.open(path).meta.speaker == "bea"
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_clip(path, META, **_content())
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert Clip.open(path).meta.speaker == "bea"
+
+
+def test_requests_that_cannot_be_met(path: Path) -> None:
+    clip = Clip.open(path)
+    for frame in (2, -1, FRAMES):
+        with pytest.raises(ClipError, match=rf"one.safetensors: frame {frame}: expected a valid one of its 6"):
+            clip.faces([frame])
+    with pytest.raises(ClipError, match=r"'wav2vec2', found .*logmel.*--features wav2vec2"):
+        clip.features("wav2vec2")
+    with pytest.raises(ClipError, match="landmarks: expected 6 frames as in meta, got 5"):
+        write_clip(path, META, **{**_content(), "landmarks": np.zeros((5, 131, 2))})
+
+
+def test_files_that_are_no_clips(path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="stsa prepare"):
+        Clip.open(path.with_name("two.safetensors"))
+    tensors, record = load_file(path), json.loads(json.dumps(Clip.open(path).meta.__dict__))
+    save_file(tensors, path)
+    with pytest.raises(ClipError, match="another safetensors file"):
+        Clip.open(path)
+    save_file(tensors, path, metadata={"stsa": json.dumps({**record, "format_version": 99})})
+    with pytest.raises(ClipError, match=f"expected clip format {FORMAT_VERSION}, found 99"):
+        Clip.open(path)
+    save_file(tensors, path, metadata={"stsa": json.dumps({"format_version": FORMAT_VERSION})})
+    with pytest.raises(ClipError, match="expected the record"):
+        Clip.open(path)
+    save_file({"valid": tensors["valid"]}, path, metadata={"stsa": json.dumps(record)})
+    with pytest.raises(ClipError, match="expected a tensor 'boxes', found"):
+        _ = Clip.open(path).boxes
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ClipError, match="found a damaged one"):
+        Clip.open(path)
