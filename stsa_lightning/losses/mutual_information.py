@@ -1,0 +1,173 @@
+"""Consistent Information Learning: mutual information between both paths' codes, in nats, to be maximised.
+
+InfoNCE (van den Oord et al. 2018) tells each pair apart from every other pair of the batch; MINE (Belghazi et al.
+2018) is the Donsker-Varadhan bound with a learnt statistic, the estimator of the released code. Both are lower
+bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn import functional as F
+
+Critic = Literal["cosine", "mlp"]
+Estimator = Literal["infonce", "mine"]
+
+
+def info_nce(scores: Tensor) -> Tensor:
+    """Lower bound of the mutual information from a critic's scores, both directions averaged.
+
+    ``log N + mean_i log softmax(scores)_ii`` over rows and over columns. It never exceeds log N: a batch of N cannot
+    show more.
+
+    Args:
+        scores: (N, N), entry (i, j) the critic's score of x_i with y_j; pairs that belong together on the diagonal.
+
+    Returns:
+        Scalar, nats, at most log N.
+    """
+    if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or not len(scores):
+        raise ValueError(f"scores must be a square (N, N) matrix, got {tuple(scores.shape)}")
+    scores = scores.float()
+    rows = scores.log_softmax(dim=1).diagonal().mean()
+    columns = scores.log_softmax(dim=0).diagonal().mean()
+    return math.log(len(scores)) + 0.5 * (rows + columns)
+
+
+def _check_pair(x: Tensor, y: Tensor, dim: int) -> None:
+    if x.shape != y.shape or x.dim() != 2 or x.shape[1] != dim:
+        raise ValueError(f"x and y must both be (B, {dim}), got {tuple(x.shape)} and {tuple(y.shape)}")
+
+
+def _gather(code: Tensor) -> Tensor:
+    """Every rank's rows, (W * B, C), with gradients back to the rank each row came from.
+
+    The backward pass sums over ranks and DDP then averages over them, so the gradient is that of one process with the
+    whole batch. All ranks need the same B.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return code
+    if torch.distributed.get_world_size() == 1:
+        return code
+    return torch.cat(all_gather(code.contiguous()))
+
+
+class InfoNCE(nn.Module):
+    """InfoNCE between two codes, with the pairs of all ranks as negatives.
+
+    Args:
+        dim: size C of either code.
+        temperature: divides the cosine; the ``mlp`` critic learns its own scale and ignores it.
+        critic: ``cosine``, nothing learnt, shapes the codes themselves; ``mlp``, the inner product of a learnt
+            embedding of each code, able to reach the true mutual information of fixed codes. Its cost grows with N,
+            not with N^2 as a critic on joined pairs would.
+        gather: take negatives from all ranks of the process group, where there is one.
+    """
+
+    def __init__(
+        self, dim: int, temperature: float = 0.07, critic: Critic = "cosine", gather: bool = True, hidden: int = 128
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if critic not in ("cosine", "mlp"):
+            raise ValueError(f'critic must be "cosine" or "mlp", got {critic!r}')
+        self.dim, self.temperature, self.critic, self.gather = dim, temperature, critic, gather
+        if critic == "mlp":
+            self.embed_x, self.embed_y = _embedding(dim, hidden), _embedding(dim, hidden)
+
+    def scores(self, x: Tensor, y: Tensor) -> Tensor:
+        """(N, N) scores of all pairs; N = W * B over W ranks."""
+        if self.critic == "mlp":
+            x, y = self.embed_x(x), self.embed_y(y)
+        else:
+            x, y = F.normalize(x.float(), dim=1), F.normalize(y.float(), dim=1)
+        if self.gather:
+            x, y = _gather(x), _gather(y)
+        with torch.autocast(x.device.type, enabled=False):  # half precision would round away what the softmax compares
+            scores = x.float() @ y.float().T
+        return scores if self.critic == "mlp" else scores / self.temperature
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Two (B, C) codes, row i of one belonging to row i of the other -> scalar, nats, at most log N."""
+        _check_pair(x, y, self.dim)
+        return info_nce(self.scores(x, y))
+
+
+def _embedding(dim: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(dim, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), nn.Linear(hidden, hidden // 4)
+    )
+
+
+class MINE(nn.Module):
+    """Donsker-Varadhan bound: ``E_joint[T] - log E_marginal[exp T]`` with T an MLP on the joined codes.
+
+    T is 2C-128-128-1 with ELU; parameter names are those of the released ``mine.*``. Samples of the product of marginals
+    are the batch's own y, rolled by a random step, so that no row meets its partner.
+
+    Args:
+        dim: size C of either code.
+        momentum: rate of the moving average of E[exp T] that replaces the batch's own in the gradient (the paper's
+            correction of its bias on small batches; the value stays the plain bound); None: plain gradient, which
+            cannot run away.
+    """
+
+    log_average: Tensor
+
+    def __init__(self, dim: int, hidden: int = 128, momentum: float | None = None) -> None:
+        super().__init__()
+        if momentum is not None and not 0 < momentum < 1:
+            raise ValueError(f"momentum must be in (0, 1) or None, got {momentum}")
+        self.dim, self.momentum = dim, momentum
+        self.fc1 = nn.Linear(2 * dim, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, 1)
+        # Not persistent: the released state has no such entry, and the average is found again within some steps.
+        self.register_buffer("log_average", torch.tensor(float("-inf")), persistent=False)
+
+    def statistic(self, x: Tensor, y: Tensor) -> Tensor:
+        """T(x, y): two (B, C) -> (B,)."""
+        return self.fc3(F.elu(self.fc2(F.elu(self.fc1(torch.cat([x, y], dim=1)))))).squeeze(1).float()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Two (B, C) codes, row i of one belonging to row i of the other, B >= 2 -> scalar, nats."""
+        _check_pair(x, y, self.dim)
+        if len(x) < 2:
+            raise ValueError("MINE needs at least 2 pairs in a batch: with one there are no unpaired samples")
+        step = int(torch.randint(1, len(x), ()))
+        marginal = self.statistic(x, y.roll(step, dims=0))
+        log_mean = marginal.logsumexp(0) - math.log(len(x))
+        if self.training and self.momentum is not None:
+            log_mean = self._corrected(log_mean, self.momentum)
+        return self.statistic(x, y).mean() - log_mean
+
+    def _corrected(self, log_mean: Tensor, momentum: float) -> Tensor:
+        """The same value with the gradient of ``E[exp T] / moving average``."""
+        with torch.no_grad():
+            mixed = torch.logaddexp(self.log_average + math.log1p(-momentum), log_mean + math.log(momentum))
+            self.log_average.copy_(torch.where(self.log_average.isinf(), log_mean, mixed))  # -inf: nothing seen yet
+        ratio = (log_mean - self.log_average).exp()
+        return log_mean.detach() + ratio - ratio.detach()
+
+
+def estimator(name: Estimator, dim: int, **options) -> InfoNCE | MINE:
+    """The estimator chosen by configuration: ``infonce`` or ``mine``, with that class's own options."""
+    if name == "infonce":
+        return InfoNCE(dim, **options)
+    if name == "mine":
+        return MINE(dim, **options)
+    raise ValueError(f'name must be "infonce" or "mine", got {name!r}')
+
+
+def consistency(estimate: nn.Module, spatial: Sequence[Tensor], temporal: Sequence[Tensor]) -> Tensor:
+    """Mean over scales of the mutual information between both paths' codes, lists of (B, C) -> scalar, nats."""
+    if len(spatial) != len(temporal) or not spatial:
+        raise ValueError(f"both paths need the same scales, at least one: got {len(spatial)} and {len(temporal)}")
+    return torch.stack([estimate(x, y) for x, y in zip(spatial, temporal, strict=True)]).mean()
