@@ -71,14 +71,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stsa {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in LIGHTNING_COMMANDS:
-        commands.add_parser(name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml")
+        commands.add_parser(
+            name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
+        )
     for add in (_add_prepare, _add_dub, _add_evaluate, _add_weights):
         add(commands)
     return parser
 
 
 def _command(commands: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -90,9 +94,13 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser("prepare", help="turn videos into a corpus for training").add_subparsers(
         title="corpora", metavar="CORPUS", required=True
     )
-    folder = _command(prepare, "folder", _prepare_folder, "any tree of videos; the first folder level names the speaker")
+    folder = _command(
+        prepare, "folder", _prepare_folder, "any tree of videos; the first folder level names the speaker"
+    )
     folder.add_argument("--root", type=Path, required=True, help="folder with the videos")
-    sample = _command(prepare, "sample", _prepare_sample, "the embedded sample: rendered speakers with synthetic speech")
+    sample = _command(
+        prepare, "sample", _prepare_sample, "the embedded sample: rendered speakers with synthetic speech"
+    )
     sample.add_argument("--speakers", type=int, default=6, help="rendered speakers")
     sample.add_argument("--clips", type=int, default=2, help="clips of each")
     sample.add_argument("--seconds", type=float, default=4.0, help="length of each clip")
@@ -125,9 +133,7 @@ def _prepare_sample(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.sample import render_sample
 
     videos = arguments.out / "videos"
-    render_sample(
-        videos, arguments.speakers, arguments.clips, arguments.seconds, seed=arguments.seed, progress=True
-    )
+    render_sample(videos, arguments.speakers, arguments.clips, arguments.seconds, seed=arguments.seed, progress=True)
     print(prepare_folder(videos, arguments.out, _settings(arguments)))
 
 

@@ -15,6 +15,7 @@ end_to_end    predicted heatmaps (section 3 of the paper) both networks, all ter
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,7 +32,7 @@ from stsa_lightning.data.windows import Batch
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.adversarial import feature_matching, lsgan_discriminator, lsgan_generator
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
-from stsa_lightning.losses.mutual_information import MINE, InfoNCE
+from stsa_lightning.losses.mutual_information import consistency, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
@@ -102,10 +103,11 @@ class STSA(LightningModule):
         window: T, frames per window.
         weights: weight of each loss term.
         foreground_weight: weight of a heatmap's ridges against its empty part.
-        perceptual_net: torchvision VGG of the perceptual loss.
+        perceptual_net: torchvision VGG of the perceptual losses.
         information: estimator of mutual information.
         temperature: of InfoNCE.
         lr: Adam's learning rate for the generator side (a phase may set its own).
+        discriminator: settings of :class:`PatchDiscriminator`.
         discriminator_lr: Adam's learning rate for the discriminators.
         betas: Adam's betas for the generator side.
         discriminator_betas: Adam's betas for the discriminators.
@@ -131,6 +133,7 @@ class STSA(LightningModule):
         information: Literal["infonce", "mine"] = "infonce",
         temperature: float = 0.07,
         lr: float = 1e-4,
+        discriminator: dict[str, Any] | None = None,
         discriminator_lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         discriminator_betas: tuple[float, float] = (0.5, 0.999),
@@ -150,23 +153,24 @@ class STSA(LightningModule):
         shared = {"audio_dim": FEATURE_DIMS[features], "face_size": face_size}
         self.guidance = Guidance(**{**GUIDANCE[size], **shared, **(guidance or {})})
         self.synthesis = Synthesis(**{**SYNTHESIS[size], **shared, "references": references, **(synthesis or {})})
-        self._build_losses(foreground_weight, perceptual_net, information, temperature)
+        self._build_losses(foreground_weight, perceptual_net, information, temperature, discriminator or {})
         self.set_phase(phase)
         if init_from is not None:
             self.load_generator(init_from)
 
-    def _build_losses(self, foreground_weight: float, net: str, information: str, temperature: float) -> None:
+    def _build_losses(
+        self, foreground_weight: float, net: str, information: str, temperature: float, discriminator: dict[str, Any]
+    ) -> None:
         weights = self.weights
         self.semantic_loss = SemanticLoss(foreground_weight)
         self.temporal_loss = TemporalLoss()
-        self.warp_loss = PerceptualLoss(net, style_weight=0.0) if weights.warp else None
-        self.perceptual_loss = PerceptualLoss(net) if weights.perceptual else None
+        self.perceptual_loss = PerceptualLoss(net) if weights.perceptual or weights.warp else None
         self.information = None
         if weights.information:
-            dim = self.synthesis.align_width
-            self.information = InfoNCE(dim, temperature=temperature) if information == "infonce" else MINE(dim)
+            options = {"temperature": temperature} if information == "infonce" else {}
+            self.information = estimator(information, self.synthesis.settings["align_width"], **options)
         judged = weights.adversarial or weights.feature_matching
-        self.discriminator = PatchDiscriminator() if judged else None
+        self.discriminator = PatchDiscriminator(**discriminator) if judged else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
 
     # ---- phases and weights
@@ -183,11 +187,11 @@ class STSA(LightningModule):
         """Take both networks' weights (the averaged ones where there are such) from a checkpoint of the same settings."""
         guidance, synthesis, _ = load_networks(path)
         for mine, theirs in ((self.guidance, guidance), (self.synthesis, synthesis)):
-            if mine.settings != theirs.settings:
+            if plain(mine.settings) != plain(theirs.settings):
                 differ = {
                     key: (theirs.settings.get(key), value)
                     for key, value in mine.settings.items()
-                    if theirs.settings.get(key) != value
+                    if plain(theirs.settings.get(key)) != plain(value)
                 }
                 raise UserError(
                     f"{path}: its {type(mine).__name__.lower()} network has other settings than this run's "
@@ -240,34 +244,37 @@ class STSA(LightningModule):
         terms["heatmap"] = terms.pop("lip_heatmap") + terms.pop("jaw_heatmap")
         return {name: value for name, value in terms.items() if getattr(self.weights, name)}
 
-    def warp_losses(self, output: SynthesisOutput, target: Tensor) -> dict[str, Tensor]:
-        """Distance of the warped reference to the true face, and CIL, unweighted."""
+    def picture_losses(self, output: SynthesisOutput, target: Tensor, frames: int) -> dict[str, Tensor]:
+        """Terms of stage 2, unweighted: those of the warped reference, CIL, and (past phase ``warp``) those of the face."""
+        with_face = self.phase != "warp"
         losses = {}
-        if self.warp_loss is not None:
-            losses["warp"] = self.warp_loss(output.warped, target)
         if self.weights.warp_pixel:
             losses["warp_pixel"] = F.l1_loss(output.warped, target)
-        if self.information is not None:
-            scales = zip(*self.synthesis.align(output), strict=True)
-            losses["information"] = -torch.stack([self.information(x, y) for x, y in scales]).mean()
-        return losses
-
-    def face_losses(self, output: SynthesisOutput, target: Tensor, frames: int) -> dict[str, Tensor]:
-        """The generator's terms on the generated face, unweighted."""
-        losses = {}
-        if self.perceptual_loss is not None:
-            losses["perceptual"] = self.perceptual_loss(output.face, target)
-        if self.weights.pixel:
+        if self.weights.pixel and with_face:
             losses["pixel"] = F.l1_loss(output.face, target)
+        if self.perceptual_loss is not None:
+            with torch.no_grad():
+                true_maps = self.perceptual_loss.pyramid(target)
+            if self.weights.warp:
+                losses["warp"] = self.perceptual_loss(output.warped, true_maps, with_style=False)
+            if self.weights.perceptual and with_face:
+                losses["perceptual"] = self.perceptual_loss(output.face, true_maps)
+        if self.information is not None:
+            losses["information"] = -consistency(self.information, *self.synthesis.align(output))
+        return losses | (self.judged_losses(output.face, target, frames) if with_face else {})
+
+    def judged_losses(self, face: Tensor, target: Tensor, frames: int) -> dict[str, Tensor]:
+        """What the discriminators say of generated faces (F, 3, S, S), unweighted."""
+        losses = {}
         if self.discriminator is not None:
-            fake = self.discriminator(output.face)
+            fake = self.discriminator(face)
             losses["adversarial"] = lsgan_generator(fake)
             if self.weights.feature_matching:
                 with torch.no_grad():
                     real = self.discriminator(target)
                 losses["feature_matching"] = feature_matching(real, fake)
         if self.temporal_discriminator is not None:
-            losses["temporal_adversarial"] = lsgan_generator(self.temporal_discriminator(mouths(output.face, frames)))
+            losses["temporal_adversarial"] = lsgan_generator(self.temporal_discriminator(mouths(face, frames)))
         return losses
 
     def discriminator_losses(self, fake: Tensor, real: Tensor, frames: int) -> dict[str, Tensor]:
@@ -302,11 +309,9 @@ class STSA(LightningModule):
             every_frame = judged and self.temporal_discriminator is not None
             frames = heatmaps.shape[1] if every_frame else 1
             output, target = self.synthesise(batch, heatmaps, every_frame)
-            losses |= self.warp_losses(output, target)
-            if self.phase != "warp":
-                self._judges_require_grad(False)
-                losses |= self.face_losses(output, target, frames)
-                self._judges_require_grad(True)
+            self._judges_require_grad(False)
+            losses |= self.picture_losses(output, target, frames)
+            self._judges_require_grad(True)
         total = torch.stack([getattr(self.weights, name) * value for name, value in losses.items()]).sum()
         self._step(generator, total)
         if judged:
@@ -375,6 +380,11 @@ class STSA(LightningModule):
         """Clip here: under 16-bit precision the gradients are unscaled only now."""
         if self.hparams["gradient_clip"] is not None:
             self.clip_gradients(optimizer, self.hparams["gradient_clip"], "norm")
+
+
+def plain(settings: Any) -> Any:
+    """Settings as JSON gives them back: lists for tuples."""
+    return json.loads(json.dumps(settings))
 
 
 def parameters(modules: list[torch.nn.Module]) -> list[torch.nn.Parameter]:
