@@ -109,8 +109,8 @@ def _embedding(dim: int, hidden: int) -> nn.Sequential:
 class MINE(nn.Module):
     """Donsker-Varadhan bound: ``E_joint[T] - log E_marginal[exp T]`` with T an MLP on the joined codes.
 
-    T is 2C-128-128-1 with ELU; parameter names are those of the released ``mine.*``. Samples of the product of marginals
-    are the batch's own y, rolled by a random step, so that no row meets its partner.
+    T is 2C-128-128-1 with ELU; parameter names are those of the released ``mine.*``. Samples of the product of
+    marginals are the batch's own y, rolled by a random step, so that no row meets its partner.
 
     Args:
         dim: size C of either code.

@@ -67,6 +67,12 @@ def _resolve(net: str, weights: str | Path | None) -> Path:
     return weights_path(net, path) if path.is_dir() else path
 
 
+def _batch(images: Tensor) -> Tensor:
+    if images.dim() < 4 or images.shape[-3] != 3:
+        raise ValueError(f"images must be (N, ..., 3, H, W), got {tuple(images.shape)}")
+    return images.flatten(0, -4)
+
+
 class VGGFeatures(nn.Module):
     """Feature maps of a frozen VGG.
 
@@ -110,10 +116,8 @@ class VGGFeatures(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """RGB (..., 3, H, W) in [0, 1] -> layer name -> (N, C, h, w), leading dimensions joined to N."""
-        if images.dim() < 4 or images.shape[-3] != 3:
-            raise ValueError(f"images must be (..., 3, H, W), got {tuple(images.shape)}")
-        x = (images.flatten(0, -4) - self.mean) / self.std
+        """RGB (N, ..., 3, H, W) in [0, 1] -> layer name -> (N, C, h, w), leading dimensions joined to N."""
+        x = (_batch(images) - self.mean) / self.std
         maps: dict[str, Tensor] = {}
         for place, layer in enumerate(self._frozen[0]):
             x = layer(x)
@@ -177,8 +181,8 @@ class PerceptualLoss(nn.Module):
         self.scales, self.layer_weights, self.style_weight = scales, dict(layer_weights or {}), style_weight
 
     def pyramid(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Feature maps of RGB (..., 3, H, W) in [0, 1] at each scale."""
-        images = images.flatten(0, -4)
+        """Feature maps of RGB (N, ..., 3, H, W) in [0, 1] at each scale."""
+        images = _batch(images)
         maps = [self.features(images)]
         for _ in range(1, self.scales):
             images = F.avg_pool2d(images, 2)
@@ -186,7 +190,7 @@ class PerceptualLoss(nn.Module):
         return maps
 
     def forward(self, pred: Tensor, target: Tensor | Sequence[Maps], with_style: bool = True) -> Tensor:
-        """Scalar loss of RGB (..., 3, H, W) in [0, 1].
+        """Scalar loss of RGB (N, ..., 3, H, W) in [0, 1].
 
         ``target`` is the true picture, or its :meth:`pyramid` where several predictions share it. No gradient reaches
         it.

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 Region = Literal["face", "mouth"]
+WINDOW = 11
 
 
 def mouth_region(faces: Tensor) -> Tensor:
@@ -57,16 +58,25 @@ def psnr(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
 
 
 def ssim(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
-    """Structural similarity of each frame, Gaussian window 11, sigma 1.5, data range 1; as :func:`psnr`.
+    """Structural similarity of each frame, Gaussian window 11, sigma 1.5, data range 1, windows inside the picture.
+
+    Arguments and result as :func:`psnr`.
 
     Raises:
         ValueError: as :func:`psnr`, and pictures smaller than the window.
     """
     pred, target = _frames(pred, target, region)
-    if min(pred.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs at least 11 x 11 pixels, got {tuple(pred.shape[-2:])} in region {region!r}")
-    value = structural_similarity_index_measure(pred, target, sigma=1.5, data_range=1.0, reduction="none")
-    return torch.as_tensor(value).reshape(-1)  # torchmetrics drops the axis of a single frame
+    if min(pred.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"SSIM needs at least {WINDOW} x {WINDOW} pixels, got {tuple(pred.shape[-2:])} in region {region!r}"
+        )
+    _, similarity = structural_similarity_index_measure(
+        pred, target, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )
+    # Where the window reaches over the edge, torchmetrics mirrors the picture; the original (Wang et al. 2004) and
+    # scikit-image count only windows that lie inside.
+    edge = WINDOW // 2
+    return similarity[..., edge:-edge, edge:-edge].mean(dim=(1, 2, 3))
 
 
 class _FrameMean(Metric):
