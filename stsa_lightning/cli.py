@@ -1,7 +1,7 @@
 """The one door: ``stsa COMMAND`` (also installed as ``lightning``).
 
-fit, validate, test and predict are Lightning's own commands on :class:`STSA` and :class:`STSADataModule`; the others prepare corpora,
-dub videos, measure and handle weights. What is heavy is imported by the command that needs it.
+fit, validate, test and predict are Lightning's own commands on :class:`STSA` and :class:`STSADataModule`; the others
+prepare corpora, dub videos, measure and handle weights. What is heavy is imported by the command that needs it.
 """
 
 from __future__ import annotations

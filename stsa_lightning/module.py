@@ -1,7 +1,7 @@
 """STSA as a LightningModule: networks + losses + optimisers, nothing else.
 
-One step reads like the paper: predict the heatmaps (stage 1), redraw the face under them (stage 2), sum the weighted losses.
-Which of it runs is the *phase*:
+One step reads like the paper: predict the heatmaps (stage 1), redraw the face under them (stage 2), sum the weighted
+losses. Which of it runs is the *phase*:
 
 ============  ==========================================  =====================================
 phase         what drives the picture                     what learns
@@ -48,7 +48,8 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 class LossWeights:
     """The weight of every term; 0 builds and computes nothing for it.
 
-    The paper's weights are not public. Picture terms follow IP_LAP (CVPR 2023), the closest public recipe; the rest is ours.
+    The paper's weights are not public. Picture terms follow IP_LAP (CVPR 2023), the closest public recipe; the rest is
+    ours.
 
     Attributes:
         heatmap: squared error of the lip and jaw heatmaps (L_semantic).
@@ -90,8 +91,8 @@ RELEASED_RECIPE = LossWeights()
 class STSA(LightningModule):
     """Spatial-Temporal Semantic Alignment: guidance + synthesis, trained phase by phase.
 
-    Optimisation is manual (two optimisers: generator side, discriminators); ``global_step`` counts batches. Dropout draws from a
-    generator seeded by (seed, step, rank), so that a resumed run repeats an uninterrupted one.
+    Optimisation is manual (two optimisers: generator side, discriminators); ``global_step`` counts batches. Dropout
+    draws from a generator seeded by (seed, step, rank), so that a resumed run repeats an uninterrupted one.
 
     Args:
         size: preset of both networks, ``released`` or ``tiny``.
@@ -184,7 +185,7 @@ class STSA(LightningModule):
         self.synthesis.requires_grad_(phase != "guidance")
 
     def load_generator(self, path: str | Path) -> None:
-        """Take both networks' weights (the averaged ones where there are such) from a checkpoint of the same settings."""
+        """Take both networks' weights, averaged ones where there are such, from a checkpoint of the same settings."""
         guidance, synthesis, _ = load_networks(path)
         for mine, theirs in ((self.guidance, guidance), (self.synthesis, synthesis)):
             if plain(mine.settings) != plain(theirs.settings):
@@ -200,7 +201,7 @@ class STSA(LightningModule):
             mine.load_state_dict(theirs.state_dict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What :func:`stsa_lightning.nets.checkpoint.load_networks` needs to rebuild the networks without this class."""
+        """What :func:`load_networks` needs to rebuild the networks without this class."""
         checkpoint["networks"] = {
             "guidance": self.guidance.settings,
             "synthesis": self.synthesis.settings,
@@ -245,7 +246,7 @@ class STSA(LightningModule):
         return {name: value for name, value in terms.items() if getattr(self.weights, name)}
 
     def picture_losses(self, output: SynthesisOutput, target: Tensor, frames: int) -> dict[str, Tensor]:
-        """Terms of stage 2, unweighted: those of the warped reference, CIL, and (past phase ``warp``) those of the face."""
+        """Terms of stage 2, unweighted: of the warped reference, CIL, and (past phase ``warp``) of the face."""
         with_face = self.phase != "warp"
         losses = {}
         if self.weights.warp_pixel:

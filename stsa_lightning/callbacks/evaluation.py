@@ -22,8 +22,8 @@ class FaceMetrics(Callback):
     """PSNR and SSIM of face and mouth (mean over frames), LMD of the mouth in pixels of the crop (FaceMesh points, L2).
 
     Logged as ``val/psnr_face``, ``val/psnr_mouth``, ``val/ssim_face``, ``val/ssim_mouth``, ``val/lmd`` and
-    ``val/lmd_unmeasured`` (frames without a found face); ``test/...`` in tests. Exact across ranks. Nothing of it enters
-    the checkpoint.
+    ``val/lmd_unmeasured`` (frames without a found face); ``test/...`` in tests. Exact across ranks. Nothing of it
+    enters the checkpoint.
 
     Args:
         landmark_frames: frames per rank that LMD looks at, from the first batches on; 0 leaves LMD out. Without
