@@ -1,0 +1,112 @@
+"""From the generated face back into the frame: resized to its box, pasted through a smooth mask of the contour."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from stsa_lightning.face.topology import LANDMARKS, positions
+
+FEATHER = 0.06  # width of the soft edge, as a fraction of the face's size
+_LOWER_LIDS = positions([145, 374])  # middle of either lower eyelid
+_LARGEST_MEND = 24.0  # grey levels: a larger step at the seam is no colour cast
+
+
+def blend_face(
+    frame: np.ndarray, face: np.ndarray, box: np.ndarray, landmarks: np.ndarray, feather: float = FEATHER
+) -> np.ndarray:
+    """Paste a generated face into its frame (STSA, inference).
+
+    The face's mean colour along the soft edge is first brought to the frame's, which hides a slight cast. Every pixel
+    where `face_mask` is 0 equals the input exactly.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB; not changed.
+        face: (S, S, 3), uint8 or float in [0, 1].
+        box: (4,) x0, y0, x1, y1 of the face within the frame.
+        landmarks: (131, 2) pixels of the frame.
+        feather: see `face_mask`.
+
+    Returns:
+        (H, W, 3) uint8, a new frame.
+
+    Raises:
+        ValueError: wrong shapes or types, or a box that leaves the frame.
+    """
+    x0, y0, x1, y1 = _checked_box(box, frame)
+    if face.ndim != 3 or face.shape[2] != 3 or not (face.dtype == np.uint8 or np.issubdtype(face.dtype, np.floating)):
+        raise ValueError(f"face: expected (S, S, 3) uint8 or float in [0, 1], got {face.shape} {face.dtype}")
+    mask = face_mask(landmarks, box, feather)[..., None]
+    below = frame[y0:y1, x0:x1].astype(np.float32)
+    levels = face.astype(np.float32) * (1 if face.dtype == np.uint8 else 255)
+    above = _resized(levels, (x1 - x0, y1 - y0))
+    above += _mend(below, above, mask)
+    out = frame.copy()
+    out[y0:y1, x0:x1] = np.clip(np.round(below + mask * (above - below)), 0, 255).astype(np.uint8)
+    return out
+
+
+def face_mask(landmarks: np.ndarray, box: np.ndarray, feather: float = FEATHER) -> np.ndarray:
+    """How much of the generated face shows at each pixel of the box.
+
+    1 in the part of the face that the network had to invent (the box's lower half, within the face contour), 0 outside
+    the contour and from the eyes up, smooth between: over `feather` times the face's size inside the contour, and from
+    the lower eyelids down to the middle of the box.
+
+    Args:
+        landmarks: (131, 2) pixels of the frame.
+        box: (4,) x0, y0, x1, y1.
+        feather: above 0.
+
+    Returns:
+        (y1 - y0, x1 - x0) float32 in [0, 1].
+    """
+    x0, y0, x1, y1 = (int(v) for v in box)
+    width, height = x1 - x0, y1 - y0
+    points = np.asarray(landmarks, np.float64)
+    if points.shape != (len(LANDMARKS), 2) or not np.isfinite(points).all():
+        raise ValueError(f"landmarks: expected (131, 2) finite pixel coordinates, got shape {points.shape}")
+    if not feather > 0:
+        raise ValueError(f"feather: expected a fraction above 0, got {feather}")
+    points = points - (x0, y0)
+    contour = np.zeros((height, width), np.uint8)
+    # All points, not the oval alone: seen from the side, nose and lips reach beyond it.
+    cv2.fillConvexPoly(contour, cv2.convexHull(np.round(points).astype(np.int32)), (1,))
+    # The border of a frame that cuts the face is no edge to soften: a distance counts from pixels of the box alone.
+    inside = cv2.distanceTransform(contour, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    sides = _smooth_step(inside / (feather * np.sqrt(width * height)))
+    # The network sees the box's upper half; between eyes and middle its copy gives way to the frame itself.
+    middle = height / 2
+    eyes = min(points[_LOWER_LIDS, 1].max(), middle - 0.1 * height)
+    top = _smooth_step((np.arange(height) + 0.5 - eyes) / (middle - eyes))
+    return (sides * top[:, None]).astype(np.float32)
+
+
+def _smooth_step(x: np.ndarray) -> np.ndarray:
+    x = np.clip(x, 0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _resized(face: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = face.shape[1] > size[0] or face.shape[0] > size[1]
+    return cv2.resize(face, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
+
+
+def _mend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(3,) what to add to the face so that its mean colour along the soft edge is the frame's."""
+    edge = mask * (1 - mask)
+    weight = float(edge.sum())
+    if weight < 1:
+        return np.zeros(3, np.float32)
+    step = ((below - above) * edge).sum((0, 1)) / weight
+    return np.clip(step, -_LARGEST_MEND, _LARGEST_MEND)
+
+
+def _checked_box(box: np.ndarray, frame: np.ndarray) -> tuple[int, int, int, int]:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frame: expected (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
+    x0, y0, x1, y1 = (int(v) for v in box)
+    height, width = frame.shape[:2]
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ValueError(f"box: expected x0, y0, x1, y1 within the frame of {width} x {height}, got {[x0, y0, x1, y1]}")
+    return x0, y0, x1, y1
