@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
+from stsa_lightning.errors import UserError
+
 if TYPE_CHECKING:
     from av.container import InputContainer
 
@@ -28,7 +30,7 @@ FeatureKind = Literal["logmel", "mfcc", "wav2vec2"]
 FEATURE_DIMS: dict[str, int] = {"logmel": 80, "mfcc": 13, "wav2vec2": 768}
 
 
-class AudioError(ValueError):
+class AudioError(UserError):
     """Sound that cannot be used: unreadable, absent, or not of the form expected."""
 
 

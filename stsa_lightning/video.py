@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from stsa_lightning.errors import UserError
+
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 SUFFIXES = (".mp4", ".mov", ".mkv")
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour matrix and of the 16-235 range
 
 
-class VideoError(ValueError):
+class VideoError(UserError):
     """A video that cannot be read or written as asked."""
 
 
@@ -205,7 +207,7 @@ class VideoWriter:
         import av
 
         self.path = Path(path)
-        _check_output(self.path, fps, size, audio, sample_rate_hz)
+        check_output(self.path, fps, size, audio, sample_rate_hz)
         self.fps, self.size, self.frames = Fraction(fps).limit_denominator(1001), size, 0
         self._times = None if timestamps is None else _ticks(timestamps, self.TIME_BASE)
         self._part = self.path.with_name(f"{self.path.name}.part-{os.getpid()}{self.path.suffix}")
@@ -301,9 +303,10 @@ class VideoWriter:
             self.abort()
 
 
-def _check_output(
+def check_output(
     path: Path, fps: Fraction | float, size: tuple[int, int], audio: np.ndarray | None, rate_hz: int
 ) -> None:
+    """What `VideoWriter` asks of its arguments, for those who work long before they write. Raises as it does."""
     if path.suffix.lower() not in SUFFIXES:
         raise VideoError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
