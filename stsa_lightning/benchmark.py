@@ -3,9 +3,11 @@
 Two tasks per clip:
 
 * *paired*: the clip's own speech. Truth is known pixel by pixel.
-* *unpaired*: another speaker's speech. Truth is known for the opening of the lips alone: that of the person who said it.
+* *unpaired*: another speaker's speech. Truth is known for the opening of the lips alone: that of the person who said
+  it.
 
-References come from the speaker's other clip where there is one (the same clip would leak the answer in the paired task).
+References come from the speaker's other clip where there is one (the same clip would leak the answer in the paired
+task).
 """
 
 from __future__ import annotations
@@ -48,9 +50,9 @@ BATCH = 32
 class Row:
     """One answer's figures over all clips; NaN where a figure does not exist.
 
-    ``psnr_mouth`` (dB), ``ssim_mouth``: mean over frames, lower half of the crop. ``lmd``: 40 mouth points, FaceMesh, L2,
-    per cent of the inter-ocular distance. ``opening_r``: Pearson correlation of the inner lip opening with the truth, mean
-    over clips. ``unmeasured``: frames in which no face was found.
+    ``psnr_mouth`` (dB), ``ssim_mouth``: mean over frames, lower half of the crop. ``lmd``: 40 mouth points, FaceMesh,
+    L2, per cent of the inter-ocular distance. ``opening_r``: Pearson correlation of the inner lip opening with the
+    truth, mean over clips. ``unmeasured``: frames in which no face was found.
     """
 
     task: str
@@ -77,20 +79,13 @@ class Report:
     def print(self) -> None:
         """The table on the terminal."""
         table = Table(title="Held-out speakers: {speakers}; {clips} clips".format(**self.settings))
-        for title in (
-            "task",
-            "answer",
-            "mouth PSNR dB",
-            "mouth SSIM",
-            "LMD % eyes",
-            "lip opening r",
-            "frames",
-            "no face",
-        ):
-            table.add_column(title, justify="left" if title in ("task", "answer") else "right")
+        for title in ("task", "answer"):
+            table.add_column(title)
+        for title in ("mouth PSNR dB", "mouth SSIM", "LMD % eyes", "lip opening r", "frames", "no face"):
+            table.add_column(title, justify="right")
         for row in self.rows:
             figures = (f"{row.psnr_mouth:.2f}", f"{row.ssim_mouth:.3f}", f"{row.lmd:.2f}", f"{row.opening_r:.2f}")
-            shown = [figure if figure != "nan" else "-" for figure in figures]
+            shown = [figure if figure not in ("nan", "inf") else "-" for figure in figures]
             table.add_row(row.task, row.answer, *shown, str(row.frames), str(row.unmeasured))
         console = Console()
         console.print(table)
@@ -100,7 +95,10 @@ class Report:
         """Write as JSON, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part-{os.getpid()}")
-        rows = [{k: None if v != v else v for k, v in asdict(row).items()} for row in self.rows]
+        rows = [
+            {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(row).items()}
+            for row in self.rows
+        ]
         part.write_text(json.dumps({"settings": self.settings, "rows": rows}, indent=2))
         part.replace(path)
 
@@ -130,7 +128,7 @@ class Networks:
 
     @torch.inference_mode()
     def draw(self, clip: Clip, frames: np.ndarray, speech: np.ndarray, references: Clip) -> np.ndarray:
-        """Faces (F, S, S, 3) uint8 of some valid frames of a clip, saying ``speech`` (steps, D) from its beginning on."""
+        """Faces (F, S, S, 3) uint8 of some valid frames, saying ``speech`` (steps, D) from the clip's beginning on."""
         faces, landmarks = self.reference_frames(references)
         reference_maps = self._heatmaps(landmarks)[None]
         encoded = self.synthesis.encode_references(self._images(faces)[None], reference_maps)
@@ -298,14 +296,13 @@ def resized(faces: np.ndarray, size: int) -> np.ndarray:
 
 
 def write_sheet(path: Path, pictures: list[dict[str, np.ndarray]], columns: int = 12) -> None:
-    """Contact sheet: per clip a row of true, generated and mean-of-references faces at evenly spaced frames."""
+    """Contact sheet: per clip a row of masked, generated and true faces at evenly spaced frames."""
     import cv2
 
     rows = []
     for answers in pictures:
         chosen = np.linspace(0, len(answers["STSA"]) - 1, columns).round().astype(int)
-        rows += [
-            np.concatenate(list(answers[name][chosen]), axis=1) for name in ("ground truth", "STSA", "masked input")
-        ]
+        for name in ("masked input", "STSA", "ground truth"):
+            rows.append(np.concatenate(list(answers[name][chosen]), axis=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])
