@@ -1,0 +1,117 @@
+"""Both networks in one file, and back: a safetensors export, or a training checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stsa_lightning.errors import UserError
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.synthesis import Synthesis
+
+FORMAT = 1
+_KEY = "stsa"  # the one metadata entry: JSON of format, guidance and synthesis settings, meta
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def save_networks(path: str | Path, guidance: Guidance, synthesis: Synthesis, meta: Mapping[str, Any]) -> Path:
+    """Write weights (``guidance.*``, ``synthesis.*``), constructor settings and ``meta`` as one safetensors file.
+
+    The file appears complete or not at all.
+
+    Args:
+        path: file to write, with its folder made where needed.
+        meta: whatever JSON holds; ``features`` (kind of audio features) and ``window`` (T) are what dubbing reads.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"guidance.{k}": v.detach().cpu().contiguous() for k, v in guidance.state_dict().items()}
+    tensors |= {f"synthesis.{k}": v.detach().cpu().contiguous() for k, v in synthesis.state_dict().items()}
+    described = {
+        "format": FORMAT,
+        "guidance": guidance.settings,
+        "synthesis": synthesis.settings,
+        "meta": dict(meta),
+    }
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        save_file(tensors, part, metadata={_KEY: json.dumps(described)})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load_networks(path: str | Path) -> tuple[Guidance, Synthesis, dict[str, Any]]:
+    """Rebuild both networks, in eval mode on the CPU, from a safetensors export or a training checkpoint (``.ckpt``).
+
+    Of a training checkpoint the averaged weights are taken where it holds such; no code in it is run.
+
+    Returns:
+        The networks and the ``meta`` that was saved with them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UserError: the file is damaged, holds something else or does not fit its own settings.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    described, tensors = (_read_safetensors if path.suffix == ".safetensors" else _read_training)(path)
+    guidance = _build(Guidance, described["guidance"], "guidance.", tensors, path)
+    synthesis = _build(Synthesis, described["synthesis"], "synthesis.", tensors, path)
+    return guidance, synthesis, described["meta"]
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a complete safetensors file ({error}). Export or download it again") from error
+    if _KEY not in metadata:
+        raise UserError(
+            f"{path}: a safetensors file, but not written by this project: its metadata has no {_KEY!r} entry"
+        )
+    described = json.loads(metadata[_KEY])
+    if described["format"] != FORMAT:
+        raise UserError(f"{path}: format {described['format']}, this version reads {FORMAT}. Export it again")
+    return described, tensors
+
+
+def _read_training(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a training checkpoint ({error})") from error
+    if not isinstance(stored, dict) or not {"networks", "state_dict"} <= stored.keys():
+        raise UserError(
+            f"{path}: expected a .safetensors export or a training checkpoint with `networks` and `state_dict`. "
+            "Published .pth files are imported with `weights import`"
+        )
+    averages = [s["average"] for name, s in stored.get("callbacks", {}).items() if name.startswith("GeneratorEMA")]
+    return stored["networks"], averages[0] if averages and averages[0] else stored["state_dict"]
+
+
+def _build(
+    kind: type[Network], settings: dict[str, Any], prefix: str, tensors: Mapping[str, Tensor], path: Path
+) -> Network:
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    try:
+        with torch.device("meta"):
+            network = kind(**settings)
+        network.load_state_dict(own, assign=True)
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: its {kind.__name__} weights do not fit its settings: {error}") from error
+    return network.eval()

@@ -1,0 +1,45 @@
+"""Constructor settings by name: `released` are the published sizes, `tiny` trains in minutes on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GUIDANCE: dict[str, dict[str, Any]] = {
+    "released": {
+        "audio_dim": 768,
+        "face_size": 128,
+        "width": 512,
+        "base": 32,
+        "layers": 8,
+        "heads": 4,
+        "feedforward": 1024,
+    },
+    "tiny": {"audio_dim": 80, "face_size": 64, "width": 64, "base": 8, "layers": 2, "heads": 4, "feedforward": 128},
+}
+
+SYNTHESIS: dict[str, dict[str, Any]] = {
+    "released": {
+        "audio_dim": 768,
+        "face_size": 128,
+        "references": 5,
+        "width": 32,
+        "audio_width": 128,
+        "align_width": 128,
+        "spade_hidden": 256,
+        "align_kernels": (11, 7),
+        "stem_kernel": 7,
+        "flow_kernel": 7,
+    },
+    "tiny": {
+        "audio_dim": 80,
+        "face_size": 64,
+        "references": 3,
+        "width": 8,
+        "audio_width": 32,
+        "align_width": 32,
+        "spade_hidden": 16,
+        "align_kernels": (5, 3),
+        "stem_kernel": 3,
+        "flow_kernel": 3,
+    },
+}

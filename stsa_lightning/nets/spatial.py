@@ -1,0 +1,153 @@
+"""Spatial path: reference features deformed by one similarity transform per channel (AdaAT)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stsa_lightning.nets.layers import ConvBlock, PreActivationResidual, reduced_size, sample
+
+
+_PI = 3.14159  # as far as the released network knows it: its weights were trained with this one
+
+
+def blend_neighbours(maps: Tensor) -> Tensor:
+    """Each channel of (B, C, H, W) blended with a neighbour, as the released AdaAT's 3-d sampling does.
+
+    The released network samples a volume whose depth is the channel, at depth ``linspace(-1, 1, C)`` (made for
+    ``align_corners=True``) without aligned corners. So channel ``i`` is read at depth ``i * C / (C - 1) - 1/2``: a
+    blend of two channels, the outermost with zero. Depth and plane being independent, blending first and sampling each
+    channel in its plane gives the same values at half the cost.
+    """
+    channels = maps.shape[1]
+    depth = ((_places(channels, maps.float()) + 1) * channels - 1) / 2
+    lower = depth.floor()
+    share = (depth - lower).to(maps.dtype)[:, None, None]
+    lower = lower.long().clamp(max=channels - 1) + 1  # places in the padded channels below
+    padded = F.pad(maps, (0, 0, 0, 0, 1, 1))
+    return padded[:, lower] * (1 - share) + padded[:, lower + 1] * share
+
+
+class AdaAT(nn.Module):
+    """Adaptive affine transform (Zhang et al. 2023, DINet): every channel resampled under its own similarity transform.
+
+    A code gives each channel a scale in (0, 2), an angle in (-pi, pi) and a translation in (-1, 1) of half the side.
+    """
+
+    def __init__(self, code: int, channels: int) -> None:
+        super().__init__()
+        self.common = nn.Linear(code, code)
+        self.scale = nn.Linear(code, channels)
+        self.angle = nn.Linear(code, channels)
+        self.translation = nn.Linear(code, 2 * channels)
+
+    def grid(self, code: Tensor, height: int, width: int) -> Tensor:
+        """(B, K) -> for every channel, where in the map each place of the result is read: (B, C, height, width, 2)."""
+        common = torch.relu(self.common(code))
+        scale = 2 * torch.sigmoid(self.scale(common))[..., None, None]
+        angle = _PI * torch.tanh(self.angle(common))[..., None, None]
+        shift_x, shift_y = torch.tanh(self.translation(common)).unflatten(1, (-1, 2))[..., None, None].unbind(2)
+        x, y = _places(width, code), _places(height, code)[:, None]
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        return torch.stack([(cos * x - sin * y) * scale + shift_x, (sin * x + cos * y) * scale + shift_y], dim=-1)
+
+    def forward(self, maps: Tensor, code: Tensor) -> Tensor:
+        """``maps`` (B, C, H, W) under ``code`` (B, K)."""
+        with torch.autocast(maps.device.type, enabled=False):
+            grid = self.grid(code.float(), *maps.shape[-2:])
+        planes = blend_neighbours(maps).flatten(0, 1).unsqueeze(1)  # (B * C, 1, H, W)
+        return sample(planes, grid.flatten(0, 1)).view_as(maps)
+
+
+def _places(size: int, like: Tensor) -> Tensor:
+    """Centres of ``size`` pixels from -1 to 1."""
+    return 2 * (torch.arange(size, dtype=like.dtype, device=like.device) / (size - 1)) - 1
+
+
+def heatmap_encoder(channels: int, width: int, kernel: int) -> nn.Sequential:
+    """Heatmaps (B, ``channels``, S, S) to (B, ``width``, S/4, S/4)."""
+    return nn.Sequential(
+        ConvBlock(channels, width, kernel), ConvBlock(width, width, stride=2), ConvBlock(width, width, stride=2)
+    )
+
+
+def reference_encoder(references: int, width: int) -> nn.ModuleList:
+    """All references as one image (B, 3 * ``references``, S, S) to 1, 4, 8 times ``width`` channels at S, S/2, S/4."""
+
+    def residuals(channels: int) -> list[nn.Module]:
+        return [PreActivationResidual(channels) for _ in range(2)]
+
+    wide, widest = 4 * width, 8 * width
+    return nn.ModuleList(
+        [
+            nn.Sequential(ConvBlock(3 * references, width), *residuals(width)),
+            nn.Sequential(ConvBlock(width, 2 * width, stride=2), ConvBlock(2 * width, wide), *residuals(wide)),
+            nn.Sequential(ConvBlock(wide, widest, stride=2), ConvBlock(widest, widest), *residuals(widest)),
+        ]
+    )
+
+
+def alignment_encoder(face_size: int, inputs: int, width: int, kernels: tuple[int, int]) -> nn.Sequential:
+    """Maps (B, ``inputs``, S/4, S/4) to a few points of ``width`` channels; at S = 128 to a single one."""
+    size = reduced_size(reduced_size(reduced_size(face_size // 4, 3), 2), 2)
+    return nn.Sequential(
+        ConvBlock(inputs, width),
+        ConvBlock(width, width, kernels[0]),
+        ConvBlock(width, width, stride=3),
+        ConvBlock(width, width, kernels[1]),
+        ConvBlock(width, width, stride=2),
+        ConvBlock(width, width),
+        ConvBlock(width, width, stride=2),
+        ConvBlock(width, width),
+        ConvBlock(width, width, stride=2, padding=0 if size >= 3 else 1),
+    )
+
+
+class SpatialPath(nn.Module):
+    """Reference features under per-channel transforms, decided by references, driving heatmap and audio.
+
+    Args:
+        face_size: side S of the face.
+        references: how many references the first convolution sees.
+        width: channels at full size; 4 and 8 times as many at S/2 and S/4.
+        code: size of the audio code, and of the code of the maps beside it.
+        kernels: the two large kernels of the alignment encoder.
+        stem_kernel: first kernel of the heatmap encoders.
+    """
+
+    def __init__(
+        self, face_size: int, references: int, width: int, code: int, kernels: tuple[int, int], stem_kernel: int
+    ) -> None:
+        super().__init__()
+        channels = (width, 4 * width, 8 * width)
+        self.encoder = reference_encoder(references, width)
+        self.heatmap_encoder = heatmap_encoder(1, width, stem_kernel)
+        self.reference_heatmap_encoder = heatmap_encoder(references, width, stem_kernel)
+        self.alignment = alignment_encoder(face_size, channels[-1] + 2 * width, code, kernels)
+        self.before = nn.ModuleList(_residual_pair(c) for c in channels)
+        self.transforms = nn.ModuleList(AdaAT(2 * code, c) for c in channels)
+        self.after = nn.ModuleList(_residual_pair(c) for c in channels)
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """What references alone decide: ``images`` (B, N, 3, S, S), ``heatmaps`` (B, N, 1, S, S).
+
+        Returns the three maps to be transformed, and (B, C, S/4, S/4) for the alignment encoder.
+        """
+        features = images.transpose(1, 2).flatten(1, 2)  # colour-major: all reds, all greens, all blues
+        maps = []
+        for encoder, before in zip(self.encoder, self.before, strict=True):
+            features = encoder(features)
+            maps.append(before(features))
+        return tuple(maps), torch.cat([features, self.reference_heatmap_encoder(heatmaps.squeeze(2))], dim=1)
+
+    def forward(self, maps: tuple[Tensor, ...], content: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
+        """Results of ``encode``, driving ``heatmap`` (B, 1, S, S), ``audio`` code (B, K) -> maps at S, S/2, S/4."""
+        alignment = self.alignment(torch.cat([content, self.heatmap_encoder(heatmap)], dim=1)).mean((2, 3))
+        code = torch.cat([audio, alignment], dim=1)
+        layers = zip(maps, self.transforms, self.after, strict=True)
+        return tuple(after(transform(m, code)) for m, transform, after in layers)
+
+
+def _residual_pair(channels: int) -> nn.Sequential:
+    return nn.Sequential(PreActivationResidual(channels), PreActivationResidual(channels))
