@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import normalise_landmarks
@@ -113,8 +113,8 @@ def write_clip(
         leftover.unlink(missing_ok=True)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
-        save_file(tensors, part, metadata={_META_KEY: json.dumps(asdict(meta))})
-        with open(part, "rb+") as file:
+        with open(part, "wb") as file:
+            file.write(save(tensors, metadata={_META_KEY: json.dumps(asdict(meta))}))
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:

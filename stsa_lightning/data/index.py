@@ -97,7 +97,7 @@ def usable(index: pd.DataFrame, features: str, window: int = 1) -> pd.DataFrame:
     long_enough = holding[holding["longest_run"] >= window]
     if long_enough.empty:
         raise UserError(
-            f"window: expected at most {holding['longest_run'].max()}, the most frames in a row with a face, got {window}"
+            f"window: expected at most {holding['longest_run'].max()}, the most faces in a row, got {window}"
         )
     return long_enough.reset_index(drop=True)
 

@@ -7,8 +7,8 @@ FaceLandmarker task, whose `.task` file is downloaded apart.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from stsa_lightning.face.topology import LANDMARKS
 
+_NO_FACE = np.zeros((64, 64, 3), np.uint8)
 _FRAME_MS = 40  # the step of the time stamps that FaceLandmarker wants; only their order matters to it
 
 
@@ -61,11 +62,14 @@ class FaceMeshDetector:
             self._mesh = mediapipe.solutions.face_mesh.FaceMesh(
                 static_image_mode=static, max_num_faces=1, refine_landmarks=True
             )
-        self._process: Callable[[np.ndarray], Any] = _first_call_silenced(self._mesh.process)
+            self._mesh.process(_NO_FACE)
+        self._face_seen = False
 
     def __call__(self, frame: np.ndarray) -> np.ndarray | None:
         frame = _checked(frame)
-        faces = self._process(frame).multi_face_landmarks
+        with nullcontext() if self._face_seen else _native_log_silenced():
+            faces = self._mesh.process(frame).multi_face_landmarks
+        self._face_seen |= bool(faces)
         return _to_pixels(faces[0].landmark, frame) if faces else None
 
     def close(self) -> None:
@@ -82,12 +86,13 @@ class FaceLandmarkerDetector:
         options = tasks.vision.FaceLandmarkerOptions(
             base_options=tasks.BaseOptions(model_asset_buffer=model.read_bytes()), running_mode=mode, num_faces=1
         )
-        with _native_log_silenced():
-            self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
+        self._image = lambda frame: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=frame)
         self._static = static
         self._time_ms = 0
-        self._image = lambda frame: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=frame)
-        self._process: Callable[[np.ndarray], Any] = _first_call_silenced(self._detect)
+        self._face_seen = False
+        with _native_log_silenced():
+            self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
+            self._detect(_NO_FACE)
 
     def _detect(self, frame: np.ndarray) -> Any:
         if self._static:
@@ -97,7 +102,9 @@ class FaceLandmarkerDetector:
 
     def __call__(self, frame: np.ndarray) -> np.ndarray | None:
         frame = _checked(frame)
-        faces = self._process(frame).face_landmarks
+        with nullcontext() if self._face_seen else _native_log_silenced():
+            faces = self._detect(frame).face_landmarks
+        self._face_seen |= bool(faces)
         return _to_pixels(faces[0], frame) if faces else None
 
     def close(self) -> None:
@@ -126,24 +133,10 @@ def _to_pixels(points: Any, frame: np.ndarray) -> np.ndarray:
     return xy * np.array([frame.shape[1], frame.shape[0]], dtype=np.float32)
 
 
-def _first_call_silenced(call: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
-    first = True
-
-    def wrapped(frame: np.ndarray) -> Any:
-        nonlocal first
-        if not first:
-            return call(frame)
-        first = False
-        with _native_log_silenced():
-            return call(frame)
-
-    return wrapped
-
-
 @contextmanager
 def _native_log_silenced() -> Iterator[None]:
     # MediaPipe's native code writes lines to the standard error stream for every model it loads and has no switch
-    # for it. A model loads in the background until its first answer.
+    # for it: while it loads, which it does in the background until the first answer, and at the first face it finds.
     stderr = os.dup(2)
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
