@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stsa_lightning.audio import AudioError, LogMel, feature_windows, load_audio, write_wav
+from stsa_lightning.dubbing import Dubber, DubError, Scene, find_faces, ping_pong
+from stsa_lightning.face.heatmaps import draw_heatmap
+from stsa_lightning.nets.checkpoint import save_networks
+from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
+from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.nets.synthesis import Synthesis
+from stsa_lightning.video import VideoError, VideoReader, VideoWriter, probe, write_video
+
+WIDTH, HEIGHT, SIZE = 160, 120, 64
+
+
+def numbered(count: int) -> np.ndarray:
+    """Grey frames that carry their number in a stripe at the top, away from the face."""
+    frames = np.full((count, HEIGHT, WIDTH, 3), 100, np.uint8)
+    frames[:, :12] = (20 + 4.5 * np.arange(count))[:, None, None, None]
+    return frames
+
+
+def number(frame: np.ndarray) -> int:
+    return round((float(frame[2:10].mean()) - 19) / 4.5)
+
+
+def landmarks_of(index: int) -> np.ndarray:
+    """A face that drifts and opens its mouth with the frame's number."""
+    points = np.random.default_rng(5).uniform(0.3, 0.7, (131, 2)).astype(np.float32)
+    points[:25] = np.stack([np.linspace(0.1, 0.9, 25), 0.5 + 0.4 * np.sin(np.linspace(0, np.pi, 25))], -1)
+    points[25:45, 1] = 0.1
+    points[59:91, 1] = 0.3
+    points[96, 1], points[106, 1] = 0.6, 0.65 + 0.005 * (index % 11)
+    return points * np.float32([80, 90]) + np.float32([30 + 0.5 * (index % 7), 22])
+
+
+class Detector:
+    """Knows the face by the number in the frame; sees none in `blind` frames."""
+
+    def __init__(self, blind: tuple[int, ...] = ()) -> None:
+        self.blind, self.seen = blind, list[int]()
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+        self.seen.append(number(frame))
+        return None if self.seen[-1] in self.blind else landmarks_of(self.seen[-1])
+
+    def close(self) -> None:
+        raise AssertionError("the detector belongs to the caller")
+
+
+class Steps:
+    """A feature that says its own step, from 1 on: zeros are padding."""
+
+    kind, dim = "steps", 1
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return np.arange(1, -(-len(wave) // 320) + 1, dtype=np.float32)[:, None]
+
+
+@dataclass
+class Kept:
+    images: Tensor
+
+    def expand(self, frames: int) -> Kept:
+        return Kept(self.images.expand(frames, *self.images.shape[1:]))
+
+
+class EchoGuidance(nn.Module):
+    """Remembers what it is asked."""
+
+    audio_dim, face_size = 1, SIZE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.audio, self.masked, self.references = list[Tensor](), list[Tensor](), list[Tensor]()
+
+    def forward(self, audio: Tensor, masked: Tensor, references: Tensor) -> GuidanceOutput:
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        self.audio += [*audio]
+        self.masked += [*masked]
+        self.references += [*references]
+        return GuidanceOutput(masked, masked, torch.zeros(*audio.shape[:2], 2, 57), masked)
+
+
+class GreenSynthesis(nn.Module):
+    """Paints the hidden half green."""
+
+    audio_dim, face_size, references = 1, SIZE, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoded = 0
+
+    def encode_references(self, images: Tensor, heatmaps: Tensor) -> Kept:
+        assert images.shape == (1, 3, 3, SIZE, SIZE)
+        assert heatmaps.shape == (1, 3, 1, SIZE, SIZE)
+        self.encoded += 1
+        return Kept(images)
+
+    def render(self, masked: Tensor, heatmap: Tensor, audio: Tensor, references: Kept) -> Any:
+        assert heatmap.shape == (len(masked), 1, SIZE, SIZE)
+        assert audio.shape == (len(masked), 1, 10)
+        assert references.images.shape == (len(masked), 3, 3, SIZE, SIZE)
+        assert (masked[:, :, SIZE // 2 :] == 0).all()
+        assert masked[:, :, : SIZE // 2].min() > 0.3
+        face = masked.clone()
+        face[:, 1, SIZE // 2 :] = 1
+        return type("Output", (), {"face": face})
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Any:
+    def make(seconds: float, rate_hz: int = 16_000) -> Path:
+        path = tmp_path / f"speech{seconds}.wav"
+        wave = 0.2 * np.random.default_rng(0).standard_normal(round(seconds * rate_hz))
+        write_wav(path, wave.astype(np.float32), rate_hz)
+        return path
+
+    return make
+
+
+def stub_dubber(**options: Any) -> Dubber:
+    return Dubber(EchoGuidance(), GreenSynthesis(), Steps(), **options)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------------------- schedule
+
+
+def test_ping_pong_turns_without_repeating() -> None:
+    found = ping_pong(np.arange(4) / 25, 25, 0.44)
+    assert found.source.tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2]
+    np.testing.assert_allclose(found.times_s, np.arange(11) / 25)
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(6.84, 171), (6.841, 172), (0.001, 1), (0.04, 1), (0.041, 2)])
+def test_ping_pong_covers_the_speech(seconds: float, count: int) -> None:
+    assert len(ping_pong(np.arange(50) / 25, 25, seconds).source) == count
+
+
+def test_ping_pong_keeps_a_varying_pace_and_single_frames() -> None:
+    found = ping_pong(np.array([0, 0.1, 0.15, 0.35]), 25, 1.0)
+    assert found.source.tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    np.testing.assert_allclose(np.diff(found.times_s), [0.1, 0.05, 0.2, 0.2, 0.05, 0.1, 0.1, 0.05])
+    one = ping_pong(np.zeros(1), 20, 0.2)
+    assert one.source.tolist() == [0, 0, 0, 0]
+    np.testing.assert_allclose(one.times_s, [0, 0.05, 0.1, 0.15])
+
+
+# --------------------------------------------------------------------------------------------------------- with stubs
+
+
+@pytest.mark.parametrize(("fps", "seconds"), [(25, 1.2), (30, 1.0), (15, 2.0), (30, 3.0)])
+def test_every_frame_hears_and_sees_its_own_time(tmp_path: Path, speech: Any, fps: int, seconds: float) -> None:
+    write_video(tmp_path / "a.mp4", numbered(40), fps)
+    blind, detector = (7, 8, 20), Detector((7, 8, 20))
+    dubber = stub_dubber(detector=detector, block=7)
+    report = dubber.dub(tmp_path / "a.mp4", speech(seconds), tmp_path / "out.mp4", progress=False)
+
+    count = round(seconds * fps)
+    schedule = [k % 78 if k % 78 < 40 else 78 - k % 78 for k in range(count)]
+    shown = [(k / fps, source) for k, source in enumerate(schedule) if source not in blind]
+    assert (report.frames, report.faces, report.fps) == (count, len(shown), fps)
+    assert detector.seen == list(range(40))  # each source frame once, in order
+
+    guidance: Any = dubber.guidance
+    assert len(guidance.audio) == len(shown)
+    steps = np.arange(1, round(seconds * 50) + 1, dtype=np.float32)[:, None]
+    for (time_s, _), audio, masked in zip(shown, guidance.audio, guidance.masked, strict=True):
+        for place, offset in enumerate((-2, -1, 0, 1, 2)):
+            centre = time_s * 25 + offset
+            np.testing.assert_array_equal(audio[place].numpy(), feature_windows(steps, [centre])[0])
+            at = schedule[int(np.argmin([abs(k / fps - time_s - offset / 25 + 1e-9) for k in range(count)]))]
+            at = min((k for k in range(40) if k not in blind), key=lambda k: abs(k - at))
+            points = landmarks_of(at)
+            low, high = np.floor(points.min(0)) - 5, np.ceil(points.max(0)) + 5
+            true = draw_heatmap(((points - low) / (high - low)).astype(np.float32), "masked", SIZE)
+            np.testing.assert_allclose(masked[place, 0].numpy(), true, atol=1e-4)
+    assert dubber.synthesis.encoded == 1  # type: ignore[operator]
+
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert [number(frame) for frame in reader.get(range(len(reader)))] == schedule
+        assert (reader.info.width, reader.info.height, reader.fps) == (WIDTH, HEIGHT, fps)
+        middle = reader.get([0, 7])[:, 80, 70]  # below the mouth
+    assert middle[0, 1] > 200 > middle[0, 0]  # green
+    assert np.abs(middle[1].astype(int) - 100).max() < 8  # frame 7 has no face
+    assert abs(len(load_audio(tmp_path / "out.mp4")) - seconds * 16_000) <= 1
+
+
+def make_scene(reader: VideoReader, dubber: Dubber, seconds: float) -> Scene:
+    frames = (frame for block in reader.blocks(8) for frame in block)
+    assert dubber.detector is not None
+    faces = find_faces(frames, (WIDTH, HEIGHT), dubber.detector)
+    schedule = ping_pong(reader.timestamps_s, float(reader.fps), seconds)
+    return Scene(dubber, reader, faces, schedule, dubber.features(np.zeros(round(seconds * 16_000), np.float32)))
+
+
+def test_pixels_outside_the_face_are_untouched(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", numbered(20), 25)
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        dubber = stub_dubber(detector=Detector((3, 4)), block=6)
+        scene = make_scene(reader, dubber, 0.8)
+        assert scene.block_count == 4
+        found, true = np.concatenate(list(scene.blocks())), reader.get(range(20))
+    for index in range(20):
+        changed = (found[index] != true[index]).any(-1)
+        if index in (3, 4):
+            assert not changed.any()
+            continue
+        points = landmarks_of(index)
+        rows, columns = np.nonzero(changed)
+        assert changed.sum() > 500
+        assert points[:, 0].min() <= columns.min() <= columns.max() <= points[:, 0].max() + 1
+        assert points[:, 1].min() + 20 <= rows.min() <= rows.max() <= points[:, 1].max() + 1
+
+
+def test_blind_beginnings_and_ends(tmp_path: Path, speech: Any) -> None:
+    write_video(tmp_path / "a.mp4", numbered(20), 25)
+    dubber = stub_dubber(detector=Detector((*range(6), *range(14, 20))))
+    report = dubber.dub(tmp_path / "a.mp4", speech(0.8), tmp_path / "out.mp4", progress=False)
+    assert (report.frames, report.faces) == (20, 8)
+
+
+def test_a_varying_rate_is_kept(tmp_path: Path, speech: Any) -> None:
+    times = np.cumsum([0, *[0.03, 0.05, 0.08] * 6])
+    with VideoWriter(tmp_path / "a.mp4", 20, (WIDTH, HEIGHT), timestamps=times) as writer:
+        writer.write(numbered(len(times)))
+    stub_dubber(detector=Detector()).dub(tmp_path / "a.mp4", speech(0.7), tmp_path / "out.mp4", progress=False)
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        np.testing.assert_allclose(reader.timestamps_s, times[times < 0.7], atol=1e-3)
+
+
+def test_sound_keeps_its_rate(tmp_path: Path, speech: Any) -> None:
+    write_video(tmp_path / "a.mp4", numbered(10), 25)
+    stub_dubber(detector=Detector()).dub(tmp_path / "a.mp4", speech(0.5, 44_100), tmp_path / "out.mp4", progress=False)
+    assert len(load_audio(tmp_path / "out.mp4", 44_100)) == 22_050
+
+
+def test_only_what_is_shown_is_searched_for_faces(tmp_path: Path, speech: Any) -> None:
+    write_video(tmp_path / "a.mp4", numbered(50), 4)  # 12.5 s
+    detector = Detector()
+    stub_dubber(detector=detector).dub(tmp_path / "a.mp4", speech(1.0), tmp_path / "out.mp4", progress=False)
+    assert detector.seen == list(range(40))  # the speech needs 4, references come from 10 s
+
+
+def test_errors(tmp_path: Path, speech: Any) -> None:
+    video, out = tmp_path / "a.mp4", tmp_path / "out.mp4"
+    write_video(video, numbered(5), 25)
+    out.write_bytes(b"earlier")
+    dubber = stub_dubber(detector=Detector(tuple(range(5))))
+    with pytest.raises(DubError, match=r"a\.mp4: no face was found in any of 5 frames"):
+        dubber.dub(video, speech(0.2), out, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
+        dubber.dub(tmp_path / "none.mp4", speech(0.2), out, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"none\.wav"):
+        dubber.dub(video, tmp_path / "none.wav", out, progress=False)
+    with pytest.raises(AudioError, match=r"a\.mp4: has no audio stream"):
+        dubber.dub(tmp_path / "a.mp4", video, out, progress=False)
+    with pytest.raises(VideoError, match=r"speech0\.2\.wav: has no video stream"):
+        dubber.dub(speech(0.2), speech(0.2), out, progress=False)
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder"):
+        dubber.dub(video, speech(0.2), tmp_path / "nowhere" / "out.mp4", progress=False)
+    with pytest.raises(DubError, match=r"a\.mp4: is an input"):
+        dubber.dub(video, speech(0.2), video, progress=False)
+    assert out.read_bytes() == b"earlier"
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+def test_networks_that_do_not_fit() -> None:
+    guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
+    with pytest.raises(DubError, match=r"hear 80 audio features a step \(logmel\), got steps with 1"):
+        Dubber(guidance, synthesis, Steps())
+    other = Synthesis(**{**SYNTHESIS["tiny"], "face_size": 128})
+    with pytest.raises(DubError, match="face_size is 64 in guidance, 128 in synthesis"):
+        Dubber(guidance, other, LogMel())
+    with pytest.raises(DubError, match="window must be odd"):
+        Dubber(guidance, synthesis, LogMel(), window=4)
+
+
+# --------------------------------------------------------------------------------------------------- with the networks
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
+    path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
+    return save_networks(path, guidance, synthesis, {"features": "logmel", "window": 5})
+
+
+def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, checkpoint: Path) -> None:
+    write_video(tmp_path / "a.mp4", numbered(10), 25)
+    found = []
+    for block in (1, 4, 32):
+        dubber = Dubber.from_checkpoint(checkpoint, detector=Detector((5,)), block=block)
+        with VideoReader(tmp_path / "a.mp4") as reader:
+            found.append(np.concatenate(list(make_scene(reader, dubber, 0.6).blocks())).astype(int))
+    assert len(found[0]) == 15
+    assert np.abs(found[1] - found[0]).max() <= 1
+    assert np.abs(found[2] - found[0]).max() <= 1
+
+
+def dub_real(corpus: Path, checkpoint: Path, video: str, audio: str, out: Path) -> tuple[Any, Any]:
+    pytest.importorskip("mediapipe")
+    report = Dubber.from_checkpoint(checkpoint).dub(corpus / video, corpus / audio, out, progress=False)
+    source, result = probe(corpus / video), probe(out)
+    speech = load_audio(corpus / audio)
+    assert (result.width, result.height, result.fps) == (source.width, source.height, source.fps)
+    assert result.frames == report.frames == int(np.ceil(len(speech) / 16_000 * source.fps - 1e-4))
+    sound = load_audio(out)
+    assert abs(len(sound) - len(speech)) <= 1  # the container counts milliseconds
+    assert np.corrcoef(sound[: len(speech)], speech[: len(sound)])[0, 1] > 0.95
+    return report, result
+
+
+def test_a_real_clip_forward_and_backward(tmp_path: Path, corpus: Path, checkpoint: Path) -> None:
+    report, _ = dub_real(corpus, checkpoint, "clips/spk37_01.mp4", "audio/zh_bus.wav", tmp_path / "out.mp4")
+    assert report.faces == report.frames == 85
+    with VideoReader(corpus / "clips" / "spk37_01.mp4") as true, VideoReader(tmp_path / "out.mp4") as found:
+        for index in (0, 74, 80):  # 80 is 68 backward
+            corner = found.get([index])[0, :60].astype(int) - true.get([min(index, 148 - index)])[0, :60]
+            assert np.abs(corner).mean() < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("video", "audio", "least", "most"),
+    [
+        ("clips/spk20_02.mp4", "audio/de_dt_german4.wav", 206, 206),
+        ("hard/shotcut_broll_01.mp4", "audio/en_education.wav", 60, 230),
+        ("hard/fps15_generated_01.mp4", "audio/fr_dt_french3.wav", 79, 79),
+    ],
+)
+def test_real_clips(
+    tmp_path: Path, corpus: Path, checkpoint: Path, video: str, audio: str, least: int, most: int
+) -> None:
+    report, _ = dub_real(corpus, checkpoint, video, audio, tmp_path / "out.mp4")
+    assert least <= report.faces <= most
