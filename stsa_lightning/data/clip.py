@@ -208,7 +208,7 @@ class Clip:
         return out
 
     def features(self, kind: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Audio features, steps `start` to `stop` of 50 Hz: (steps, D) float32.
+        """Audio features, steps `start` to `stop` of 50 Hz as far as there are: (steps, D) float32.
 
         Raises:
             ClipError: the clip holds no features of this kind.
@@ -218,7 +218,9 @@ class Clip:
                 f"{self.path}: expected audio features of kind {kind!r}, found {list(self.feature_kinds)}; "
                 f"prepare the corpus again with --features {kind}"
             )
-        return self._file.get_slice(_FEATURES + kind)[start:stop].astype(np.float32)
+        tensor = self._file.get_slice(_FEATURES + kind)
+        start, stop, _ = slice(start, stop).indices(tensor.get_shape()[0])  # it does not limit slices to what there is
+        return tensor[start : max(start, stop)].astype(np.float32)
 
     def _tensor(self, name: str) -> np.ndarray:
         if name not in self._names:

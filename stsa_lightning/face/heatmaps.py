@@ -29,12 +29,10 @@ def draw_heatmap(landmarks: np.ndarray, kind: HeatmapKind = "whole", size: int =
     Raises:
         ValueError: wrong shape, kind, size or sigma.
     """
-    landmarks = _checked(landmarks, size, sigma)
+    landmarks = np.asarray(landmarks)
     if landmarks.ndim != 2:
         raise ValueError(f"landmarks: expected (131, 2), got {landmarks.shape}; for several faces call draw_heatmaps")
-    if kind not in LINES:
-        raise ValueError(f"kind: expected one of {HEATMAP_KINDS}, got {kind!r}")
-    return _draw(landmarks, kind, size, sigma)
+    return draw_heatmaps(landmarks, kind, size, sigma)
 
 
 def draw_heatmaps(
@@ -45,9 +43,13 @@ def draw_heatmaps(
     if kind not in LINES:
         raise ValueError(f"kind: expected one of {HEATMAP_KINDS}, got {kind!r}")
     faces = landmarks.reshape(-1, len(LANDMARKS), 2)
-    maps = np.empty((len(faces), size, size), np.float32)
-    for out, face in zip(maps, faces, strict=True):
-        out[...] = _draw(face, kind, size, sigma)
+    inside = ((faces >= 0) & (faces <= 1)).all(axis=2)  # (faces, 131)
+    pixels = np.floor(np.where(inside[..., None], faces, 0) * size).astype(np.int32)
+    drawn = inside[:, LINES[kind]].all(axis=2)  # (faces, lines)
+    segments = pixels[:, LINES[kind]]  # (faces, lines, 2 ends, 2)
+    maps = np.zeros((len(faces), size, size), np.float32)
+    for out, lines, kept in zip(maps, segments, drawn, strict=True):
+        _draw(lines[kept], sigma, out)
     return maps.reshape(*landmarks.shape[:-2], size, size)
 
 
@@ -90,24 +92,18 @@ def _checked(landmarks: np.ndarray, size: int, sigma: float) -> np.ndarray:
     return landmarks
 
 
-def _draw(landmarks: np.ndarray, kind: HeatmapKind, size: int, sigma: float) -> np.ndarray:
-    heatmap = np.zeros((size, size), np.float32)
-    inside = ((landmarks >= 0) & (landmarks <= 1)).all(axis=1)
-    lines = LINES[kind][inside[LINES[kind]].all(axis=1)]
-    segments = np.floor(np.where(inside[:, None], landmarks, 0) * size).astype(np.int32)[lines]  # (lines, 2 ends, 2)
+def _draw(lines: np.ndarray, sigma: float, out: np.ndarray) -> None:
+    """Draw (lines, 2 ends, 2) pixel coordinates into a square of zeros."""
     if not len(lines):
-        return heatmap
+        return
+    canvas = np.full(out.shape, 255, np.uint8)
+    cv2.polylines(canvas, list(lines), False, (0,))
     # Only the neighbourhood of the contours is worked on: a rectangle holds the shortest ways between its own pixels,
     # so the distances within it are those of the full picture.
     reach = math.ceil(3 * sigma)
-    low = np.maximum(segments.min(axis=(0, 1)) - reach, 0)
-    high = np.minimum(segments.max(axis=(0, 1)) + reach + 1, size)
-    width, height = (high - low).tolist()
-    canvas = np.full((height, width), 255, np.uint8)
-    cv2.polylines(canvas, list(segments - low), False, (0,))
-    distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
-    heatmap[low[1] : high[1], low[0] : high[0]] = _ridge(distance, sigma)
-    return heatmap
+    left, top, width, height = cv2.boundingRect(lines.reshape(-1, 2))
+    rows, columns = (slice(max(low - reach, 0), low + extent + reach) for low, extent in ((top, height), (left, width)))
+    out[rows, columns] = _ridge(cv2.distanceTransform(canvas[rows, columns], cv2.DIST_L2, 5), sigma)
 
 
 def _ridge(distance: np.ndarray, sigma: float) -> np.ndarray:

@@ -1,0 +1,175 @@
+"""Windows of consecutive frames with their references, sound and heatmaps: what the networks are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypedDict, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stsa_lightning.audio import WINDOW_STEPS, feature_windows
+from stsa_lightning.data.clip import Clip, ClipError
+from stsa_lightning.data.index import clip_path
+from stsa_lightning.errors import UserError
+from stsa_lightning.face.box import normalise_landmarks, resize_face
+from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_openness
+from stsa_lightning.face.references import choose_references
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MIRROR
+
+WindowPolicy = Literal["random", "even"]
+ReferencePolicy = Literal["random", "openness"]
+
+
+class Batch(TypedDict):
+    """B windows of T frames with N references, faces of S x S pixels, audio features of D values.
+
+    All tensors are float32 unless said; images are RGB in [0, 1], heatmaps in [0, 1].
+    """
+
+    faces: Tensor  # (B, T, 3, S, S)
+    heatmaps: Tensor  # (B, T, 1, S, S), all contours
+    masked_heatmaps: Tensor  # (B, T, 1, S, S)
+    lip_heatmaps: Tensor  # (B, T, 1, S, S)
+    jaw_heatmaps: Tensor  # (B, T, 1, S, S)
+    landmarks: Tensor  # (B, T, 131, 2) normalised to the face box; may leave [0, 1] at the edge of the video's frame
+    keypoints: Tensor  # (B, T, 2, 57) the same limited to [0, 1]: 17 jaw, then 40 lip
+    audio: Tensor  # (B, T, D, 10)
+    references: Tensor  # (B, N, 3, S, S)
+    reference_heatmaps: Tensor  # (B, N, 1, S, S)
+    frame: Tensor  # (B,) int64, number of the centre frame within its clip
+    clip: list[str]
+
+
+class WindowDataset(Dataset):
+    """Windows of `window` consecutive frames with a face, and references from elsewhere in the same clip.
+
+    Item i belongs to clip i // windows_per_clip. It is a function of (seed, epoch, i) alone, whatever worker or process
+    reads it; the epoch comes with the index, as a pair (epoch, i) (see `WindowSampler`), and is 0 for a bare index.
+
+    Args:
+        root: prepared corpus.
+        clips: names of clips.
+        features: kind of audio features.
+        face_size: side of the faces and heatmaps; stored faces of another size are resized.
+        window: frames of a window, T.
+        references: reference frames, N.
+        windows_per_clip: items of each clip in an epoch.
+        window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
+        reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does.
+            Neither takes a frame of the window itself, unless the clip has no other.
+        mirror: mirror a random half of the items left to right.
+        sigma: width of the heatmaps' ridges, pixels.
+        seed: of all draws.
+
+    Raises:
+        UserError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        clips: Sequence[str],
+        *,
+        features: str = "logmel",
+        face_size: int = 128,
+        window: int = 5,
+        references: int = 5,
+        windows_per_clip: int = 1,
+        window_policy: WindowPolicy = "random",
+        reference_policy: ReferencePolicy = "random",
+        mirror: bool = False,
+        sigma: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        counts = {"face_size": face_size, "window": window, "references": references}
+        for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
+            if value < 1:
+                raise UserError(f"{name}: expected at least 1, got {value}")
+        self.root = Path(root)
+        self.clips = list(clips)
+        self.features = features
+        self.face_size = face_size
+        self.window = window
+        self.references = references
+        self.windows_per_clip = windows_per_clip
+        self.window_policy = window_policy
+        self.reference_policy = reference_policy
+        self.mirror = mirror
+        self.sigma = sigma
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.clips) * self.windows_per_clip
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Batch:
+        """One item: `Batch` without its first dimension; `frame` is an int, `clip` a name."""
+        epoch, index = index if isinstance(index, tuple) else (0, index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an index below {len(self)}, got {index}")
+        rng = np.random.default_rng((self.seed, epoch, index))
+        name = self.clips[index // self.windows_per_clip]
+        clip = Clip.open(clip_path(self.root, name))
+        start = self._window_start(clip, index % self.windows_per_clip, rng)
+        frames = np.arange(start, start + self.window)
+        chosen = np.concatenate([frames, self._references(clip, frames, rng)])
+        faces = np.stack([resize_face(face, self.face_size) for face in clip.faces(chosen)])
+        landmarks = normalise_landmarks(clip.landmarks[chosen], clip.boxes[chosen])
+        if self.mirror and rng.random() < 0.5:
+            faces = faces[:, :, ::-1]
+            landmarks = landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+        item = {
+            **self._pictures(faces, landmarks),
+            "audio": torch.from_numpy(self._audio(clip, start)),
+            "frame": start + self.window // 2,
+            "clip": name,
+        }
+        return cast(Batch, item)
+
+    def _window_start(self, clip: Clip, slot: int, rng: np.random.Generator) -> int:
+        faces_within = np.convolve(clip.valid, np.ones(self.window, np.int64), mode="valid")
+        starts = np.flatnonzero(faces_within == self.window) if clip.frames >= self.window else np.empty(0, np.int64)
+        if not len(starts):
+            raise ClipError(f"{clip.path}: expected {self.window} frames with a face in a row, found fewer")
+        if self.window_policy == "random":
+            return int(rng.choice(starts))
+        return int(starts[int((slot + 0.5) * len(starts) / self.windows_per_clip)])
+
+    def _references(self, clip: Clip, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        eligible = clip.valid.copy()
+        eligible[frames] = False
+        if not eligible.any():
+            eligible = clip.valid
+        if self.reference_policy == "openness":
+            return choose_references(lip_openness(clip.landmarks), eligible, self.references)
+        candidates = np.flatnonzero(eligible)
+        return rng.choice(candidates, self.references, replace=len(candidates) < self.references)
+
+    def _audio(self, clip: Clip, start: int) -> np.ndarray:
+        """(T, D, 10), reading only the steps that the window hears."""
+        first = max(0, start - 2)  # in frames: two steps each
+        last = start + self.window - 1 - 2
+        features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
+        return feature_windows(features, np.arange(self.window) + start - first)
+
+    def _pictures(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
+        """Everything drawn: of the window's frames, which come first, and of the references."""
+        count = self.window
+        maps = draw_all_kinds(landmarks[:count], self.face_size, self.sigma)
+        reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.sigma)
+        keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
+        images = torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).to(torch.float32).div_(255)
+        return {
+            "faces": images[:count],
+            "references": images[count:],
+            "heatmaps": torch.from_numpy(maps["whole"][:, None]),
+            "masked_heatmaps": torch.from_numpy(maps["masked"][:, None]),
+            "lip_heatmaps": torch.from_numpy(maps["lip"][:, None]),
+            "jaw_heatmaps": torch.from_numpy(maps["jaw"][:, None]),
+            "reference_heatmaps": torch.from_numpy(reference_maps[:, None]),
+            "landmarks": torch.from_numpy(landmarks[:count]),
+            "keypoints": torch.from_numpy(np.ascontiguousarray(keypoints)),
+        }
