@@ -59,6 +59,8 @@ class Face:
         self._nose = np.exp(-0.5 * (((self._x - 128) / 38) ** 2 + ((self._y - 140) / 45) ** 2)) * self._held
         self._brow = np.exp(-0.5 * ((self._y - 97) / 5) ** 2) * np.exp(-0.5 * ((self._x - 128) / 34) ** 4)
         self._mouth_at = _window(self._x, self._y, (70, 146), (186, 238))
+        mouth_x, mouth_y = self._x[self._mouth_at], self._y[self._mouth_at]
+        self._gap_at = _window(mouth_x, mouth_y, (103, 162), (154, 192))  # within the mouth's window
         self._eyes_at = _window(self._x, self._y, (80, 98), (178, 126))
         self._lips_px = speaker.shape.lips_px
         self._columns = np.arange(photo.CANVAS * _STEPS) / _STEPS
@@ -82,7 +84,7 @@ class Face:
         self._close_lids(x, y, pose)
         colour, alpha = self._mouth(x, y, pose)
         frame = _sample(self._texture, x, y)
-        region = frame[self._mouth_at]
+        region = frame[self._mouth_at][self._gap_at]
         region += (colour - region) * alpha[..., None]
         lit = np.clip(frame * self._light + 0.5, 0, 255).astype(np.uint8)
         return np.ascontiguousarray(lit[:, ::-1]) if self.mirror else lit
@@ -118,7 +120,8 @@ class Face:
         at = dict(zip(lips, _lookup(np.stack(list(lips.values())), in_x), strict=True))
         x[self._mouth_at] = in_x
         y[self._mouth_at] = _stretch(out_y, at)
-        return self._inside(out_x, out_y, at, half, pose)
+        within = {name: heights[self._gap_at] for name, heights in at.items()}
+        return self._inside(out_x[self._gap_at], out_y[self._gap_at], within, half, pose)
 
     def _lip_heights(self, pose: Pose) -> dict[str, np.ndarray]:
         """Heights in the picture ("from_*") and in the frame ("to_*") of lips and chin, per column of the picture."""
@@ -130,7 +133,7 @@ class Face:
         corners = np.exp(-0.5 * (side / 1.2) ** 4)
         unsmile = np.exp(-0.5 * ((side - 1) / 0.5) ** 2)  # her smile lifts the corners of the mouth
         parted = bow ** (1 - 0.45 * pose.rounding)
-        drop = (0.27 + 0.1 * pose.rounding) * gap * corners + (3.0 + 2.5 * pose.rounding) * unsmile
+        drop = (0.27 + 0.1 * pose.rounding) * gap * corners + (3.0 + 1.5 * pose.rounding) * unsmile
         line = curves["upper_inner"] + drop + (1.4 + pose.rounding) * bow
         raised = 0.4 + 0.2 * pose.rounding  # the upper lip's share of the gap
         upper = line - raised * gap * parted
