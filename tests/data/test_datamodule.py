@@ -1,0 +1,240 @@
+"""The data module: splits, batches, and what a trainer does with them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from stsa_lightning.data.datamodule import HOW_TO_OBTAIN, STSADataModule, WindowSampler
+from stsa_lightning.errors import UserError
+
+
+def _module(root: Path, **options: Any) -> STSADataModule:
+    defaults = {"face_size": 32, "references": 2, "batch_size": 2, "num_workers": 0, "windows_per_clip": 2}
+    return STSADataModule(str(root), **{**defaults, **options})
+
+
+class Recorder(LightningModule):
+    """Learns nothing; remembers which windows came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, str, int, float]] = []
+
+    def training_step(self, batch: dict[str, Any], _: int) -> torch.Tensor:
+        references = batch["references"].sum(dim=(1, 2, 3, 4)).tolist()
+        rows = zip(batch["clip"], batch["frame"].tolist(), references, strict=True)
+        self.seen += [(self.current_epoch, *row) for row in rows]
+        return self.weight.sum()
+
+    def validation_step(self, batch: dict[str, Any], _: int) -> None:
+        self.seen += [(-1, clip, int(frame), 0.0) for clip, frame in zip(batch["clip"], batch["frame"], strict=True)]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def _trainer(folder: Path, epochs: int, **options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(default_root_dir=folder, max_epochs=epochs, accelerator="cpu", devices=1, **quiet, **options)
+
+
+def test_speakers_are_disjoint_by_default(synthetic_root: Path) -> None:
+    data = _module(synthetic_root, validation_fraction=0.4)
+    data.setup("fit")
+    speakers = {name: set(lines["speaker"]) for name, lines in data.splits.items()}
+    assert len(speakers["val"]) == 2
+    assert not speakers["train"] & speakers["val"]
+    assert speakers["test"] == speakers["val"]
+    assert "speaker0/silent" not in {clip for lines in data.splits.values() for clip in lines["clip"]}
+
+
+def test_named_speakers(synthetic_root: Path) -> None:
+    data = _module(synthetic_root, validation_speakers=["speaker2"])
+    data.setup()
+    assert set(data.splits["val"]["clip"]) == {"speaker2/clip0", "speaker2/clip1"}
+
+
+LISTS = {
+    "test_list": ["speaker0/clip0"],
+    "val_list": ["speaker1/clip0", "speaker1/clip1"],
+    "train_list": ["speaker2/clip0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("lists", "train", "val", "test"),
+    [
+        (["val_list"], 8, 2, 2),
+        (["val_list", "test_list"], 7, 2, 1),
+        (["train_list"], 1, 9, 9),
+        (["train_list", "test_list"], 1, 8, 1),
+        (["train_list", "val_list", "test_list"], 1, 2, 1),
+    ],
+)
+def test_lists_of_clips(
+    synthetic_root: Path, tmp_path: Path, lists: list[str], train: int, val: int, test: int
+) -> None:
+    for name in lists:
+        (tmp_path / name).write_text("\n".join(LISTS[name]))
+    data = _module(synthetic_root, **{name: str(tmp_path / name) for name in lists})
+    data.setup()
+    clips = {name: set(lines["clip"]) for name, lines in data.splits.items()}
+    assert [len(clips[name]) for name in ("train", "val", "test")] == [train, val, test]
+    assert not clips["train"] & clips["val"]
+    assert not clips["train"] & clips["test"]
+    for name in lists:
+        assert clips[name.removesuffix("_list")] == set(LISTS[name])
+
+
+def test_list_of_test_clips_beside_a_split_by_speaker(synthetic_root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "test.txt"
+    path.write_text("speaker0/clip0")
+    data = _module(synthetic_root, validation_speakers=["speaker0"], test_list=str(path))
+    data.setup()
+    assert data.splits["val"]["clip"].tolist() == ["speaker0/clip1"]
+    assert data.splits["test"]["clip"].tolist() == ["speaker0/clip0"]
+    assert len(data.splits["train"]) == 8
+
+
+def test_loaders(synthetic_root: Path) -> None:
+    data = _module(synthetic_root, validation_speakers=["speaker2"], validation_windows_per_clip=3)
+    data.setup()
+    train = list(data.train_dataloader())
+    assert len(train) == 8
+    assert all(batch["faces"].shape == (2, 5, 3, 32, 32) for batch in train)
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        batches = list(loader)
+        assert [len(batch["clip"]) for batch in batches] == [2, 2, 2]
+        assert [clip for batch in batches for clip in batch["clip"]] == ["speaker2/clip0"] * 3 + ["speaker2/clip1"] * 3
+
+
+def test_a_corpus_smaller_than_a_batch_still_trains(synthetic_root: Path) -> None:
+    data = _module(synthetic_root, validation_speakers=["speaker2"], batch_size=100)
+    data.setup()
+    assert [len(batch["clip"]) for batch in data.train_dataloader()] == [16]
+
+
+def test_workers_answer_as_the_process_itself_does(synthetic_root: Path) -> None:
+    def windows(workers: int) -> list[list[tuple[str, int]]]:
+        data = _module(synthetic_root, num_workers=workers)
+        data.setup()
+        loader = data.train_dataloader()
+        epochs = []
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            pairs = [zip(batch["clip"], batch["frame"].tolist(), strict=True) for batch in loader]
+            epochs.append([pair for batch in pairs for pair in batch])
+        return epochs
+
+    alone = windows(0)
+    assert windows(2) == alone
+    assert alone[0] != alone[1]
+
+
+def test_every_epoch_is_drawn_anew_and_resuming_draws_the_same(synthetic_root: Path, tmp_path: Path) -> None:
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    _trainer(tmp_path, 3, limit_val_batches=0).fit(whole, datamodule=_module(synthetic_root))
+    part = _trainer(tmp_path, 1, limit_val_batches=0)
+    part.fit(first, datamodule=_module(synthetic_root))
+    part.save_checkpoint(tmp_path / "end.ckpt")
+    _trainer(tmp_path, 3, limit_val_batches=0).fit(
+        second, datamodule=_module(synthetic_root), ckpt_path=tmp_path / "end.ckpt", weights_only=False
+    )
+    assert first.seen + second.seen == whole.seen
+    epochs = [[row[1:] for row in whole.seen if row[0] == epoch] for epoch in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_ranks_share_the_windows_out(synthetic_root: Path) -> None:
+    data = _module(synthetic_root)
+    data.setup()
+    dataset = data.dataset("train")
+    shares = [list(WindowSampler(dataset, num_replicas=2, rank=rank, seed=0)) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == [(0, i) for i in range(len(dataset))]
+
+
+@pytest.mark.slow
+def test_two_processes_see_different_windows(synthetic_root: Path, tmp_path: Path) -> None:
+    """Lightning leaves the sampler in place under DDP."""
+    script = f"""
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("here", {str(Path(__file__))!r})
+here = importlib.util.module_from_spec(spec)
+sys.modules["here"] = here
+spec.loader.exec_module(here)
+from pathlib import Path
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+model, data = here.Recorder(), here._module(Path({str(synthetic_root)!r}))
+trainer = Trainer(default_root_dir={str(tmp_path)!r}, max_epochs=2, accelerator="cpu", devices=2, strategy="ddp",
+                  logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+                  limit_val_batches=0)
+trainer.fit(model, datamodule=data)
+Path({str(tmp_path)!r}, f"rank{{trainer.global_rank}}.json").write_text(json.dumps(model.seen))
+"""
+    path = tmp_path / "run.py"
+    path.write_text(script)
+    subprocess.run([sys.executable, str(path)], check=True, timeout=240)
+
+    seen = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    data = _module(synthetic_root)
+    data.setup()
+    expected = sorted(2 * data.dataset("train").clips * 2)
+    assert sorted(row[1] for rank in seen for row in rank) == expected
+    assert not {tuple(row) for row in seen[0]} & {tuple(row) for row in seen[1]}
+
+
+def test_epoch_validates_the_same_windows(synthetic_root: Path, tmp_path: Path) -> None:
+    model = Recorder()
+    _trainer(tmp_path, 2, num_sanity_val_steps=0).fit(model, datamodule=_module(synthetic_root))
+    validated = [row for row in model.seen if row[0] == -1]
+    half = len(validated) // 2
+    assert half > 0
+    assert validated[:half] == validated[half:]
+
+
+@pytest.mark.parametrize("corpus", sorted(HOW_TO_OBTAIN))
+def test_missing_corpus_says_how_to_get_it(tmp_path: Path, corpus: str) -> None:
+    root = tmp_path / "nothing"
+    data = _module(root, corpus=corpus, features="mfcc")
+    with pytest.raises(FileNotFoundError, match=rf"stsa prepare .*--out {root} --features mfcc") as told:
+        data.setup()
+    assert "{" not in str(told.value)
+
+
+def test_errors(synthetic_root: Path) -> None:
+    with pytest.raises(UserError, match="corpus: expected one of"):
+        _module(synthetic_root, corpus="vox")
+    with pytest.raises(UserError, match="got both"):
+        _module(synthetic_root, validation_speakers=["speaker0"], train_list="x")
+    with pytest.raises(UserError, match="window: expected at most 30"):
+        _module(synthetic_root, window=31).setup()
+    with pytest.raises(UserError, match="--features mfcc"):
+        _module(synthetic_root, features="mfcc").setup()
+
+
+def test_training_needs_nothing_that_only_preparation_needs() -> None:
+    script = """
+import sys
+for name in ("decord", "av", "mediapipe", "omegaconf", "jsonargparse", "lpips"):
+    sys.modules[name] = None
+import stsa_lightning.data.clip, stsa_lightning.data.windows, stsa_lightning.data.datamodule
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_sampler_tells_the_epoch(synthetic_root: Path) -> None:
+    data = _module(synthetic_root)
+    data.setup()
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
+    assert {epoch for epoch, _ in loader.sampler} == {3}  # type: ignore[misc]

@@ -1,0 +1,178 @@
+"""Windows: what belongs together stays together, nothing leaks, and every draw can be repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from stsa_lightning.data.clip import ClipError
+from stsa_lightning.data.windows import Batch, WindowDataset
+from stsa_lightning.errors import UserError
+from stsa_lightning.face.heatmaps import draw_heatmaps
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MIRROR
+
+VALID = np.array([1] * 8 + [0] * 3 + [1] * 4 + [0] + [1] * 14, bool)  # 30 frames; runs of 8, 4 and 14
+
+
+@pytest.fixture(scope="module")
+def root(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("gaps")
+    synthetic.write_synthetic_clip(root, "ann/gaps", VALID)
+    synthetic.write_synthetic_clip(root, "ann/five", np.ones(5, bool))
+    return root
+
+
+def _dataset(root: Path, clips: tuple[str, ...] = ("ann/gaps",), **options: Any) -> WindowDataset:
+    return WindowDataset(root, clips, **{"face_size": 64, "references": 3, "windows_per_clip": 40, **options})
+
+
+def _frames_of(images: torch.Tensor) -> list[int]:
+    """Which frames these are, by their grey at the right edge or, mirrored, at the left."""
+    grey = torch.minimum(images[:, 0, :, 2], images[:, 0, :, -3]).mean(dim=1)
+    return torch.round(grey * 255 / 4).int().tolist()
+
+
+def test_shapes_types_and_ranges(root: Path) -> None:
+    loader = DataLoader(_dataset(root, clips=("ann/gaps", "ann/five"), windows_per_clip=2), batch_size=4)
+    batch: Batch = next(iter(loader))
+    shapes = {name: tuple(value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    heatmap = (4, 5, 1, 64, 64)
+    assert shapes == {
+        "faces": (4, 5, 3, 64, 64),
+        **dict.fromkeys(("heatmaps", "masked_heatmaps", "lip_heatmaps", "jaw_heatmaps"), heatmap),
+        "landmarks": (4, 5, 131, 2),
+        "keypoints": (4, 5, 2, 57),
+        "audio": (4, 5, 80, 10),
+        "references": (4, 3, 3, 64, 64),
+        "reference_heatmaps": (4, 3, 1, 64, 64),
+        "frame": (4,),
+    }
+    assert batch.keys() == Batch.__annotations__.keys()
+    assert batch["clip"] == ["ann/gaps"] * 2 + ["ann/five"] * 2
+    assert batch["frame"].dtype == torch.int64
+    for name in shapes.keys() - {"frame"}:
+        assert batch[name].dtype == torch.float32, name  # type: ignore[literal-required]
+    for name in shapes.keys() - {"frame", "audio"}:
+        low, high = batch[name].aminmax()  # type: ignore[literal-required]
+        assert low >= 0, name
+        assert high <= 1, name
+
+
+@pytest.mark.parametrize("reference_policy", ["random", "openness"])
+def test_windows_are_consecutive_valid_frames_and_references_others(root: Path, reference_policy: str) -> None:
+    dataset = _dataset(root, reference_policy=reference_policy)
+    seen = set()
+    for item in (dataset[i] for i in range(len(dataset))):
+        frames = _frames_of(item["faces"])
+        assert frames == list(range(frames[0], frames[0] + 5))
+        assert item["frame"] == frames[2]
+        references = _frames_of(item["references"])
+        assert VALID[frames].all()
+        assert VALID[references].all()
+        assert not set(frames) & set(references)
+        assert len(set(references)) == 3
+        if reference_policy == "openness":
+            assert references == sorted(references)
+            assert references[-1] == max(set(np.flatnonzero(VALID)) - set(frames))
+        seen.add(frames[0])
+    assert seen <= {0, 1, 2, 3, *range(16, 26)}
+    assert len(seen) > 8
+
+
+def test_a_clip_of_nothing_but_the_window_references_itself(root: Path) -> None:
+    item = _dataset(root, clips=("ann/five",), references=7)[0]
+    assert set(_frames_of(item["references"])) <= set(range(5))
+    assert len(item["references"]) == 7
+
+
+def test_everything_drawn_belongs_to_its_frame(root: Path, synthetic: ModuleType) -> None:
+    item = _dataset(root)[3]
+    for images, drawn in (("faces", "heatmaps"), ("references", "reference_heatmaps")):
+        frames = _frames_of(item[images])  # type: ignore[literal-required]
+        landmarks = np.stack([(synthetic.landmarks_of(i) - (10, 20)) / 100 for i in frames])
+        expected = draw_heatmaps(landmarks.astype(np.float32), "whole", 64)
+        np.testing.assert_array_equal(item[drawn][:, 0], expected)  # type: ignore[literal-required]
+        if images == "faces":
+            np.testing.assert_allclose(item["landmarks"], landmarks, atol=1e-6)
+            keypoints = landmarks[:, KEYPOINT_POSITIONS].transpose(0, 2, 1)
+            np.testing.assert_allclose(item["keypoints"], keypoints, atol=1e-6)
+            for kind in ("masked", "lip", "jaw"):
+                expected = draw_heatmaps(landmarks.astype(np.float32), kind, 64)
+                np.testing.assert_array_equal(item[f"{kind}_heatmaps"][:, 0], expected)  # type: ignore[literal-required]
+
+
+def test_audio_window_of_each_frame(root: Path) -> None:
+    """Frame i hears 10 steps from (i - 2) * 2 on, zeros outside of the sound; step k holds k + 1."""
+    dataset = _dataset(root)
+    for item in (dataset[i] for i in range(len(dataset))):
+        for i, frame in enumerate(range(int(item["frame"]) - 2, int(item["frame"]) + 3)):
+            steps = np.arange(10) + (frame - 2) * 2
+            expected = np.where((steps >= 0) & (steps < 60), steps + 1, 0)
+            np.testing.assert_array_equal(item["audio"][i], np.tile(expected, (80, 1)))
+
+
+def test_draws_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
+    def draws(dataset: WindowDataset, epoch: int) -> list[tuple[int, ...]]:
+        items = [dataset[epoch, i] for i in range(12)]
+        return [(int(item["frame"]), *_frames_of(item["references"])) for item in items]
+
+    first = draws(_dataset(root), 4)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert draws(_dataset(root), 4) == first
+    assert draws(_dataset(root), 5) != first
+    assert draws(_dataset(root, seed=1), 4) != first
+
+
+def test_even_windows_cover_the_clip_and_never_change(root: Path) -> None:
+    dataset = _dataset(root, window_policy="even", windows_per_clip=7)
+    centres = [int(dataset[0, i]["frame"]) for i in range(7)]
+    assert centres == [int(dataset[9, i]["frame"]) for i in range(7)]
+    assert centres == sorted(set(centres))
+    assert centres[0] <= 3
+    assert centres[-1] >= 25
+
+
+def test_mirrored_items(root: Path) -> None:
+    plain, mirrored = _dataset(root), _dataset(root, mirror=True)
+    flipped = 0
+    for i in range(20):
+        a, b = plain[i], mirrored[i]
+        assert a["frame"] == b["frame"]
+        if torch.equal(a["faces"], b["faces"]):
+            torch.testing.assert_close(a["landmarks"], b["landmarks"])
+            continue
+        flipped += 1
+        torch.testing.assert_close(b["faces"], a["faces"].flip(-1))
+        torch.testing.assert_close(b["references"], a["references"].flip(-1))
+        torch.testing.assert_close(b["landmarks"][..., 0], 1 - a["landmarks"][:, MIRROR, 0])
+        torch.testing.assert_close(b["landmarks"][..., 1], a["landmarks"][:, MIRROR, 1])
+    assert 4 <= flipped <= 16
+
+
+def test_faces_of_another_size(root: Path) -> None:
+    for size in (32, 128):
+        item = _dataset(root, face_size=size)[0]
+        assert item["faces"].shape[-2:] == item["heatmaps"].shape[-2:] == (size, size)
+        assert _frames_of(item["faces"])[2] == item["frame"]
+
+
+def test_errors(root: Path) -> None:
+    with pytest.raises(UserError, match="references: expected at least 1, got 0"):
+        _dataset(root, references=0)
+    with pytest.raises(ClipError, match=r"gaps.safetensors: expected 15 frames"):
+        _dataset(root, window=15)[0]
+    with pytest.raises(ClipError, match="expected 60 frames"):
+        _dataset(root, window=60)[0]
+    with pytest.raises(ClipError, match="--features mfcc"):
+        _dataset(root, features="mfcc")[0]
+    with pytest.raises(FileNotFoundError, match="bob"):
+        _dataset(root, clips=("bob/one",))[0]
+    with pytest.raises(IndexError):
+        _dataset(root)[40]
