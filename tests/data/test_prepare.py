@@ -19,6 +19,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import INDEX_FILE, clip_path, load_index
 from stsa_lightning.data.prepare import PrepareSettings, prepare_folder
 from stsa_lightning.data.sources import find_sources
+from stsa_lightning.data.windows import WindowDataset
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.video import VideoReader, write_video
@@ -237,3 +238,15 @@ def test_folders_that_cannot_be_prepared(tmp_path: Path) -> None:
         find_sources(root)
     with pytest.raises(FileNotFoundError, match=r"x.task does not exist"):
         prepare_folder(root / "ann", tmp_path / "out", PrepareSettings(landmark_model="x.task"))
+
+
+def test_the_rendered_sample(prepared_sample: Path) -> None:
+    """Everywhere, also where no real clips are: a rendered face is found in nearly every frame."""
+    index = load_index(prepared_sample)
+    assert index["status"].tolist() == ["ok"] * 3
+    assert index["frames"].tolist() == [50] * 3
+    assert (index["valid_frames"] >= 45).all()
+    assert index["speaker"].is_unique
+    item = WindowDataset(prepared_sample, index["clip"].tolist(), references=2)[0]
+    assert item["faces"].shape == (5, 3, 128, 128)
+    assert item["faces"].std() > 0.05
