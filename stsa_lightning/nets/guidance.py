@@ -178,6 +178,8 @@ class Guidance(nn.Module):
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        if width % heads or width % 4:
+            raise ValueError(f"width must be a multiple of 4 and of heads ({heads}), got {width}")
         self.audio_dim, self.face_size, self.add_masked = audio_dim, check_face_size(face_size), add_masked
         self.audio_encoder = AudioWindowEncoder(audio_dim, width)
         self.masked_encoder = HeatmapEncoder(face_size, base, width)

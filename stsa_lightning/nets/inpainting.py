@@ -44,7 +44,7 @@ class Inpainting(nn.Module):
         self.last = nn.Conv2d(width, 3, stem_kernel, padding=stem_kernel // 2, bias=False)
 
     def forward(self, masked: Tensor, heatmap: Tensor, fused: tuple[Tensor, ...], audio: Tensor) -> Tensor:
-        """``masked`` (B, 3, S, S), ``heatmap`` (B, 1, S, S), ``fused`` at S, S/2, S/4, ``audio`` (B, K) -> face (0, 1)."""
+        """``masked`` (B, 3, S, S), ``heatmap`` (B, 1, S, S), ``fused`` at S, S/2, S/4, ``audio`` (B, K) -> the face."""
         x = self.stem(torch.cat([masked, heatmap], dim=1))
         x = self.adain1(self.spade1(x, fused[2]), audio)
         x = self.adain2(self.spade2(F.pixel_shuffle(x, 2), fused[1]), audio)

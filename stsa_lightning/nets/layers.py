@@ -101,7 +101,7 @@ class PreActivationResidual(nn.Module):
 
 
 def modulate(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    """``instance_norm(x) * (1 + gamma) + beta`` for (B * n, C, H, W) inputs under (B, C, H or 1, W or 1) modulations."""
+    """``instance_norm(x) * (1 + gamma) + beta`` for x (B * n, C, H, W) under (B, C, H or 1, W or 1)."""
     normalised = F.instance_norm(x).unflatten(0, (gamma.shape[0], -1))  # (B, n, C, H, W)
     return (normalised * (1 + gamma.unsqueeze(1)) + beta.unsqueeze(1)).flatten(0, 1)
 
@@ -109,9 +109,9 @@ def modulate(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 class SPADE(nn.Module):
     """Instance norm modulated by a map (Park et al. 2019), without the activation between the two convolutions.
 
-    Gamma and beta are each a 3 x 3 convolution of one shared 3 x 3 convolution of the condition. Both being linear, they
-    equal one 5 x 5 convolution except on the outermost pixels, where the inner zero padding shows. With a narrow condition
-    (a heatmap) that costs a fraction and is the same function: the rim is computed the long way.
+    Gamma and beta are each a 3 x 3 convolution of one shared 3 x 3 convolution of the condition. Both being linear,
+    they equal one 5 x 5 convolution except on the outermost pixels, where the inner zero padding shows. With a narrow
+    condition (a heatmap) that costs a fraction and is the same function: the rim is computed the long way.
     """
 
     def __init__(self, channels: int, condition: int, hidden: int) -> None:
@@ -119,8 +119,8 @@ class SPADE(nn.Module):
         self.shared = nn.Conv2d(condition, hidden, 3, padding=1)
         self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
-        # Multiplications per pixel of either way; the rim costs the composed way up to a third of the long way.
-        self.compose = 25 * condition * 2 * channels < 6 * hidden * (condition + 2 * channels)
+        saved = 9 * hidden * (condition + 2 * channels) - 25 * condition * 2 * channels
+        self.compose = saved > 100_000  # multiplications per pixel; below, the rim outweighs it
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """``x`` (B * n, C, H, W) under ``condition`` (B, K, H, W)."""
@@ -139,16 +139,17 @@ class SPADE(nn.Module):
         offset = bias + weight.sum((2, 3)) @ self.shared.get_parameter("bias")
         inner = F.conv2d(condition, kernel, offset, padding=2)[..., 1:-1, 1:-1]
 
-        def rim(strip: Tensor) -> Tensor:  # three lines of the condition decide one line of the rim
-            return self._stepwise(strip, weight, bias)
-
-        top, bottom = rim(condition[..., :3, :])[..., :1, :], rim(condition[..., -3:, :])[..., -1:, :]
-        left, right = rim(condition[..., :3])[..., 1:-1, :1], rim(condition[..., -3:])[..., 1:-1, -1:]
-        return torch.cat([top, torch.cat([left, inner, right], dim=-1), bottom], dim=-2)
+        # Three lines of the condition decide one line of the rim.
+        rows = torch.cat([condition[..., :3, :], condition[..., -3:, :]])
+        columns = torch.cat([condition[..., :3], condition[..., -3:]])
+        top, bottom = self._stepwise(rows, weight, bias).chunk(2)
+        left, right = self._stepwise(columns, weight, bias)[..., 1:-1, :].chunk(2)
+        middle = torch.cat([left[..., :1], inner, right[..., -1:]], dim=-1)
+        return torch.cat([top[..., :1, :], middle, bottom[..., -1:, :]], dim=-2)
 
 
 class AdaIN(nn.Module):
-    """Instance norm modulated by a code (Huang and Belongie 2017), through an MLP with a hidden layer of the code's size."""
+    """Instance norm modulated by a code (Huang and Belongie 2017), by an MLP with a hidden layer of the code's size."""
 
     def __init__(self, channels: int, code: int) -> None:
         super().__init__()

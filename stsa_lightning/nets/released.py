@@ -108,13 +108,15 @@ def convert_guidance(state: Mapping[str, Tensor]) -> State:
     """
     ours = _rename(state, _GUIDANCE_PLACES)
     both_ways = {n.replace(".lip_to_jaw.", ".jaw_to_lip."): v for n, v in ours.items() if ".lip_to_jaw." in n}
-    ours |= both_ways
+    ours |= both_ways  # see the table: one block served both directions
     for name in ("fusion.masked_time.table", "fusion.audio_time.table"):
         if name in ours:
             ours[name] = ours[name].squeeze(0)
     with torch.device("meta"):
         network = Guidance(**GUIDANCE["released"])
-    return _checked(ours, network, "guidance (stage 1)")
+    _check_names(ours, network, "guidance (stage 1)")
+    _check_shapes(ours, network, "guidance (stage 1)")
+    return ours
 
 
 def convert_synthesis(state: Mapping[str, Tensor], *, bgr: bool) -> State:
@@ -126,16 +128,17 @@ def convert_synthesis(state: Mapping[str, Tensor], *, bgr: bool) -> State:
     Raises:
         UserError: entries missing, unknown or of another shape.
     """
-    ours = _rename(state, _SYNTHESIS_PLACES)
-    try:
-        _adapt_channels(ours, bgr)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"not a released synthesis (stage 2) state dict: a first or last layer misfits ({error})"
-        ) from error
+    what = "synthesis (stage 2)"
     with torch.device("meta"):
         network = Synthesis(**SYNTHESIS["released"])
-    return _checked(ours, network, "synthesis (stage 2)")
+    ours = _rename(state, _SYNTHESIS_PLACES)
+    _check_names(ours, network, what)
+    try:
+        _adapt_channels(ours, bgr)
+    except RuntimeError as error:
+        raise UserError(f"not a released {what} state dict: its first layers see other channels ({error})") from error
+    _check_shapes(ours, network, what)
+    return ours
 
 
 def convert_mine(state: Mapping[str, Tensor]) -> State:
@@ -186,7 +189,7 @@ def _convert_published(state: Mapping[str, Tensor]) -> State:
 
 
 def _rename(state: Mapping[str, Tensor], places: Mapping[str, str | None]) -> State:
-    """``state`` under our names; entries of no known place keep theirs, for :func:`_checked` to report."""
+    """``state`` under our names; entries of no known place keep theirs, to be reported."""
     renamed = {}
     for name, value in state.items():
         place = next((p for p in places if name.startswith(p)), None)
@@ -221,19 +224,22 @@ def _sum_triplets(weight: Tensor) -> Tensor:
     return weight.unflatten(1, (-1, 3)).sum(2)
 
 
-def _checked(state: State, network: nn.Module, what: str) -> State:
-    """``state`` itself, when it fits ``network``."""
-    wanted = network.state_dict()
-    problems = [
-        ("missing", [name for name in wanted if name not in state]),
-        ("unexpected", [name for name in state if name not in wanted]),
-        ("of another shape", [n for n, v in wanted.items() if n in state and state[n].shape != v.shape]),
+def _check_names(state: State, network: nn.Module, what: str) -> None:
+    wanted = network.state_dict().keys()
+    _refuse(what, missing=sorted(wanted - state.keys()), unexpected=sorted(state.keys() - wanted))
+
+
+def _check_shapes(state: State, network: nn.Module, what: str) -> None:
+    misfits = [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in network.state_dict().items()
+        if state[name].shape != value.shape
     ]
-    found = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in problems
-        if names
-    ]
+    _refuse(what, misshapen=misfits)
+
+
+def _refuse(what: str, **problems: list[str]) -> None:
+    """Raise ``UserError`` when any kind of problem has entries, naming the first of them."""
+    found = [f"{len(names)} {kind} (first: {', '.join(names[:3])})" for kind, names in problems.items() if names]
     if found:
-        raise UserError(f"not a released {what} state dict; {'; '.join(found)}. Are the two files swapped?")
-    return state
+        raise UserError(f"not a released {what} state dict: {'; '.join(found)}. Check that the files are not swapped")

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from stsa_lightning.nets.layers import ConvBlock, PreActivationResidual, reduced_size, sample
 
-
 _PI = 3.14159  # as far as the released network knows it: its weights were trained with this one
 
 
@@ -72,20 +71,16 @@ def heatmap_encoder(channels: int, width: int, kernel: int) -> nn.Sequential:
     )
 
 
-def reference_encoder(references: int, width: int) -> nn.ModuleList:
+def reference_encoder(references: int, width: int, residuals: int) -> nn.ModuleList:
     """All references as one image (B, 3 * ``references``, S, S) to 1, 4, 8 times ``width`` channels at S, S/2, S/4."""
-
-    def residuals(channels: int) -> list[nn.Module]:
-        return [PreActivationResidual(channels) for _ in range(2)]
-
     wide, widest = 4 * width, 8 * width
-    return nn.ModuleList(
-        [
-            nn.Sequential(ConvBlock(3 * references, width), *residuals(width)),
-            nn.Sequential(ConvBlock(width, 2 * width, stride=2), ConvBlock(2 * width, wide), *residuals(wide)),
-            nn.Sequential(ConvBlock(wide, widest, stride=2), ConvBlock(widest, widest), *residuals(widest)),
-        ]
-    )
+    stems = [
+        [ConvBlock(3 * references, width)],
+        [ConvBlock(width, 2 * width, stride=2), ConvBlock(2 * width, wide)],
+        [ConvBlock(wide, widest, stride=2), ConvBlock(widest, widest)],
+    ]
+    pairs = zip(stems, (width, wide, widest), strict=True)
+    return nn.ModuleList(nn.Sequential(*stem, *_residuals(channels, residuals)) for stem, channels in pairs)
 
 
 def alignment_encoder(face_size: int, inputs: int, width: int, kernels: tuple[int, int]) -> nn.Sequential:
@@ -114,20 +109,28 @@ class SpatialPath(nn.Module):
         code: size of the audio code, and of the code of the maps beside it.
         kernels: the two large kernels of the alignment encoder.
         stem_kernel: first kernel of the heatmap encoders.
+        residuals: residual blocks in the encoder at each scale, before each transform, and after it.
     """
 
     def __init__(
-        self, face_size: int, references: int, width: int, code: int, kernels: tuple[int, int], stem_kernel: int
+        self,
+        face_size: int,
+        references: int,
+        width: int,
+        code: int,
+        kernels: tuple[int, int],
+        stem_kernel: int,
+        residuals: int,
     ) -> None:
         super().__init__()
         channels = (width, 4 * width, 8 * width)
-        self.encoder = reference_encoder(references, width)
+        self.encoder = reference_encoder(references, width, residuals)
         self.heatmap_encoder = heatmap_encoder(1, width, stem_kernel)
         self.reference_heatmap_encoder = heatmap_encoder(references, width, stem_kernel)
         self.alignment = alignment_encoder(face_size, channels[-1] + 2 * width, code, kernels)
-        self.before = nn.ModuleList(_residual_pair(c) for c in channels)
+        self.before = nn.ModuleList(_residuals(c, residuals) for c in channels)
         self.transforms = nn.ModuleList(AdaAT(2 * code, c) for c in channels)
-        self.after = nn.ModuleList(_residual_pair(c) for c in channels)
+        self.after = nn.ModuleList(_residuals(c, residuals) for c in channels)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """What references alone decide: ``images`` (B, N, 3, S, S), ``heatmaps`` (B, N, 1, S, S).
@@ -149,5 +152,5 @@ class SpatialPath(nn.Module):
         return tuple(after(transform(m, code)) for m, transform, after in layers)
 
 
-def _residual_pair(channels: int) -> nn.Sequential:
-    return nn.Sequential(PreActivationResidual(channels), PreActivationResidual(channels))
+def _residuals(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(PreActivationResidual(channels) for _ in range(count)))

@@ -99,6 +99,7 @@ class Synthesis(nn.Module):
         align_kernels: the two large kernels of the alignment encoder.
         stem_kernel: kernel of the first convolutions and of the last.
         flow_kernel: kernel of the flow and confidence convolutions.
+        residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Synthesis(nn.Module):
         align_kernels: tuple[int, int] = (11, 7),
         stem_kernel: int = 7,
         flow_kernel: int = 7,
+        residuals: int = 2,
     ) -> None:
         super().__init__()
         align_kernels = (align_kernels[0], align_kernels[1])  # a list where settings come from a file
@@ -121,7 +123,7 @@ class Synthesis(nn.Module):
         self.align_width = align_width
         channels = (width, 4 * width, 8 * width)
         self.audio_encoder = AudioCodeEncoder(audio_dim, audio_width)
-        self.spatial = SpatialPath(face_size, references, width, audio_width, align_kernels, stem_kernel)
+        self.spatial = SpatialPath(face_size, references, width, audio_width, align_kernels, stem_kernel, residuals)
         self.temporal = TemporalPath(width, audio_width, spade_hidden, stem_kernel, flow_kernel)
         self.fusion = Fusion(channels)
         self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stsa_lightning.errors import UserError
+from stsa_lightning.losses.mutual_information import MINE
+from stsa_lightning.nets.checkpoint import load_networks
+from stsa_lightning.nets.released import convert_guidance, convert_mine, convert_synthesis, import_released
+from stsa_lightning.nets.synthesis import mask_lower_half
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def guidance_state(seeded: ModuleType) -> State:
+    return seeded.seeded_state("guidance_state.json")
+
+
+@pytest.fixture(scope="module")
+def synthesis_state(seeded: ModuleType) -> State:
+    return seeded.seeded_state("synthesis_state.json")
+
+
+@pytest.fixture(scope="module")
+def published(
+    tmp_path_factory: pytest.TempPathFactory, guidance_state: State, synthesis_state: State
+) -> tuple[Path, Path]:
+    """Two files as they are published: one of them from data-parallel training, with a step count beside."""
+    folder = tmp_path_factory.mktemp("published")
+    stage1, stage2 = folder / "guidance.pth", folder / "synthesis.pth"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in guidance_state.items()}, "global_step": 7}, stage1)
+    torch.save({"state_dict": synthesis_state}, stage2)
+    return stage1, stage2
+
+
+@torch.no_grad()
+def test_imported_networks_answer_in_rgb(
+    published: tuple[Path, Path], parity: Path, seeded: ModuleType, tmp_path: Path
+) -> None:
+    out = import_released(*published, tmp_path / "released.safetensors")
+    guidance, synthesis, meta = load_networks(out)
+    assert meta["features"] == "wav2vec2"
+    assert meta["window"] == 5
+    assert guidance.settings["add_masked"] is False
+    assert synthesis.settings["face_size"] == 128
+
+    record = np.load(parity / "synthesis.npz")
+    output = synthesis(
+        mask_lower_half(seeded.seeded_input("frame", (2, 1, 3, 128, 128))[:, 0]).flip(1),
+        seeded.seeded_input("driving_heatmap", (2, 1, 1, 128, 128))[:, 0],
+        seeded.seeded_input("frame_audio", (2, 1, 768, 10), "normal")[:, 0],
+        seeded.seeded_input("reference_image", (2, 5, 3, 128, 128)).flip(2),
+        seeded.seeded_input("reference_image_heatmap", (2, 5, 1, 128, 128)),
+    )
+    np.testing.assert_allclose(output.face.flip(1), record["face"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(output.warped.flip(1), record["warped_reference"], atol=1e-4, rtol=0)
+
+    record = np.load(parity / "guidance.npz")
+    answer = guidance(
+        seeded.seeded_input("audio", (2, 5, 768, 10), "normal"),
+        seeded.seeded_input("masked_heatmap", (2, 5, 1, 128, 128)),
+        seeded.seeded_input("reference_heatmap", (2, 5, 1, 128, 128)),
+    )
+    np.testing.assert_allclose(answer.heatmap.flatten(0, 1), record["heatmap"].clip(max=1), atol=1e-4, rtol=0)
+
+
+def test_swapped_files_are_named(published: tuple[Path, Path], tmp_path: Path) -> None:
+    stage1, stage2 = published
+    with pytest.raises(UserError, match=r"synthesis\.pth: not a released guidance .* missing .* unexpected .* swapped"):
+        import_released(stage2, stage1, tmp_path / "out.safetensors")
+    with pytest.raises(UserError, match=r"guidance\.pth: not a released synthesis .* missing .* unexpected .* swapped"):
+        import_released(stage1, stage1, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
+        import_released(tmp_path / "absent.pth", tmp_path / "absent.pth", tmp_path / "out")
+    text = tmp_path / "page.pth"
+    text.write_text("<html>404</html>")
+    with pytest.raises(UserError, match=r"page\.pth: cannot be read as a PyTorch checkpoint"):
+        import_released(text, text, tmp_path / "out")
+    bare = tmp_path / "bare.pth"
+    torch.save({"weights": torch.zeros(1)}, bare)
+    with pytest.raises(UserError, match=r"bare\.pth: expected a dictionary with a `state_dict`, found: weights"):
+        import_released(bare, bare, tmp_path / "out")
+
+
+def test_missing_unexpected_and_misshapen_entries_are_named(guidance_state: State, synthesis_state: State) -> None:
+    without = {k: v for k, v in guidance_state.items() if k != "Norm.weight"}
+    with pytest.raises(UserError, match=r"1 missing \(first: norm\.weight\)"):
+        convert_guidance(without)
+    with pytest.raises(UserError, match=r"1 unexpected \(first: head\.weight\)"):
+        convert_guidance({**guidance_state, "head.weight": torch.zeros(1)})
+    with pytest.raises(UserError, match=r"1 misshapen \(first: norm\.weight is \(3,\) instead of \(512,\)"):
+        convert_guidance({**guidance_state, "Norm.weight": torch.zeros(3)})
+    narrow = {**synthesis_state, "temporal_module.conv1.weight": torch.zeros(32, 4, 7, 7)}
+    with pytest.raises(UserError, match="first layers see other channels"):
+        convert_synthesis(narrow, bgr=True)
+
+
+def test_the_loss_network_and_the_idle_encoder_are_left_out(synthesis_state: State) -> None:
+    plain = convert_synthesis(synthesis_state, bgr=False)
+    with_loss = convert_synthesis({**synthesis_state, "perceptual.vgg.0.weight": torch.zeros(1)}, bgr=False)
+    assert plain.keys() == with_loss.keys()
+    assert not any("source_img_encoder" in name or "mine" in name for name in plain)
+
+
+def test_mine_keeps_its_names(synthesis_state: State) -> None:
+    estimator = MINE(128)
+    estimator.load_state_dict(convert_mine(synthesis_state))
+    assert estimator.fc1.weight.equal(synthesis_state["mine.fc1.weight"])
+
+
+def test_the_lists_count_where_they_differ_from_the_sized_names(synthesis_state: State) -> None:
+    ours = convert_synthesis(synthesis_state, bgr=False)
+    listed = synthesis_state["spatial_module.adaAT.2.scale.0.weight"]
+    assert ours["spatial.transforms.2.scale.weight"].equal(listed)
+    assert not listed.equal(synthesis_state["spatial_module.adaAT_32.scale.0.weight"])
+
+
+def test_one_message_block_serves_both_directions(guidance_state: State) -> None:
+    ours = convert_guidance(guidance_state)
+    released = guidance_state["heatmap_decoder.message_l2j.0.conv_block.0.weight"]
+    assert ours["decoder.lip_to_jaw.conv.weight"].equal(released)
+    assert ours["decoder.jaw_to_lip.conv.weight"].equal(released)
