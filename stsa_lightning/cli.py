@@ -20,12 +20,12 @@ LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; a user's error ends with one message and status 2, without a traceback."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        if argv and argv[0] in LIGHTNING_COMMANDS:
+        if words and words[0] in LIGHTNING_COMMANDS:
             run_lightning(argv)
         else:
-            arguments = build_parser().parse_args(argv)
+            arguments = build_parser().parse_args(words)
             arguments.run(arguments)
     except (UserError, FileNotFoundError) as error:
         if os.environ.get("STSA_TRACEBACK"):
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def run_lightning(argv: list[str]) -> None:
+def run_lightning(argv: Sequence[str] | None) -> None:
     """``fit``, ``validate``, ``test``, ``predict``: settings from YAML files (``-c``) and from the command line."""
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -53,7 +53,7 @@ def run_lightning(argv: list[str]) -> None:
     STSACLI(
         STSA,
         STSADataModule,
-        args=argv,
+        args=None if argv is None else list(argv),
         auto_configure_optimizers=False,  # the module has two, with arguments of its own
         save_config_kwargs={"overwrite": True},  # a second run into the same folder is no accident
         parser_kwargs={"parser_mode": "omegaconf"},
