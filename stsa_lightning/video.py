@@ -21,6 +21,7 @@ from stsa_lightning.errors import UserError
 
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 SUFFIXES = (".mp4", ".mov", ".mkv")
+READ_AHEAD_BYTES = 512 * 2**20  # decoded frames that may wait in memory, beside those asked for
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour matrix and of the 16-235 range
 
 
@@ -110,6 +111,9 @@ class VideoReader:
             self._reader: Any = decord.VideoReader(str(path), ctx=decord.cpu(0))
             spans = self._reader.get_frame_timestamp(range(len(self._reader))).astype(np.float64)
         self.info = replace(info, frames=len(self._reader))
+        # Decord decodes ahead without a limit for as long as nobody reads (its issue 157). A seek makes it stop, at the
+        # price of decoding from the last key frame again: worth it where a whole video does not fit.
+        self._stops = self.info.frames * self.info.width * self.info.height * 3 > READ_AHEAD_BYTES
         own_s = _exact(spans[:, 0] - spans[0, 0], float(info.fps))
         if fps is None:
             self.fps, self.timestamps_s, self._source = info.fps, own_s, np.arange(len(own_s))
@@ -135,6 +139,8 @@ class VideoReader:
             return np.zeros((0, self.info.height, self.info.width, 3), np.uint8)
         with _told(self.info.path):
             frames = self._reader.get_batch(unique).asnumpy()
+            if self._stops:
+                self._reader.seek(0)
         return frames if np.array_equal(back, np.arange(len(frames))) else frames[back]
 
     def blocks(self, size: int = 32) -> Iterator[np.ndarray]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from stsa_lightning import video
 from stsa_lightning.audio import load_audio
 from stsa_lightning.video import VideoError, VideoReader, VideoWriter, nearest, probe, write_video
 
@@ -160,6 +162,23 @@ def test_any_order_and_blocks(tmp_path: Path) -> None:
             reader.get([50])
         with pytest.raises(ValueError, match="size"):
             next(reader.blocks(0))
+
+
+def test_long_videos_are_not_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.repeat(np.repeat(moving(50), 8, 1), 8, 2)  # 1.2 MB each
+    write_video(tmp_path / "a.mp4", (frame for _ in range(3) for frame in frames), 25)
+    monkeypatch.setattr(video, "READ_AHEAD_BYTES", 50 * 2**20)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert numbers(reader.get(range(8))) == list(range(8))
+        before = resident()
+        time.sleep(1)
+        assert resident() - before < 60 * 2**20  # all of it would be 176 MB
+        assert numbers(reader.get([49, 8, 149, 120])) == [49, 8, 49, 20]
+        assert numbers(reader.get(range(60, 50, -1))) == list(range(10, 0, -1))
 
 
 @pytest.mark.parametrize(("fps", "count"), [(30, 50), (15, 25), (24, 40), (50, 50), (Fraction(30_000, 1001), 50)])
