@@ -178,15 +178,15 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
         options: of wav2vec2 alone, see `Wav2Vec2`.
 
     Raises:
-        ValueError: an unknown kind, or options that it does not take.
+        UserError: an unknown kind, or options that it does not take.
         ImportError: the kind's package is missing (the message says how to install it).
     """
     if kind not in get_args(FeatureKind):
-        raise ValueError(f"features must be one of {', '.join(get_args(FeatureKind))}, got {kind!r}")
+        raise UserError(f"features must be one of {', '.join(get_args(FeatureKind))}, got {kind!r}")
     if kind == "wav2vec2":
         return Wav2Vec2(**options)
     if options:
-        raise ValueError(f"{kind} features take no options, got {', '.join(options)}")
+        raise UserError(f"{kind} features take no options, got {', '.join(options)}")
     return LogMel() if kind == "logmel" else MFCC()
 
 
