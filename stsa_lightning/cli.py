@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_lightning(argv: Sequence[str] | None) -> None:
     """``fit``, ``validate``, ``test``, ``predict``: settings from YAML files (``-c``) and from the command line."""
+    # Lightning calls jsonargparse by names that it is going to drop; users cannot do anything about it.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from stsa_lightning.data.datamodule import STSADataModule

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stsa_lightning.audio import FEATURE_DIMS, FeatureKind
+from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.data.windows import Batch
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.adversarial import feature_matching, lsgan_discriminator, lsgan_generator
@@ -44,7 +45,7 @@ Phase = Literal["guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
 class LossWeights:
     """The weight of every term; 0 builds and computes nothing for it.
 
@@ -202,10 +203,14 @@ class STSA(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What :func:`load_networks` needs to rebuild the networks without this class."""
+        meta = {"features": self.hparams["features"], "window": self.hparams["window"]}
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, STSADataModule):
+            meta["validation_speakers"] = sorted(set(data.splits["val"]["speaker"]))  # an evaluation measures these
         checkpoint["networks"] = {
             "guidance": self.guidance.settings,
             "synthesis": self.synthesis.settings,
-            "meta": {"features": self.hparams["features"], "window": self.hparams["window"]},
+            "meta": meta,
         }
 
     # ---- forward
