@@ -166,7 +166,7 @@ def _dub(arguments: argparse.Namespace) -> None:
     dubber = Dubber.from_checkpoint(
         arguments.checkpoint,
         device=arguments.device,
-        detector=landmark_detector(arguments.landmark_model),
+        detector=landmark_detector(arguments.landmark_model) if arguments.landmark_model else None,
         block=arguments.block,
     )
     print(dubber.dub(arguments.video, arguments.audio, arguments.out))
