@@ -44,11 +44,13 @@ class ValidationPictures(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        batches = int(trainer.num_val_batches[0])
-        step = max(1, batches // self.count)
-        if self._wanted(trainer) and batch_idx % step == 0 and len(self.rows) < self.count:
-            # Spread over the batch too: a batch's first window may be the same speaker every time.
-            self.rows.append(picture_row(outputs, len(self.rows) % len(outputs["true"])))
+        if not self._wanted(trainer):
+            return
+        batches, size = int(trainer.num_val_batches[0]), len(outputs["true"])
+        share = min(size, -(-self.count // batches))
+        if batch_idx % max(1, batches // self.count) == 0:
+            chosen = range(0, size, max(1, size // share))
+            self.rows += [picture_row(outputs, index) for index in chosen][: self.count - len(self.rows)]
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
