@@ -65,6 +65,7 @@ class STSADataModule(LightningDataModule):
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
         test_list: the clips of test and prediction; without it, those that validate.
         mirror: mirror a random half of the training windows left to right.
+        colour: strength of random changes of colour in training windows, 0 to 1.
         sigma: width of the heatmaps' ridges, pixels.
         seed: of the split and of all draws.
     """
@@ -87,6 +88,7 @@ class STSADataModule(LightningDataModule):
         val_list: str | None = None,
         test_list: str | None = None,
         mirror: bool = False,
+        colour: float = 0.0,
         sigma: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -152,6 +154,7 @@ class STSADataModule(LightningDataModule):
             window_policy="random" if training else "even",
             reference_policy="random" if training else "openness",
             mirror=options.mirror and training,
+            colour=options.colour if training else 0.0,
             sigma=options.sigma,
             seed=options.seed,
         )

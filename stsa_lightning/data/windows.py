@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stsa_lightning.audio import WINDOW_STEPS, feature_windows
+from stsa_lightning.data.augment import augment_colour
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.errors import UserError
@@ -62,6 +63,7 @@ class WindowDataset(Dataset):
         reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does.
             Neither takes a frame of the window itself, unless the clip has no other.
         mirror: mirror a random half of the items left to right.
+        colour: strength of random changes of colour, 0 to 1 (see :func:`augment_colour`).
         sigma: width of the heatmaps' ridges, pixels.
         seed: of all draws.
 
@@ -82,6 +84,7 @@ class WindowDataset(Dataset):
         window_policy: WindowPolicy = "random",
         reference_policy: ReferencePolicy = "random",
         mirror: bool = False,
+        colour: float = 0.0,
         sigma: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -98,7 +101,10 @@ class WindowDataset(Dataset):
         self.windows_per_clip = windows_per_clip
         self.window_policy = window_policy
         self.reference_policy = reference_policy
+        if not 0 <= colour <= 1:
+            raise UserError(f"colour: expected 0 to 1, got {colour}")
         self.mirror = mirror
+        self.colour = colour
         self.sigma = sigma
         self.seed = seed
 
@@ -122,7 +128,7 @@ class WindowDataset(Dataset):
             faces = faces[:, :, ::-1]
             landmarks = landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
         item = {
-            **self._pictures(faces, landmarks),
+            **self._pictures(faces, landmarks, rng),
             "audio": torch.from_numpy(self._audio(clip, start)),
             "frame": start + self.window // 2,
             "clip": name,
@@ -155,13 +161,15 @@ class WindowDataset(Dataset):
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
         return feature_windows(features, np.arange(self.window) + start - first)
 
-    def _pictures(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
+    def _pictures(self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Everything drawn: of the window's frames, which come first, and of the references."""
         count = self.window
         maps = draw_all_kinds(landmarks[:count], self.face_size, self.sigma)
         reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.sigma)
         keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
         images = torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).to(torch.float32).div_(255)
+        if self.colour:
+            images = augment_colour(images, self.colour, rng)
         return {
             "faces": images[:count],
             "references": images[count:],
