@@ -30,6 +30,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "stem_kernel": 7,
         "flow_kernel": 7,
         "residuals": 2,
+        "on_warped": False,
     },
     "tiny": {
         "audio_dim": 80,
@@ -43,5 +44,6 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "stem_kernel": 3,
         "flow_kernel": 3,
         "residuals": 1,
+        "on_warped": True,
     },
 }

@@ -99,6 +99,7 @@ class Synthesis(nn.Module):
         align_kernels: the two large kernels of the alignment encoder.
         stem_kernel: kernel of the first convolutions and of the last.
         flow_kernel: kernel of the flow and confidence convolutions.
+        on_warped: correct the warped reference instead of painting from nothing, see :class:`Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
     """
 
@@ -115,6 +116,7 @@ class Synthesis(nn.Module):
         stem_kernel: int = 7,
         flow_kernel: int = 7,
         residuals: int = 2,
+        on_warped: bool = False,
     ) -> None:
         super().__init__()
         align_kernels = (align_kernels[0], align_kernels[1])  # a list where settings come from a file
@@ -126,7 +128,7 @@ class Synthesis(nn.Module):
         self.spatial = SpatialPath(face_size, references, width, audio_width, align_kernels, stem_kernel, residuals)
         self.temporal = TemporalPath(width, audio_width, spade_hidden, stem_kernel, flow_kernel)
         self.fusion = Fusion(channels)
-        self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel)
+        self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped)
         self.alignment = AlignmentHeads(channels, align_width)
 
     def encode_references(self, images: Tensor, heatmaps: Tensor) -> References:
@@ -155,7 +157,7 @@ class Synthesis(nn.Module):
         spatial = self.spatial(references.spatial, references.content, heatmap, code)
         warped = self.temporal(references.images, references.temporal, heatmap, code)
         fused = self.fusion(spatial, warped.maps)
-        face = self.inpainting(masked, heatmap, fused, code)
+        face = self.inpainting(masked, heatmap, fused, code, warped.image)
         return SynthesisOutput(face, warped.image, spatial, warped.maps, fused, warped.flow, warped.confidence, code)
 
     def forward(
