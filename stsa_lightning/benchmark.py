@@ -113,8 +113,10 @@ def load_report(path: Path) -> Report:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such report; write one with stsa evaluate --out {path}")
     stored = json.loads(path.read_text())
-    rows = [Row(**{k: float("nan") if v is None else v for k, v in row.items()}) for row in stored["rows"]]
-    return Report(rows, stored["settings"])
+    rows: list[dict[str, Any]] = stored["rows"]
+    for row in rows:
+        row.update({name: np.nan for name, value in row.items() if value is None})
+    return Report([Row(**row) for row in rows], stored["settings"])
 
 
 class Networks:

@@ -16,7 +16,7 @@ end_to_end    predicted heatmaps (section 3 of the paper) both networks, all ter
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,7 +33,7 @@ from stsa_lightning.data.windows import Batch
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.adversarial import feature_matching, lsgan_discriminator, lsgan_generator
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
-from stsa_lightning.losses.mutual_information import consistency, estimator
+from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
@@ -132,7 +132,7 @@ class STSA(LightningModule):
         weights: LossWeights = RELEASED_RECIPE,
         foreground_weight: float = 1.0,
         perceptual_net: str = "vgg19",
-        information: Literal["infonce", "mine"] = "infonce",
+        information: Estimator = "infonce",
         temperature: float = 0.07,
         lr: float = 1e-4,
         discriminator: dict[str, Any] | None = None,
@@ -161,7 +161,12 @@ class STSA(LightningModule):
             self.load_generator(init_from)
 
     def _build_losses(
-        self, foreground_weight: float, net: str, information: str, temperature: float, discriminator: dict[str, Any]
+        self,
+        foreground_weight: float,
+        net: str,
+        information: Estimator,
+        temperature: float,
+        discriminator: dict[str, Any],
     ) -> None:
         weights = self.weights
         self.semantic_loss = SemanticLoss(foreground_weight)
@@ -303,16 +308,17 @@ class STSA(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the generator side, then one of the discriminators."""
-        generator, discriminator = self._optimizers()
+        generator, judges = self._optimizers()
         losses: dict[str, Tensor] = {}
         heatmaps = batch["heatmaps"]
         if self.phase in ("guidance", "end_to_end"):
             prediction = self.predict_heatmaps(batch)
             losses |= self.guidance_losses(prediction, batch)
             heatmaps = prediction.heatmap
-        judged = discriminator is not None and self.phase in ("synthesis", "end_to_end")
+        if self.phase not in ("synthesis", "end_to_end"):
+            judges = None
         if self.phase != "guidance":
-            every_frame = judged and self.temporal_discriminator is not None
+            every_frame = judges is not None and self.temporal_discriminator is not None
             frames = heatmaps.shape[1] if every_frame else 1
             output, target = self.synthesise(batch, heatmaps, every_frame)
             self._judges_require_grad(False)
@@ -320,11 +326,11 @@ class STSA(LightningModule):
             self._judges_require_grad(True)
         total = torch.stack([getattr(self.weights, name) * value for name, value in losses.items()]).sum()
         self._step(generator, total)
-        if judged:
+        if judges is not None:
             judge_losses = self.discriminator_losses(output.face.detach(), target, frames)
             # Lightning counts every optimiser's step; only the generator's is to count.
-            discriminator._on_before_step = discriminator._on_after_step = do_nothing_closure
-            self._step(discriminator, torch.stack(list(judge_losses.values())).sum())
+            judges._on_before_step = judges._on_after_step = do_nothing_closure
+            self._step(judges, torch.stack(list(judge_losses.values())).sum())
             losses |= judge_losses
         self._log("train", {**losses, "loss": total}, len(batch["frame"]))
 
@@ -365,7 +371,8 @@ class STSA(LightningModule):
         judges = [j for j in (self.discriminator, self.temporal_discriminator) if j is not None]
         makers = [m for m in (self.guidance, self.synthesis, self.information) if m is not None]
         hparams = self.hparams
-        optimisers = [torch.optim.Adam(parameters(makers), lr=hparams["lr"], betas=tuple(hparams["betas"]))]
+        generator = torch.optim.Adam(parameters(makers), lr=hparams["lr"], betas=tuple(hparams["betas"]))
+        optimisers: list[torch.optim.Optimizer] = [generator]
         if judges:
             betas = tuple(hparams["discriminator_betas"])
             optimisers.append(torch.optim.Adam(parameters(judges), lr=hparams["discriminator_lr"], betas=betas))
@@ -393,7 +400,7 @@ def plain(settings: Any) -> Any:
     return json.loads(json.dumps(settings))
 
 
-def parameters(modules: list[torch.nn.Module]) -> list[torch.nn.Parameter]:
+def parameters(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
     """All parameters of several modules, frozen ones too (a later phase may free them)."""
     return [parameter for module in modules for parameter in module.parameters()]
 

@@ -23,12 +23,13 @@ def landmarks_in_crops(faces: np.ndarray, detector: LandmarkDetector) -> np.ndar
     Returns:
         (F, 131, 2) float32, pixels of the crop; NaN where no face was found.
     """
+    b = _BORDER_PX
     found = np.full((len(faces), len(LANDMARKS), 2), np.nan, dtype=np.float32)
     for index, face in enumerate(faces):
         scale = face.shape[0] / _SIDE_PX
         picture = cv2.resize(face, (_SIDE_PX, _SIDE_PX), interpolation=cv2.INTER_CUBIC)
-        border = cv2.copyMakeBorder(picture, *[_BORDER_PX] * 4, borderType=cv2.BORDER_REPLICATE)
+        border = cv2.copyMakeBorder(picture, b, b, b, b, cv2.BORDER_REPLICATE)
         landmarks = detector(border)
         if landmarks is not None:
-            found[index] = (landmarks - _BORDER_PX) * scale
+            found[index] = (landmarks - b) * scale
     return found
