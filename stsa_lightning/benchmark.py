@@ -29,9 +29,10 @@ from torch import Tensor
 from stsa_lightning.audio import feature_windows
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
+from stsa_lightning.dubbing import draw_faces
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import resize_face
-from stsa_lightning.face.crops import landmarks_in_crops
+from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
 from stsa_lightning.face.heatmaps import draw_heatmaps, inner_lip_opening, lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.references import choose_references
@@ -40,7 +41,7 @@ from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance, opening_correlation
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.synthesis import References, Synthesis, mask_lower_half
+from stsa_lightning.nets.synthesis import References, Synthesis
 
 LEFT_EYE, RIGHT_EYE = positions([362, 263]).tolist(), positions([33, 133]).tolist()
 BATCH = 32
@@ -153,12 +154,9 @@ class Networks:
         masked = self._heatmaps(clip.face_landmarks[nearest], "masked")
         windows = feature_windows(speech, times.ravel()).reshape(*times.shape, speech.shape[1], -1)
         audio = torch.from_numpy(windows).float().to(self.device)
-        count = len(frames)
-        prediction = self.guidance(audio, masked, reference_maps.expand(count, -1, -1, -1, -1))
-        centre = self.window // 2
-        pictures = mask_lower_half(self._images(resized(clip.faces(frames), self.size)))
-        output = self.synthesis.render(pictures, prediction.heatmap[:, centre], audio[:, centre], encoded.expand(count))
-        return (output.face.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        faces = self._images(resized(clip.faces(frames), self.size))
+        drawn = draw_faces(self.guidance, self.synthesis, faces, masked, audio, reference_maps, encoded)
+        return to_uint8(drawn)
 
     def _images(self, faces: np.ndarray) -> Tensor:
         return torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).float() / 255

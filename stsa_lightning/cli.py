@@ -100,6 +100,8 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         prepare, "folder", _prepare_folder, "any tree of videos; the first folder level names the speaker"
     )
     folder.add_argument("--root", type=Path, required=True, help="folder with the videos")
+    folder.add_argument("--speaker-pattern", help="regular expression on the path: its first group names the speaker")
+    folder.add_argument("--limit", type=int, help="prepare the first videos only")
     sample = _command(
         prepare, "sample", _prepare_sample, "the embedded sample: rendered speakers with synthetic speech"
     )
@@ -127,7 +129,8 @@ def _settings(arguments: argparse.Namespace):
 def _prepare_folder(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.prepare import prepare_folder
 
-    print(prepare_folder(arguments.root, arguments.out, _settings(arguments)))
+    settings, pattern = _settings(arguments), arguments.speaker_pattern
+    print(prepare_folder(arguments.root, arguments.out, settings, speaker_pattern=pattern, limit=arguments.limit))
 
 
 def _prepare_sample(arguments: argparse.Namespace) -> None:

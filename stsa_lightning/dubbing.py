@@ -298,15 +298,14 @@ class Scene:
     def _redraw(self, frames: np.ndarray, places: np.ndarray, shown: np.ndarray) -> None:
         """Redraw `frames[places]` in place; `shown` (n,) are their numbers in the schedule."""
         sources = self.schedule.source[shown]
-        masked = mask_lower_half(self._images(self._crops(frames[places], sources)))
+        faces = self._images(self._crops(frames[places], sources))
         times_s = self.schedule.times_s[shown][:, None] + self.offsets_s  # (n, T)
         windows = feature_windows(self.features, times_s * WINDOW_FPS)  # (n * T, D, 10)
         audio = self._tensor(windows).unflatten(0, times_s.shape)  # (n, T, D, 10)
         contours = self._masked_heatmaps(times_s)
-        references = self.reference_heatmaps.expand(len(shown), -1, -1, -1, -1)
-        centre = len(self.offsets_s) // 2
-        heatmap = self.guidance(audio, contours, references).heatmap[:, centre]
-        drawn = self.synthesis.render(masked, heatmap, audio[:, centre], self.references.expand(len(shown))).face
+        drawn = draw_faces(
+            self.guidance, self.synthesis, faces, contours, audio, self.reference_heatmaps, self.references
+        )
         pictures = drawn.float().permute(0, 2, 3, 1).cpu().numpy()
         for place, source, picture in zip(places, sources, pictures, strict=True):
             box, landmarks = self.faces.boxes[source], self.faces.landmarks[source]
@@ -329,6 +328,34 @@ class Scene:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+@torch.inference_mode()
+def draw_faces(
+    guidance: Guidance,
+    synthesis: Synthesis,
+    faces: Tensor,
+    contours: Tensor,
+    audio: Tensor,
+    reference_heatmaps: Tensor,
+    references: References,
+) -> Tensor:
+    """Both stages for n frames of one video: the centre of each window is drawn.
+
+    Args:
+        guidance, synthesis: the networks, in eval mode.
+        faces: (n, 3, S, S) in [0, 1]; their lower halves are not looked at.
+        contours: (n, T, 1, S, S) masked heatmaps of each frame's window.
+        audio: (n, T, D, 10).
+        reference_heatmaps: (1, N, 1, S, S).
+        references: of batch 1, from ``synthesis.encode_references``.
+
+    Returns:
+        (n, 3, S, S) in [0, 1].
+    """
+    count, centre = len(faces), contours.shape[1] // 2
+    heatmaps = guidance(audio, contours, reference_heatmaps.expand(count, -1, -1, -1, -1)).heatmap[:, centre]
+    return synthesis.render(mask_lower_half(faces), heatmaps, audio[:, centre], references.expand(count)).face
 
 
 def block_size(frames: int, size: tuple[int, int]) -> int:

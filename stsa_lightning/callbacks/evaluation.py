@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from stsa_lightning.face.crops import landmarks_in_crops
+from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.face.topology import MOUTH
 from stsa_lightning.metrics.image import PSNR, SSIM
@@ -98,8 +97,3 @@ class FaceMetrics(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(pl_module, "test")
-
-
-def to_uint8(faces: Tensor) -> np.ndarray:
-    """Faces (F, 3, S, S) in [0, 1] as pictures (F, S, S, 3) uint8."""
-    return (faces.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

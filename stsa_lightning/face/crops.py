@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from stsa_lightning.face.landmarks import LandmarkDetector
 from stsa_lightning.face.topology import LANDMARKS
@@ -33,3 +34,8 @@ def landmarks_in_crops(faces: np.ndarray, detector: LandmarkDetector) -> np.ndar
         if landmarks is not None:
             found[index] = (landmarks - b) * scale
     return found
+
+
+def to_uint8(faces: Tensor) -> np.ndarray:
+    """Faces (F, 3, S, S) in [0, 1] as pictures (F, S, S, 3) uint8."""
+    return (faces.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -47,7 +47,7 @@ class Inpainting(nn.Module):
         self.spade3, self.adain3 = SPADEBlock(width, width, spade_hidden), AdaINBlock(width, code)
         self.last = nn.Conv2d(width, 3, stem_kernel, padding=stem_kernel // 2, bias=False)
         if on_warped:
-            nn.init.zeros_(self.last.weight)  # at first, the warped reference as it is
+            nn.init.normal_(self.last.weight, std=1e-3)  # at first, nearly the warped reference as it is
 
     def forward(
         self, masked: Tensor, heatmap: Tensor, fused: tuple[Tensor, ...], audio: Tensor, warped: Tensor

@@ -124,6 +124,17 @@ def test_references_repeat_for_the_frames_of_a_window(tiny_synthesis: Synthesis)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+def test_painting_starts_from_the_warped_reference_on_demand(tiny_synthesis: Synthesis) -> None:
+    given = inputs()
+    with torch.no_grad():
+        output = Synthesis(**{**tiny_synthesis.settings, "on_warped": True}).eval()(**given)
+        plain = Synthesis(**{**tiny_synthesis.settings, "on_warped": False}).eval()(**given)
+    inside = (..., slice(32, -4), slice(4, -4))  # the flow may draw in black at the rim
+    assert (output.face - output.warped)[inside].abs().mean() < 0.02
+    torch.testing.assert_close(output.face[..., :32, :], given["masked"][..., :32, :], atol=0.05, rtol=0)
+    assert (plain.face - plain.warped)[inside].abs().mean() > 0.05
+
+
 def test_gradient_reaches_the_driving_heatmap(tiny_synthesis: Synthesis) -> None:
     batch = inputs()
     batch["heatmap"].requires_grad_()
