@@ -126,7 +126,7 @@ class Networks:
     def __init__(self, guidance: Guidance, synthesis: Synthesis, meta: dict[str, Any], device: str = "cpu") -> None:
         self.guidance, self.synthesis = guidance.to(device).eval(), synthesis.to(device).eval()
         self.features, self.window, self.device = meta["features"], int(meta["window"]), device
-        self.size, self.count = synthesis.face_size, synthesis.references
+        self.size, self.count, self.sigma = synthesis.face_size, synthesis.references, float(meta.get("sigma", 1.0))
 
     def reference_frames(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
         """The frames of a clip that serve as references: faces (N, S, S, 3) and landmarks in the box (N, 131, 2)."""
@@ -162,7 +162,7 @@ class Networks:
         return torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).float() / 255
 
     def _heatmaps(self, landmarks: np.ndarray, kind: Any = "whole") -> Tensor:
-        return torch.from_numpy(draw_heatmaps(landmarks, kind, self.size)).to(self.device).unsqueeze(-3)
+        return torch.from_numpy(draw_heatmaps(landmarks, kind, self.size, self.sigma)).to(self.device).unsqueeze(-3)
 
 
 class Score:

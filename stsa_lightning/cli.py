@@ -49,7 +49,7 @@ def run_lightning(argv: Sequence[str] | None) -> None:
     class STSACLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             # What data and networks must agree on is said once, under ``data``.
-            for name in ("features", "face_size", "references", "window"):
+            for name in ("features", "face_size", "references", "window", "sigma"):
                 parser.link_arguments(f"data.{name}", f"model.{name}")
 
     STSACLI(

@@ -136,6 +136,7 @@ class Dubber:
         guidance, synthesis: the trained networks; put into eval mode and onto `device`.
         features: what both were trained to hear.
         window: frames of a guidance window, odd.
+        sigma: width of the heatmaps' ridges that the networks were trained on, pixels.
         block: frames per batch.
         detector: finds faces; None makes a fresh FaceMesh tracker for each video.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is.
@@ -151,6 +152,7 @@ class Dubber:
         features: AudioFeatures,
         *,
         window: int = 5,
+        sigma: float = 1.0,
         block: int = 32,
         detector: LandmarkDetector | None = None,
         device: str | torch.device = "cpu",
@@ -171,7 +173,8 @@ class Dubber:
             raise DubError(f"window must be odd and block at least 1, got window {window}, block {block}")
         self.device = _device(device)
         self.guidance, self.synthesis = guidance.eval().to(self.device), synthesis.eval().to(self.device)
-        self.features, self.window, self.block, self.detector = features, window, block, detector
+        self.features, self.window, self.sigma = features, window, sigma
+        self.block, self.detector = block, detector
 
     @classmethod
     def from_checkpoint(
@@ -189,8 +192,8 @@ class Dubber:
         guidance, synthesis, meta = load_networks(path)
         options = {"device": str(_device(device))} if meta["features"] == "wav2vec2" else {}
         features = audio_features(meta["features"], **options)
-        window = int(meta["window"])
-        return cls(guidance, synthesis, features, window=window, block=block, detector=detector, device=device)
+        trained = {"window": int(meta["window"]), "sigma": float(meta.get("sigma", 1.0))}
+        return cls(guidance, synthesis, features, **trained, block=block, detector=detector, device=device)
 
     def dub(self, video: str | Path, audio: str | Path, out: str | Path, progress: bool = True) -> DubReport:
         """Dub one video.
@@ -263,7 +266,7 @@ class Scene:
     ) -> None:
         self.guidance, self.synthesis, self.device = dubber.guidance, dubber.synthesis, dubber.device
         self.reader, self.faces, self.schedule, self.features = reader, faces, schedule, features
-        self.face_size = dubber.synthesis.face_size
+        self.face_size, self.sigma = dubber.synthesis.face_size, dubber.sigma
         self.step = block_size(dubber.block, (reader.info.width, reader.info.height))
         self.landmarks = faces.normalised
         self.offsets_s = (np.arange(dubber.window) - dubber.window // 2) / WINDOW_FPS
@@ -291,7 +294,9 @@ class Scene:
         opening = lip_openness(self.landmarks)
         chosen = choose_references(opening, self.faces.valid, self.synthesis.references)
         crops = np.concatenate([self._crops(self.reader.get([i]), np.array([i])) for i in chosen])
-        heatmaps = self._tensor(draw_heatmaps(self.landmarks[chosen], "whole", self.face_size))[None, :, None]
+        heatmaps = self._tensor(draw_heatmaps(self.landmarks[chosen], "whole", self.face_size, self.sigma))[
+            None, :, None
+        ]
         return heatmaps, self.synthesis.encode_references(self._images(crops)[None], heatmaps)
 
     @torch.inference_mode()
@@ -315,7 +320,7 @@ class Scene:
         """Of the face nearest to each of the times (n, T): (n, T, 1, S, S)."""
         sources = self.nearest_face[self.schedule.source[nearest(self.schedule.times_s, times_s)]]
         unique, back = np.unique(sources, return_inverse=True)
-        heatmaps = self._tensor(draw_heatmaps(self.landmarks[unique], "masked", self.face_size))
+        heatmaps = self._tensor(draw_heatmaps(self.landmarks[unique], "masked", self.face_size, self.sigma))
         return heatmaps[torch.from_numpy(back.reshape(sources.shape)).to(self.device)][:, :, None]
 
     def _crops(self, frames: np.ndarray, sources: np.ndarray) -> np.ndarray:

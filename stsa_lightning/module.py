@@ -103,6 +103,7 @@ class STSA(LightningModule):
         face_size: S, pixels.
         references: N, reference frames per window.
         window: T, frames per window.
+        sigma: width of the heatmaps' ridges, pixels; for whoever uses the networks later.
         weights: weight of each loss term.
         foreground_weight: weight of a heatmap's ridges against its empty part.
         perceptual_net: torchvision VGG of the perceptual losses.
@@ -129,6 +130,7 @@ class STSA(LightningModule):
         face_size: int = 128,
         references: int = 5,
         window: int = 5,
+        sigma: float = 1.0,
         weights: LossWeights = RELEASED_RECIPE,
         foreground_weight: float = 1.0,
         perceptual_net: str = "vgg19",
@@ -208,7 +210,7 @@ class STSA(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What :func:`load_networks` needs to rebuild the networks without this class."""
-        meta = {"features": self.hparams["features"], "window": self.hparams["window"]}
+        meta = {name: self.hparams[name] for name in ("features", "window", "sigma")}
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, STSADataModule):
             meta["validation_speakers"] = sorted(set(data.splits["val"]["speaker"]))  # an evaluation measures these

@@ -46,6 +46,22 @@ def test_an_experiment_fits(file: Path, prepared_sample: Path, tmp_path: Path, m
     main(["fit", "-c", str(file), *SMALL, f"--data.root={prepared_sample}", "--trainer.fast_dev_run=2"])
 
 
+def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    file = next(path for path in FILES if path.stem == "hdtf")
+    limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    for _ in range(2):
+        main(["fit", "-c", str(file), *SMALL, *limits, f"--data.root={prepared_sample}"])
+    run = tmp_path / "runs" / "hdtf"
+    records = sorted((run / "wandb").glob("offline-run-*"))
+    assert len(records) == 2
+    assert all(list(record.rglob("media/images/**/*.png")) for record in records)
+    assert (run / "last.ckpt").is_file()
+
+
 @pytest.mark.parametrize("corpus", ["hdtf", "lrs2", "cmlr"])
 def test_a_missing_corpus_says_how_to_get_it(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -114,7 +114,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(uninterrupted, prepared_sam
 def test_a_checkpoint_gives_the_averaged_networks(uninterrupted):
     folder, _, model = uninterrupted
     guidance, synthesis, meta = load_networks(folder / "last.ckpt")
-    assert meta["features"] == "logmel"
+    assert (meta["features"], meta["window"], meta["sigma"]) == ("logmel", 3, 1.0)
     assert meta["validation_speakers"] == ["speaker03"]
     averages = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["GeneratorEMA"]["average"]
     for network, name in ((guidance, "guidance"), (synthesis, "synthesis")):
