@@ -192,8 +192,17 @@ class Dubber:
         guidance, synthesis, meta = load_networks(path)
         options = {"device": str(_device(device))} if meta["features"] == "wav2vec2" else {}
         features = audio_features(meta["features"], **options)
-        trained = {"window": int(meta["window"]), "sigma": float(meta.get("sigma", 1.0))}
-        return cls(guidance, synthesis, features, **trained, block=block, detector=detector, device=device)
+        window, sigma = int(meta["window"]), float(meta.get("sigma", 1.0))
+        return cls(
+            guidance,
+            synthesis,
+            features,
+            window=window,
+            sigma=sigma,
+            block=block,
+            detector=detector,
+            device=device,
+        )
 
     def dub(self, video: str | Path, audio: str | Path, out: str | Path, progress: bool = True) -> DubReport:
         """Dub one video.
