@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer, do_nothing_closure
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +36,7 @@ from stsa_lightning.losses.adversarial import feature_matching, lsgan_discrimina
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
 from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
-from stsa_lightning.nets.checkpoint import load_networks
+from stsa_lightning.nets.checkpoint import averaged_weights, load_networks
 from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
@@ -219,6 +220,11 @@ class STSA(LightningModule):
             "synthesis": self.synthesis.settings,
             "meta": meta,
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Whoever does not go on training gets the averaged weights, as dubbing does."""
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            checkpoint["state_dict"] |= averaged_weights(checkpoint)
 
     # ---- forward
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -122,6 +123,17 @@ def test_a_checkpoint_gives_the_averaged_networks(uninterrupted):
             assert torch.equal(tensor, averages[f"{name}.{key}"])
     live = model.synthesis.state_dict()
     assert any(not torch.equal(live[key], tensor) for key, tensor in synthesis.state_dict().items())
+
+
+def test_validation_of_a_checkpoint_repeats_the_runs_own(uninterrupted, prepared_sample: Path):
+    folder, _, _ = uninterrupted
+    with (folder / "logs" / "metrics.csv").open() as file:
+        logged = [float(row["val/psnr_mouth"]) for row in csv.DictReader(file) if row["val/psnr_mouth"]]
+    measuring = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[GeneratorEMA(0.9), FaceMetrics(0)]
+    )
+    (values,) = measuring.validate(module(), data(prepared_sample), ckpt_path=folder / "last.ckpt", verbose=False)
+    assert values["val/psnr_mouth"] == pytest.approx(logged[-1], abs=1e-3)
 
 
 def test_each_phase_runs_alone_from_a_checkpoint(uninterrupted, prepared_sample: Path, tmp_path: Path):

@@ -100,8 +100,13 @@ def _read_training(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: expected a .safetensors export or a training checkpoint with `networks` and `state_dict`. "
             "Published .pth files are imported with `weights import`"
         )
-    averages = [s["average"] for name, s in stored.get("callbacks", {}).items() if name.startswith("GeneratorEMA")]
-    return stored["networks"], averages[0] if averages and averages[0] else stored["state_dict"]
+    return stored["networks"], {**stored["state_dict"], **averaged_weights(stored)}
+
+
+def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The averages that a training checkpoint's GeneratorEMA callback keeps; empty where there is none."""
+    states = checkpoint.get("callbacks", {})
+    return next((state["average"] for name, state in states.items() if name.startswith("GeneratorEMA")), {})
 
 
 def _build(
