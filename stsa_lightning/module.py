@@ -379,11 +379,15 @@ class STSA(LightningModule):
         judges = [j for j in (self.discriminator, self.temporal_discriminator) if j is not None]
         makers = [m for m in (self.guidance, self.synthesis, self.information) if m is not None]
         hparams = self.hparams
-        generator = torch.optim.Adam(parameters(makers), lr=hparams["lr"], betas=tuple(hparams["betas"]))
+        betas = tuple(hparams["betas"])
+        # Hundreds of small tensors: one call for all of them.
+        generator = torch.optim.Adam(parameters(makers), lr=hparams["lr"], betas=betas, foreach=True)
         optimisers: list[torch.optim.Optimizer] = [generator]
         if judges:
             betas = tuple(hparams["discriminator_betas"])
-            optimisers.append(torch.optim.Adam(parameters(judges), lr=hparams["discriminator_lr"], betas=betas))
+            optimisers.append(
+                torch.optim.Adam(parameters(judges), lr=hparams["discriminator_lr"], betas=betas, foreach=True)
+            )
         return optimisers
 
     def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer | None]:

@@ -30,6 +30,7 @@ class GeneratorEMA(Callback):
         self.steps = 0
         self.average: dict[str, Tensor] = {}
         self._live: dict[str, Tensor] = {}
+        self._source: dict[str, Tensor] = {}
 
     def _tensors(self, pl_module: LightningModule) -> dict[str, Tensor]:
         state = pl_module.state_dict()
@@ -40,12 +41,13 @@ class GeneratorEMA(Callback):
         if not self.average:
             self.average = {name: tensor.clone() for name, tensor in tensors.items()}
         self.average = {name: tensor.to(tensors[name].device) for name, tensor in self.average.items()}
+        self._source = tensors  # training changes them in place
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        tensors = self._tensors(pl_module)
+        tensors = self._source
         names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([self.average[n] for n in names], [tensors[n] for n in names], 1 - decay)
         for name, tensor in tensors.items():
