@@ -45,8 +45,9 @@ demo: $(OUT)/evaluation.json $(OUT)/dubbed.mp4
 	@echo "held-out frames    $(OUT)/evaluation.png"
 	@echo "dubbed clip        $(OUT)/dubbed.mp4"
 
+# Two processes of one thread each: threads that share two cores wait for each other.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 15
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
