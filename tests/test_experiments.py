@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import wandb
 
 from stsa_lightning.cli import main
 
@@ -55,6 +56,7 @@ def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
     for _ in range(2):
         main(["fit", "-c", str(file), *SMALL, *limits, f"--data.root={prepared_sample}"])
+        wandb.finish()
     run = tmp_path / "runs" / "hdtf"
     records = sorted((run / "wandb").glob("offline-run-*"))
     assert len(records) == 2
