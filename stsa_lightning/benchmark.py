@@ -128,16 +128,19 @@ class Networks:
         self.features, self.window, self.device = meta["features"], int(meta["window"]), device
         self.size, self.count, self.sigma = synthesis.face_size, synthesis.references, float(meta.get("sigma", 1.0))
 
-    def reference_frames(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-        """The frames of a clip that serve as references: faces (N, S, S, 3) and landmarks in the box (N, 131, 2)."""
-        openness = lip_openness(np.nan_to_num(clip.face_landmarks))
-        chosen = choose_references(openness, clip.valid, self.count)
+    def reference_frames(self, clip: Clip) -> np.ndarray:
+        """Numbers of the N frames of a clip that serve as references."""
+        return choose_references(lip_openness(np.nan_to_num(clip.face_landmarks)), clip.valid, self.count)
+
+    def references(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+        """These frames' faces (N, S, S, 3) and landmarks in the box (N, 131, 2)."""
+        chosen = self.reference_frames(clip)
         return resized(clip.faces(chosen), self.size), clip.face_landmarks[chosen]
 
     @torch.inference_mode()
     def draw(self, clip: Clip, frames: np.ndarray, speech: np.ndarray, references: Clip) -> np.ndarray:
         """Faces (F, S, S, 3) uint8 of some valid frames, saying ``speech`` (steps, D) from the clip's beginning on."""
-        faces, landmarks = self.reference_frames(references)
+        faces, landmarks = self.references(references)
         reference_maps = self._heatmaps(landmarks)[None]
         encoded = self.synthesis.encode_references(self._images(faces)[None], reference_maps)
         blocks = np.array_split(np.arange(len(frames)), max(1, len(frames) // BATCH))
@@ -237,8 +240,8 @@ def evaluate(
     rows, pictures = measure(networks, clips)
     if sheet is not None:
         write_sheet(sheet, pictures)
-    other = any(a is not b and a.meta.speaker == b.meta.speaker for a in clips for b in clips)
-    references = f"{networks.count} of the speaker's other clip" if other else f"{networks.count} of the same clip"
+    alone = sum(other_clip(clips, index) is clip for index, clip in enumerate(clips))
+    references = f"{networks.count} of the speaker's other clip" + (f" (same clip in {alone} clips)" if alone else "")
     settings = {"speakers": ", ".join(speakers), "clips": len(clips), "crop": networks.size, "references": references}
     return Report(rows, {**settings, "checkpoint": checkpoint.name, "features": networks.features})
 
@@ -251,10 +254,12 @@ def measure(networks: Networks, clips: list[Clip]) -> tuple[list[Row], list[dict
     crossed = {answer: Score(scores["STSA"].find) for answer in ("source frame", "STSA")}
     pictures = []
     for index, clip in enumerate(track(clips, description="measuring")):
-        frames = np.flatnonzero(clip.valid)
+        frames, references = np.flatnonzero(clip.valid), other_clip(clips, index)
+        if references is clip:  # a reference is no answer to itself
+            frames = np.setdiff1d(frames, networks.reference_frames(clip))
         truth = resized(clip.faces(frames), networks.size)
         true_landmarks = scores["STSA"].find(truth)
-        shown = paired_answers(networks, clip, frames, truth, other_clip(clips, index))
+        shown = paired_answers(networks, clip, frames, truth, references)
         for answer, faces in shown.items():
             scores[answer].paired(faces, truth, true_landmarks)
 
@@ -277,7 +282,7 @@ def paired_answers(
     networks: Networks, clip: Clip, frames: np.ndarray, truth: np.ndarray, references: Clip
 ) -> dict[str, np.ndarray]:
     """All answers to "what does the face look like in these frames", each (F, S, S, 3) uint8."""
-    chosen, _ = networks.reference_frames(references)
+    chosen, _ = networks.references(references)
     # The upper half is given to everybody, so that only the mouth is compared.
     half = networks.size // 2
     trivial = {
