@@ -251,7 +251,7 @@ def _feature_extractors(settings: PrepareSettings) -> dict[str, AudioFeatures]:
 def _standing_rows(root: Path, out: Path, settings_hash: str) -> dict[str, dict[str, Any]]:
     """Lines of an earlier run under the same settings that still hold, by clip."""
     try:
-        rows: list[dict[str, Any]] = load_index(out).to_dict("records")
+        rows = [{str(name): value for name, value in row.items()} for row in load_index(out).to_dict("records")]
     except (FileNotFoundError, UserError):  # none yet, or one to be written anew
         return {}
     return {
