@@ -6,7 +6,6 @@ without shifting the sound against the picture. Video runs at 25 frames/s here: 
 
 from __future__ import annotations
 
-import os
 import wave as wave_file
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 import numpy as np
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.files import written_whole
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -74,16 +74,11 @@ def write_wav(path: str | Path, wave: np.ndarray, sample_rate_hz: int = SAMPLE_R
     """Write (samples,) float in [-1, 1] as a 16-bit mono wav file; the file appears whole or not at all."""
     wave = _checked(wave, "wave")
     pcm = np.clip(np.round(wave * 32768.0), -32768, 32767).astype("<i2")
-    part = Path(f"{path}.part-{os.getpid()}")
-    try:
-        with wave_file.open(str(part), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(sample_rate_hz)
-            file.writeframes(pcm.tobytes())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as part, wave_file.open(str(part), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(pcm.tobytes())
 
 
 @contextmanager

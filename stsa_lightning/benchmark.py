@@ -13,7 +13,6 @@ task).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from torch import Tensor
 from stsa_lightning.audio import feature_windows
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
-from stsa_lightning.dubbing import draw_faces
+from stsa_lightning.dubbing import choose_device, draw_faces
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
@@ -37,6 +36,7 @@ from stsa_lightning.face.heatmaps import draw_heatmaps, inner_lip_opening, lip_o
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.face.topology import MOUTH, positions
+from stsa_lightning.files import written_whole
 from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance, opening_correlation
 from stsa_lightning.nets.checkpoint import load_networks
@@ -100,13 +100,12 @@ class Report:
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part-{os.getpid()}")
         rows = [
             {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(row).items()}
             for row in self.rows
         ]
-        part.write_text(json.dumps({"settings": self.settings, "rows": rows}, indent=2))
-        part.replace(path)
+        with written_whole(path) as part:
+            part.write_text(json.dumps({"settings": self.settings, "rows": rows}, indent=2))
 
 
 def load_report(path: Path) -> Report:
@@ -123,7 +122,7 @@ def load_report(path: Path) -> Report:
 class Networks:
     """Both networks of a checkpoint, drawing whole clips of a prepared corpus."""
 
-    def __init__(self, guidance: Guidance, synthesis: Synthesis, meta: dict[str, Any], device: str = "cpu") -> None:
+    def __init__(self, guidance: Guidance, synthesis: Synthesis, meta: dict[str, Any], device: torch.device) -> None:
         self.guidance, self.synthesis = guidance.to(device).eval(), synthesis.to(device).eval()
         self.features, self.window, self.device = meta["features"], int(meta["window"]), device
         self.size, self.count, self.sigma = synthesis.face_size, synthesis.references, float(meta.get("sigma", 1.0))
@@ -230,8 +229,7 @@ def evaluate(
     speakers = speakers or meta.get("validation_speakers")
     if not speakers:
         raise UserError(f"{checkpoint} does not say which speakers were held out: name them with --speakers A,B")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    networks = Networks(guidance, synthesis, meta, device)
+    networks = Networks(guidance, synthesis, meta, choose_device(device))
     index = usable(load_index(data), networks.features)
     index = index[index["speaker"].isin(speakers)]
     if index.empty:

@@ -171,7 +171,7 @@ class Dubber:
             )
         if window < 1 or window % 2 == 0 or block < 1:
             raise DubError(f"window must be odd and block at least 1, got window {window}, block {block}")
-        self.device = _device(device)
+        self.device = choose_device(device)
         self.guidance, self.synthesis = guidance.eval().to(self.device), synthesis.eval().to(self.device)
         self.features, self.window, self.sigma = features, window, sigma
         self.block, self.detector = block, detector
@@ -190,7 +190,7 @@ class Dubber:
             FileNotFoundError, UserError: the file is missing, damaged or holds something else.
         """
         guidance, synthesis, meta = load_networks(path)
-        options = {"device": str(_device(device))} if meta["features"] == "wav2vec2" else {}
+        options = {"device": str(choose_device(device))} if meta["features"] == "wav2vec2" else {}
         features = audio_features(meta["features"], **options)
         window, sigma = int(meta["window"]), float(meta.get("sigma", 1.0))
         return cls(
@@ -390,7 +390,8 @@ def _varying(schedule: Schedule, fps: Fraction) -> np.ndarray | None:
     return None if np.abs(schedule.times_s - even).max() < 1e-3 else schedule.times_s
 
 
-def _device(name: str | torch.device) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
+    """The named device; the best there is for ``auto``."""
     if str(name) != "auto":
         return torch.device(name)
     if torch.cuda.is_available():

@@ -36,6 +36,7 @@ from stsa_lightning.losses.adversarial import feature_matching, lsgan_discrimina
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
 from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
+from stsa_lightning.metrics.image import mouth_region
 from stsa_lightning.nets.checkpoint import averaged_weights, load_networks
 from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
@@ -178,7 +179,7 @@ class STSA(LightningModule):
         self.information = None
         if weights.information:
             options = {"temperature": temperature} if information == "infonce" else {}
-            self.information = estimator(information, self.synthesis.settings["align_width"], **options)
+            self.information = estimator(information, self.synthesis.align_width, **options)
         judged = weights.adversarial or weights.feature_matching
         self.discriminator = PatchDiscriminator(**discriminator) if judged else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
@@ -419,4 +420,4 @@ def parameters(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
 
 def mouths(faces: Tensor, frames: int) -> Tensor:
     """Lower halves of faces (B * T, 3, S, S) as windows (B, T, 3, S / 2, S), T = ``frames``."""
-    return faces[..., faces.shape[-2] // 2 :, :].unflatten(0, (-1, frames))
+    return mouth_region(faces).unflatten(0, (-1, frames))

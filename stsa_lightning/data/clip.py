@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import normalise_landmarks
+from stsa_lightning.files import written_whole
 
 FORMAT_VERSION = 1
 FPS = 25
@@ -111,14 +112,9 @@ def write_clip(
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f"{path.name}.part-*"):
         leftover.unlink(missing_ok=True)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
-        with open(part, "wb") as file:
-            file.write(save(tensors, metadata={_META_KEY: json.dumps(asdict(meta))}))
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(path) as part, open(part, "wb") as file:
+        file.write(save(tensors, metadata={_META_KEY: json.dumps(asdict(meta))}))
+        os.fsync(file.fileno())
 
 
 class Clip:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.files import written_whole
 
 INDEX_FILE = "index.parquet"
 
@@ -69,12 +69,8 @@ def save_index(root: Path | str, rows: Sequence[dict[str, object]]) -> None:
     path = Path(root) / INDEX_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     index = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
+    with written_whole(path) as part:
         index.sort_values("clip").to_parquet(part, index=False)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def usable(index: pd.DataFrame, features: str, window: int = 1) -> pd.DataFrame:

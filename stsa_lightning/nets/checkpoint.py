@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.files import written_whole
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
 
@@ -43,12 +43,8 @@ def save_networks(path: str | Path, guidance: Guidance, synthesis: Synthesis, me
         "synthesis": synthesis.settings,
         "meta": dict(meta),
     }
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    try:
+    with written_whole(path) as part:
         save_file(tensors, part, metadata={_KEY: json.dumps(described)})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from stsa_lightning.data.sample.face import Face, Pose
 from stsa_lightning.data.sample.looks import make_speaker
 from stsa_lightning.data.sample.speech import articulate, phones_at, script, synthesise
+from stsa_lightning.files import written_whole
 
 FORMAT = 1
 """Raised whenever the same settings give other pictures or sound, so that old clips are rendered anew."""
@@ -205,9 +205,8 @@ def _write(path: Path, clip: SampleClip) -> None:
     truth_path.unlink(missing_ok=True)
     write_video(path, clip.frames, clip.truth["settings"]["fps"], audio=clip.wave)
     rounded = {name: np.round(clip.truth[name], 5).tolist() for name in _SERIES}
-    partial = truth_path.with_name(f"{truth_path.name}.part-{os.getpid()}")
-    partial.write_text(json.dumps({"format": FORMAT} | clip.truth | rounded, indent=1))
-    os.replace(partial, truth_path)
+    with written_whole(truth_path) as part:
+        part.write_text(json.dumps({"format": FORMAT} | clip.truth | rounded, indent=1))
 
 
 def _check(name: str, value: float, good: bool, allowed: str) -> None:
