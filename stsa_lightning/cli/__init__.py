@@ -1,0 +1,81 @@
+"""The one door: ``stsa COMMAND`` (also installed as ``lightning``).
+
+fit, validate, test and predict are Lightning's own commands on :class:`STSA` and :class:`STSADataModule`; the others
+prepare corpora, dub videos, measure and handle weights. What is heavy is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from stsa_lightning import __version__
+from stsa_lightning.cli import dub, evaluate, prepare, weights
+from stsa_lightning.errors import UserError
+
+LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; a user's error ends with one message and status 2, without a traceback."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        if words and words[0] in LIGHTNING_COMMANDS:
+            run_lightning(argv)
+        else:
+            arguments = build_parser().parse_args(words)
+            arguments.run(arguments)
+    except (UserError, FileNotFoundError) as error:
+        if os.environ.get("STSA_TRACEBACK"):
+            raise
+        print(f"stsa: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stsa: stopped; what is finished stands, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+
+
+def run_lightning(argv: Sequence[str] | None) -> None:
+    """``fit``, ``validate``, ``test``, ``predict``: settings from YAML files (``-c``) and from the command line."""
+    # Lightning calls jsonargparse by names that it is going to drop; users cannot do anything about it.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    from stsa_lightning.data.datamodule import STSADataModule
+    from stsa_lightning.module import STSA
+
+    class STSACLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            # What data and networks must agree on is said once, under ``data``.
+            for name in ("features", "face_size", "references", "window", "sigma"):
+                parser.link_arguments(f"data.{name}", f"model.{name}")
+
+    STSACLI(
+        STSA,
+        STSADataModule,
+        args=None if argv is None else list(argv),
+        auto_configure_optimizers=False,  # the module has two, with arguments of its own
+        save_config_kwargs={"overwrite": True},  # a second run into the same folder is no accident
+        parser_kwargs={"parser_mode": "omegaconf"},
+        seed_everything_default=0,
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The commands that are not Lightning's."""
+    parser = argparse.ArgumentParser(
+        prog="stsa",
+        description="STSA visual dubbing. Training: stsa fit | validate | test | predict -c FILE.yaml "
+        "(each has its own --help).",
+    )
+    parser.add_argument("--version", action="version", version=f"stsa {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in LIGHTNING_COMMANDS:
+        commands.add_parser(
+            name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
+        )
+    for module in (prepare, dub, evaluate, weights):
+        module.add(commands)
+    return parser

@@ -1,0 +1,15 @@
+"""What every command of the parser has in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def command(commands: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    """A command, or an action of one, that calls `run` with its arguments."""
+    parser = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser

@@ -1,0 +1,56 @@
+"""``stsa weights``: known pretrained weights, import and export."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stsa_lightning.cli.command import command
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    weights = commands.add_parser("weights", help="known pretrained weights, import and export").add_subparsers(
+        title="actions", metavar="ACTION", required=True
+    )
+    command(weights, "list", _weights_list, "what this program may load, with source and licence")
+    fetch = command(weights, "fetch", _weights_fetch, "download into the cache and check")
+    fetch.add_argument("name", help="a name that `stsa weights list` shows")
+    released = command(weights, "import", _weights_import, "the authors' two checkpoints -> one safetensors file")
+    released.add_argument("guidance", type=Path, help="stage 1 checkpoint (.pth)")
+    released.add_argument("synthesis", type=Path, help="stage 2 checkpoint (.pth)")
+    export = command(weights, "export", _weights_export, "a run's checkpoint -> the networks alone, as safetensors")
+    export.add_argument("checkpoint", type=Path, help=".ckpt of a run")
+    for parser in (released, export):
+        parser.add_argument("-o", "--out", type=Path, required=True, help="file to write (.safetensors)")
+
+
+def _weights_list(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stsa_lightning.weights import KNOWN
+
+    table = Table("name", "what", "licence", "url")
+    for name, weight in KNOWN.items():
+        table.add_row(name, weight.what, weight.licence, weight.url)
+    Console().print(table)
+
+
+def _weights_fetch(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.weights import weights_path
+
+    print(weights_path(arguments.name))
+
+
+def _weights_import(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.nets.released import import_released
+
+    print(import_released(arguments.guidance, arguments.synthesis, arguments.out))
+
+
+def _weights_export(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.nets.checkpoint import load_networks, save_networks
+
+    guidance, synthesis, meta = load_networks(arguments.checkpoint)
+    save_networks(arguments.out, guidance, synthesis, meta)
+    print(arguments.out)
