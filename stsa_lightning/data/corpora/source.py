@@ -1,0 +1,197 @@
+"""What every corpus is found as: a list of sources, each a clip to prepare; the error of a tree of another form."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from stsa_lightning.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".m4v")
+
+
+class LayoutError(UserError):
+    """A tree that is not the corpus it should be."""
+
+    def __init__(self, root: Path, what: str, tree: str, hint: str = "") -> None:
+        """`what` is amiss; `tree` draws what was expected; what was found is added."""
+        drawn = "\n".join(f"    {line}" for line in tree.strip().splitlines())
+        found = "\n".join(f"    {line}" for line in _first_entries(root)) or "    (nothing)"
+        super().__init__(f"{root}: {what}\n  expected:\n{drawn}\n  found:\n{found}" + (f"\n  {hint}" if hint else ""))
+
+
+class MissingVideosWarning(UserWarning):
+    """Part of a corpus is not on the disk, or not usable; the rest is prepared."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One clip to be made of a video, or of a part of one.
+
+    Attributes:
+        path: the video.
+        relative: its path below the corpus's folder, with forward slashes.
+        speaker: who speaks; a split by speaker goes by it.
+        clip: name, unique in the corpus: SPEAKER/...
+        bytes: size of what is read, the sound file included; with `mtime_ns` it tells whether a source changed.
+        mtime_ns: when it last changed.
+        split: "train", "val" or "test" by the corpus's authors; "" where they say nothing.
+        language: of the speech, ISO 639-1 ("en", "zh"); "" where unknown.
+        audio: the sound, where it lies in a file of its own; None: in the video.
+        start_s: where in the video (and its sound) the clip begins, seconds; None: at its start.
+        stop_s: where it ends; None: at its end.
+        crop: x, y, width, height of the part of the picture to use, pixels of a frame `crop_height` high; see
+            `crop_box`. None: the whole picture.
+        crop_height: height of the frame that `crop` was measured in, pixels; None: the video's own.
+    """
+
+    path: Path
+    relative: str
+    speaker: str
+    clip: str
+    bytes: int
+    mtime_ns: int
+    split: str = ""
+    language: str = ""
+    audio: Path | None = None
+    start_s: float | None = None
+    stop_s: float | None = None
+    crop: tuple[int, int, int, int] | None = None
+    crop_height: int | None = None
+
+    @property
+    def part(self) -> str:
+        """Which part of the video it is, as text ("" for all of it); another part of the same file is another clip."""
+        words = []
+        if self.start_s is not None or self.stop_s is not None:
+            words.append(f"{self.start_s or 0:g}-{'' if self.stop_s is None else format(self.stop_s, 'g')} s")
+        if self.crop is not None:
+            x, y, width, height = self.crop
+            words.append(f"{width}x{height}+{x}+{y}" + (f" of {self.crop_height} lines" if self.crop_height else ""))
+        return ", ".join(words)
+
+    def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The part of a frame of this size (pixels) that belongs to the clip: x, y, width, height, within the frame.
+
+        A crop measured in a copy of another resolution is scaled. All of the frame where there is no crop, or where
+        the crop lies outside.
+        """
+        whole = (0, 0, width, height)
+        if self.crop is None:
+            return whole
+        scale = height / self.crop_height if self.crop_height else 1.0
+        x, y, wide, high = (round(scale * value) for value in self.crop)
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + wide, width), min(y + high, height)
+        return (left, top, right - left, bottom - top) if left < right and top < bottom else whole
+
+    def sha256(self) -> str:
+        """Hex digest of the contents: the video, and the sound where it lies apart."""
+        digest = hashlib.sha256()
+        for path in (self.path, *([self.audio] if self.audio else [])):
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+def source_of(
+    root: Path,
+    path: Path,
+    *,
+    speaker: str,
+    clip: str,
+    audio: Path | None = None,
+    split: str = "",
+    language: str = "",
+    **part: object,
+) -> Source:
+    """A source for a file below `root`; size and time are asked of the disk.
+
+    Raises:
+        FileNotFoundError: the video, or the sound file, is not there.
+    """
+    stats = [file.stat() for file in (path, *([audio] if audio else []))]
+    size, mtime_ns = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+    relative = path.relative_to(root).as_posix()
+    return Source(path, relative, speaker, clip, size, mtime_ns, split, language, audio, **part)  # type: ignore[arg-type]
+
+
+def videos_below(root: Path) -> list[PurePosixPath]:
+    """Paths of all videos below a folder, sorted; hidden files and folders are passed over, links are followed."""
+    found = []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(folder).relative_to(root)
+        found += [
+            PurePosixPath((below / name).as_posix())
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def existing_folder(root: Path | str) -> Path:
+    """The folder as a path.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder of videos")
+    return root
+
+
+def list_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line of a list that is not empty, without space around it."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+
+
+def report_missing(root: Path, missing: Sequence[str], total: int, why: str) -> None:
+    """A warning that counts what of a corpus is left out, and names some of it."""
+    if missing:
+        warnings.warn(
+            f"{root}: {len(missing)} of {total} clips are left out: {why} ({some(missing)})",
+            MissingVideosWarning,
+            stacklevel=3,
+        )
+
+
+def unique_clips(root: Path, sources: Iterable[Source]) -> list[Source]:
+    """The sources, sorted by path (clips of one video by name).
+
+    Raises:
+        UserError: two of one clip name.
+    """
+    by_clip: dict[str, Source] = {}
+    for source in sources:
+        other = by_clip.setdefault(source.clip, source)
+        if other is not source:
+            raise UserError(
+                f"{root}: {other.relative} and {source.relative} would both become the clip {source.clip}; "
+                f"rename one, or move the videos of a speaker into one folder"
+            )
+    return sorted(by_clip.values(), key=lambda source: (source.relative, source.clip))
+
+
+def some(names: Sequence[str], count: int = 3) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _first_entries(root: Path, count: int = 8) -> list[str]:
+    """The first entries of a folder, and one step into its first subfolder."""
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    lines = [f"{entry.name}{'/' if entry.is_dir() else ''}" for entry in entries[:count]]
+    if len(entries) > count:
+        lines.append(f"... {len(entries)} entries in all")
+    for folder in [entry for entry in entries if entry.is_dir()][:1]:
+        inside = sorted(f"{folder.name}/{entry.name}{'/' if entry.is_dir() else ''}" for entry in folder.iterdir())
+        lines += inside[:3]
+    return lines
