@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stsa_lightning.data.corpora import folder
+from stsa_lightning.data.corpora import cmlr, folder, hdtf, lrs2
 from stsa_lightning.data.corpora.source import VIDEO_SUFFIXES, LayoutError, MissingVideosWarning, Source
 from stsa_lightning.errors import UserError
 
@@ -23,21 +23,34 @@ class Corpus:
 
     Attributes:
         find: (root, options) -> sources.
-        text: what it is, a line.
-        obtain: how to come by it and prepare it; `{root}`: where the prepared corpus shall lie, `{features}`.
+        obtain: how to come by it and prepare it; `{root}`: where it shall lie, `{features}`: their kind.
     """
 
     find: Callable[..., list[Source]]
-    text: str
     obtain: str
 
 
+_OPTIONS = "--out {root} --features {features}"
 CORPORA: dict[str, Corpus] = {
     "folder": Corpus(
-        folder.find,
-        "any tree of videos; the first folder level, or a rule, names the speaker",
-        "prepare your videos, one folder for each speaker: "
-        "stsa prepare folder --root VIDEOS --out {root} --features {features}",
+        folder.find, f"prepare your videos, one folder for each speaker: stsa prepare folder --root VIDEOS {_OPTIONS}"
+    ),
+    "sample": Corpus(folder.find, f"render and prepare it: stsa prepare sample {_OPTIONS}"),
+    "lrs2": Corpus(
+        lrs2.find,
+        "LRS2 is given to researchers who sign the BBC's agreement "
+        "(https://www.robots.ox.ac.uk/~vgg/data/lip_reading/lrs2.html); then: "
+        f"stsa prepare lrs2 --root mvlrs_v1 {_OPTIONS}",
+    ),
+    "hdtf": Corpus(
+        hdtf.find,
+        "HDTF is lists of public videos (https://github.com/MRzzm/HDTF); obtain the videos; then: "
+        f"stsa prepare hdtf --root HDTF {_OPTIONS}",
+    ),
+    "cmlr": Corpus(
+        cmlr.find,
+        "CMLR is given to researchers (https://www.vipazoo.cn/CMLR.html); then: "
+        f"stsa prepare cmlr --root CMLR {_OPTIONS}",
     ),
 }
 

@@ -108,17 +108,16 @@ def source_of(
     audio: Path | None = None,
     split: str = "",
     language: str = "",
-    **part: object,
 ) -> Source:
-    """A source for a file below `root`; size and time are asked of the disk.
+    """A source of a whole file, named relative to `root`; size and time are asked of the disk.
 
     Raises:
         FileNotFoundError: the video, or the sound file, is not there.
     """
     stats = [file.stat() for file in (path, *([audio] if audio else []))]
     size, mtime_ns = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
-    relative = path.relative_to(root).as_posix()
-    return Source(path, relative, speaker, clip, size, mtime_ns, split, language, audio, **part)  # type: ignore[arg-type]
+    relative = Path(os.path.relpath(path, root)).as_posix()  # LRS2's pretrain may lie beside the root
+    return Source(path, relative, speaker, clip, size, mtime_ns, split, language, audio)
 
 
 def videos_below(root: Path) -> list[PurePosixPath]:
@@ -151,6 +150,22 @@ def list_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line of a list that is not empty, without space around it."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     return ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+
+
+def splits_by_name(root: Path, lists: dict[str, Iterable[str]]) -> dict[str, str]:
+    """Name -> split, from split -> names.
+
+    Raises:
+        UserError: a name in the lists of two splits.
+    """
+    splits: dict[str, str] = {}
+    for split, names in lists.items():
+        for name in names:
+            if splits.setdefault(name, split) != split:
+                raise UserError(
+                    f"{root}: expected each clip in one list, found {name} in {splits[name]} and in {split}"
+                )
+    return splits
 
 
 def report_missing(root: Path, missing: Sequence[str], total: int, why: str) -> None:

@@ -1,0 +1,110 @@
+"""CMLR: Mandarin sentences of eleven newsreaders, picture and sound in files of their own.
+
+Certain: 102,072 sentences, split 71,448 / 10,206 / 20,418 by the authors; folders `video`, `audio` and `text`, in each
+`<speaker>/<date>/<section>`, such as `video/s9/20120904/section_4_003.mp4` with the sound in
+`audio/s9/20120904/section_4_003.wav`. Assumed: that the videos may or may not hold the sound as well (the separate file
+wins), and what a line of `train.csv`, `val.csv` and `test.csv` looks like: any field with `s9/20120904/section_4_003`
+in it, with or without a folder before and a suffix after, names the sentence; other fields are passed over.
+
+The splits share all speakers: for a test on people never seen give `validation_speakers` when training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from stsa_lightning.data.corpora.source import (
+    LayoutError,
+    Source,
+    existing_folder,
+    list_lines,
+    report_missing,
+    source_of,
+    splits_by_name,
+    unique_clips,
+)
+from stsa_lightning.errors import UserError
+
+TREE = """
+CMLR/                                       <- --root
+  video/s1 ... s11/20120904/section_4_003.mp4   (or s1 ... s11 right here)
+  audio/s1 ... s11/20120904/section_4_003.wav   (not needed where the videos hold the sound)
+  train.csv, val.csv, test.csv              here, in video, or in --lists: s1/20120904/section_4_003 on each line
+"""
+SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+_SENTENCE = re.compile(r"(?:^|/)(s\d{1,2}/\w+/[^/]+)$")
+_SUFFIX = re.compile(r"\.(mp4|avi|wav|txt|csv|align|npy)$")
+
+
+def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
+    """The sentences that the lists name, each with its split; all of the tree, without splits, where there are none.
+
+    Args:
+        root: folder of `video` and `audio`, or of `s1` ... `s11`.
+        lists: folder of the csv files; None: looked for in `root` and in `video`.
+
+    Raises:
+        FileNotFoundError: `root` or `lists` is no folder.
+        LayoutError: no speakers' folders, or none of the videos.
+        UserError: a line that names no sentence, a sentence in two lists.
+
+    Warns:
+        MissingVideosWarning: some of the videos are not there.
+    """
+    root = existing_folder(root)
+    video = next((folder for folder in (root / "video", root) if any(folder.glob("s[0-9]*/*/*.mp4"))), None)
+    if video is None:
+        raise LayoutError(root, "expected CMLR as its authors give it out, found no video/s1/DATE/SECTION.mp4", TREE)
+    places = [existing_folder(lists)] if lists else [root, video, root.parent]
+    splits = _splits(places)
+    if not splits and lists:
+        raise LayoutError(places[0], "expected the lists train.csv, val.csv and test.csv, found none", TREE)
+    splits = splits or {path.relative_to(video).as_posix()[:-4]: "" for path in video.glob("s[0-9]*/*/*.mp4")}
+    sources, missing = [], []
+    for name, split in splits.items():
+        sound = next((p for p in (root / "audio", video.parent / "audio") if (p / f"{name}.wav").is_file()), None)
+        try:
+            sources.append(
+                source_of(
+                    root,
+                    video / f"{name}.mp4",
+                    speaker=name.split("/")[0],
+                    clip=name,
+                    audio=sound / f"{name}.wav" if sound else None,
+                    split=split,
+                    language="zh",
+                )
+            )
+        except FileNotFoundError:
+            missing.append(f"{name}.mp4")
+    if not sources:
+        raise LayoutError(root, f"none of the {len(splits)} videos that the lists name is there ({missing[0]})", TREE)
+    report_missing(root, missing, len(splits), "named by the lists, but not there")
+    return unique_clips(root, sources)
+
+
+def _splits(places: list[Path]) -> dict[str, str]:
+    """Sentence -> split, of the lists that there are."""
+    lists: dict[str, Iterable[str]] = {}
+    for split, names in SPLITS.items():
+        paths = (place / f"{name}.csv" for place in places for name in names)
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            lists[split] = _sentences(path)
+    return splits_by_name(places[0], lists)
+
+
+def _sentences(path: Path) -> list[str]:
+    sentences = []
+    for number, line in list_lines(path):
+        fields = re.split(r"[,;\t ]+", line.replace("\\", "/"))
+        found = [match[1] for field in fields if (match := _SENTENCE.search(_SUFFIX.sub("", field.strip("\"'"))))]
+        if found:
+            sentences.append(found[0])
+        elif number > 1:  # the first line may be a header
+            raise UserError(
+                f"{path}: line {number}: expected a sentence such as s1/20120904/section_4_003, got {line!r}"
+            )
+    return sentences

@@ -1,0 +1,191 @@
+"""HDTF: minutes of talking heads from public videos, by its authors' lists of time ranges and crops.
+
+Certain (the lists themselves): three sets, RD, WDA and WRA; `<set>_annotion_time.txt` (spelt so) with lines like
+`Radio11.mp4 00:30-01:00 01:30-02:30`; `<set>_crop_wh.txt`, `Radio11_0.mp4 412 599 0 599`: x, width, y, height of the
+first clip; `<set>_resolution.txt`, `Radio11.mp4 720`: lines of the frame that the crops refer to, 0 where unknown.
+About fifteen clips have no crop: their authors' own script leaves them out, and so does this. There is no split.
+
+Assumed: that a video is called by its name in the lists (`Radio11.mp4`, or `RD_Radio11.mp4` as public download scripts
+write it), and a cut clip `Radio11_0.mp4` or `RD_Radio11_000.mp4`; that the name without the number at its end is the
+speaker (`JohnBoehner1`: JohnBoehner), but that each `Radio11` is a speaker of its own, for nothing says who speaks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stsa_lightning.data.corpora.source import (
+    LayoutError,
+    Source,
+    existing_folder,
+    list_lines,
+    report_missing,
+    source_of,
+    unique_clips,
+    videos_below,
+)
+from stsa_lightning.errors import UserError
+
+TREE = """
+HDTF/                           <- --root
+  RD_annotion_time.txt, RD_crop_wh.txt, RD_resolution.txt (also WDA_..., WRA_...), here, in a subfolder, or in --lists
+  Radio11.mp4 or RD_Radio11.mp4 at any depth: the whole videos, from the addresses in RD_video_url.txt
+or
+  RD_Radio11_000.mp4 or Radio11_0.mp4 at any depth: clips that are already cut (no lists needed)
+"""
+_SET = re.compile(r"^(RD|WDA|WRA)_")
+_CUT = re.compile(r"(?P<video>.+)_(?P<number>\d{1,3})")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A clip of the lists; `crop` is x, y, width, height in a frame `lines` high (None: unknown)."""
+
+    video: str
+    number: int
+    start_s: float
+    stop_s: float
+    crop: tuple[int, int, int, int] | None
+    lines: int | None
+
+
+def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
+    """The clips of the lists whose videos are below `root`, or clips that are already cut.
+
+    A clip is called SPEAKER/VIDEO_NUMBER. A cut clip is used as it is; otherwise a clip is a time range and a crop of
+    the whole video. Without lists, all cut clips are taken.
+
+    Args:
+        root: folder with the videos.
+        lists: folder of the lists; None: looked for below `root`.
+
+    Raises:
+        FileNotFoundError: `root` or `lists` is no folder.
+        LayoutError: neither lists nor cut clips, or none of the videos.
+        UserError: a line of another form.
+
+    Warns:
+        MissingVideosWarning: videos that are not there, clips without a crop.
+    """
+    root = existing_folder(root)
+    videos: dict[str, Path] = {}
+    for relative in videos_below(root):
+        videos.setdefault(_SET.sub("", relative.stem), root / relative)
+    listed = read_lists(existing_folder(lists) if lists else root)
+    if not listed:
+        return _cut_clips(root, videos)
+    cropped = [clip for clip in listed if clip.crop]
+    usable = cropped or listed  # without crops at all, whole pictures
+    sources, missing = [], []
+    for clip in usable:
+        name = f"{clip.video}_{clip.number}"
+        cut = videos.get(name) or videos.get(f"{clip.video}_{clip.number:03d}")
+        if cut:
+            sources.append(source_of(root, cut, speaker=speaker(clip.video), clip=_clip(name), language="en"))
+        elif whole := videos.get(clip.video):
+            source = source_of(root, whole, speaker=speaker(clip.video), clip=_clip(name), language="en")
+            part = {"start_s": clip.start_s, "stop_s": clip.stop_s, "crop": clip.crop, "crop_height": clip.lines}
+            sources.append(replace(source, **part))  # type: ignore[arg-type]
+        else:
+            missing.append(f"{clip.video}.mp4")
+    if not sources:
+        raise LayoutError(
+            root, f"none of the {len(set(missing))} videos that the lists name is there ({missing[0]})", TREE
+        )
+    report_missing(root, missing, len(listed), "their videos are not there")
+    uncropped = [f"{clip.video}_{clip.number}" for clip in listed if clip not in usable]
+    report_missing(root, uncropped, len(listed), "the lists have no crop for them")
+    return unique_clips(root, sources)
+
+
+def speaker(video: str) -> str:
+    """Who speaks in a video of this name: JohnBoehner1: JohnBoehner; Radio11: Radio11."""
+    return video if re.fullmatch(r"Radio\d+", video) else re.sub(r"(?<=.)\d+$", "", video)
+
+
+def read_lists(folder: Path) -> list[Listed]:
+    """All clips of the lists below a folder, in their order; empty without `*_annotion_time.txt`.
+
+    Raises:
+        UserError: a line of another form.
+    """
+    clips: dict[tuple[str, int], Listed] = {}
+    for times in sorted(folder.rglob("*_anno*tion_time.txt")):  # should the spelling be put right one day
+        name = times.name.split("_anno")[0]
+        crops = _table(times.with_name(f"{name}_crop_wh.txt"))
+        lines = _table(times.with_name(f"{name}_resolution.txt"))
+        for video, (where, ranges) in _table(times).items():
+            for number, text in enumerate(ranges):
+                start_s, stop_s = _range(text, where)
+                crop = _crop(crops.get(f"{video}_{number}"))
+                clips.setdefault(
+                    (video, number), Listed(video, number, start_s, stop_s, crop, _lines(lines.get(video)))
+                )
+    return list(clips.values())
+
+
+_Row = tuple[str, list[str]]  # where it stands, for messages; the values
+
+
+def _table(path: Path) -> dict[str, _Row]:
+    """Name without suffix -> its row of a list; empty where there is no such list."""
+    if not path.is_file():
+        return {}
+    rows = ((number, line.split()) for number, line in list_lines(path))
+    return {words[0].removesuffix(".mp4"): (f"{path}: line {number}", words[1:]) for number, words in rows}
+
+
+def _range(text: str, where: str) -> tuple[float, float]:
+    match = re.fullmatch(r"([\d:.]+)-([\d:.]+)", text)
+    try:
+        start_s, stop_s = (_seconds(part) for part in match.groups()) if match else (0.0, 0.0)
+    except ValueError:
+        start_s = stop_s = 0.0
+    if stop_s <= start_s:
+        raise UserError(f"{where}: expected a time range such as 00:30-01:00, got {text!r}")
+    return start_s, stop_s
+
+
+def _seconds(text: str) -> float:
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
+
+
+def _crop(row: _Row | None) -> tuple[int, int, int, int] | None:
+    if row is None:
+        return None
+    where, words = row
+    if len(words) != 4 or not all(word.isdigit() for word in words):
+        raise UserError(f"{where}: expected X WIDTH Y HEIGHT, four whole numbers, got {' '.join(words)!r}")
+    x, width, y, height = map(int, words)
+    return x, y, width, height
+
+
+def _lines(row: _Row | None) -> int | None:
+    if row is None:
+        return None
+    where, words = row
+    if len(words) != 1 or not words[0].isdigit():
+        raise UserError(f"{where}: expected the height of the video's frame, got {' '.join(words)!r}")
+    return int(words[0]) or None
+
+
+def _cut_clips(root: Path, videos: dict[str, Path]) -> list[Source]:
+    sources = []
+    for name, path in videos.items():
+        if match := _CUT.fullmatch(name):
+            video, number = match["video"], int(match["number"])
+            sources.append(
+                source_of(root, path, speaker=speaker(video), clip=_clip(f"{video}_{number}"), language="en")
+            )
+    if not sources:
+        raise LayoutError(root, "expected HDTF's lists or cut clips, found neither", TREE)
+    return unique_clips(root, sources)
+
+
+def _clip(name: str) -> str:
+    return f"{speaker(name.rsplit('_', 1)[0])}/{name}"

@@ -1,0 +1,118 @@
+"""LRS2: sentences from British television, 160 px, 25 frames/s, with the lists of its authors.
+
+Certain (many public loaders agree): `mvlrs_v1/main/<id>/<clip>.mp4` with a transcript `.txt` beside each,
+`mvlrs_v1/pretrain/` in the same form; the lists `train.txt`, `val.txt`, `test.txt` (of `main`) and `pretrain.txt` are
+downloads of their own, one `<id>/<clip>` on a line, in `test.txt` followed by `NF` or `MV`. Assumed: that `<id>` stands
+for one speaker (it is a broadcast), and that the marks mean near-frontal and multi-view; they are not used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from stsa_lightning.data.corpora.source import (
+    LayoutError,
+    MissingVideosWarning,
+    Source,
+    existing_folder,
+    list_lines,
+    report_missing,
+    source_of,
+    splits_by_name,
+    unique_clips,
+)
+from stsa_lightning.errors import UserError
+
+TREE = """
+mvlrs_v1/                       <- --root (or the folder above it)
+  main/5535415699068794046/00001.mp4, 00001.txt
+  pretrain/5535415699068794046/00003.mp4   (used by --with-pretrain)
+train.txt, val.txt, test.txt    beside mvlrs_v1, in it, or in --lists: 5535415699068794046/00001 on each line
+"""
+SPLITS = ("train", "val", "test")
+
+
+def find(root: Path | str, lists: Path | str | None = None, with_pretrain: bool = False) -> list[Source]:
+    """The clips that the lists name, each with its split; the speaker is the folder `<id>`.
+
+    A clip of `pretrain` trains, is called `<id>/pretrain/<clip>`, and is left out if its broadcast validates or tests.
+    Without `pretrain.txt` all of the folder is taken.
+
+    Args:
+        root: `mvlrs_v1`, the folder above it, or its `main`.
+        lists: folder of the lists; None: looked for beside and in `mvlrs_v1`.
+        with_pretrain: use `pretrain` too (twice as many clips as `main`).
+
+    Raises:
+        FileNotFoundError: `root` or `lists` is no folder.
+        LayoutError: no `main`, no lists, or none of the videos.
+        UserError: a line that names no clip, a clip in two lists.
+
+    Warns:
+        MissingVideosWarning: some of the videos are not there, or one of the lists.
+    """
+    root = existing_folder(root)
+    base = next((folder for folder in (root, root / "mvlrs_v1", root.parent) if (folder / "main").is_dir()), None)
+    if base is None or (base == root.parent and root.name not in {"main", "pretrain"}):
+        raise LayoutError(root, "expected LRS2 as its authors give it out, found no folder main", TREE)
+    places = [existing_folder(lists)] if lists else [base, base.parent, base / "main", base.parent / "filelists"]
+    paths = {name: next((p / f"{name}.txt" for p in places if (p / f"{name}.txt").is_file()), None) for name in SPLITS}
+    if not any(paths.values()):
+        raise LayoutError(
+            root,
+            "expected the lists train.txt, val.txt and test.txt, found none of them",
+            TREE,
+            "they are downloads of their own on LRS2's page; or leave the authors' split aside: "
+            f"stsa prepare folder --root {base / 'main'}",
+        )
+    if absent := [name for name, path in paths.items() if path is None]:
+        warnings.warn(
+            f"{root}: no {', '.join(f'{name}.txt' for name in absent)}: no clips of this split",
+            MissingVideosWarning,
+            stacklevel=2,
+        )
+    splits = splits_by_name(root, {split: _names(path) for split, path in paths.items() if path})
+    named = [("main", name, split) for name, split in splits.items()]
+    if with_pretrain:
+        held_out = {name.split("/")[0] for _, name, split in named if split != "train"}
+        pretrain = [name for name in _pretrain(base, places) if name.split("/")[0] not in held_out]
+        named += [("pretrain", name, "train") for name in pretrain]
+    return _sources(root, base, named)
+
+
+def _sources(root: Path, base: Path, named: list[tuple[str, str, str]]) -> list[Source]:
+    sources, missing = [], []
+    for part, name, split in named:
+        speaker, clip = name.split("/")
+        inside = clip if part == "main" else f"pretrain/{clip}"
+        path = base / part / f"{name}.mp4"
+        try:
+            sources.append(
+                source_of(root, path, speaker=speaker, clip=f"{speaker}/{inside}", split=split, language="en")
+            )
+        except FileNotFoundError:
+            missing.append(f"{part}/{name}.mp4")
+    if not sources:
+        raise LayoutError(root, f"none of the {len(named)} videos that the lists name is there ({missing[0]})", TREE)
+    report_missing(root, missing, len(named), "named by the lists, but not there")
+    return unique_clips(root, sources)
+
+
+def _pretrain(base: Path, places: list[Path]) -> list[str]:
+    listed = next((p / "pretrain.txt" for p in places if (p / "pretrain.txt").is_file()), None)
+    if listed:
+        return _names(listed)
+    if not (base / "pretrain").is_dir():
+        raise LayoutError(base, "--with-pretrain: expected the folder pretrain, found none", TREE)
+    return sorted(f"{path.parent.name}/{path.stem}" for path in (base / "pretrain").glob("*/*.mp4"))
+
+
+def _names(path: Path) -> list[str]:
+    names = []
+    for number, line in list_lines(path):
+        name = line.split()[0].removesuffix(".mp4")
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise UserError(f"{path}: line {number}: expected ID/CLIP such as 5535415699068794046/00001, got {line!r}")
+        names.append(name)
+    return names
