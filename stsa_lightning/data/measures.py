@@ -1,0 +1,208 @@
+"""What is measured once per clip when it is prepared, and filtered by at every training: sync, size, pose, quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from stsa_lightning.audio import SAMPLE_RATE_HZ
+
+SyncMethod = Literal["syncnet", "opening", "none"]
+
+# Column of the index -> its pandas dtype, and what it says.
+_MEASURES: Final[dict[str, tuple[str, str]]] = {
+    "sync_offset": ("float64", "offset of sound and lips as found in the source, frames at 25/s"),
+    "sync_confidence": ("float64", "how clear that is: LSE-C of SyncNet, or the opening's own; not comparable"),
+    "sync_method": ("object", "who found it: syncnet, opening (the weaker one), or none"),
+    "sync_clear": ("bool", "whether the offset is to be believed"),
+    "sync_shift": ("int64", "frames of that offset which were corrected in the clip file"),
+    "face_px": ("float64", "median height of the face box, pixels of the source"),
+    "yaw_deg": ("float64", "median turn of the head from frontal, degrees"),
+    "yaw_max_deg": ("float64", "largest turn of the head, degrees"),
+    "sharpness": ("float64", "median over faces of 128 px of the variance of their Laplacian, grey levels squared"),
+    "brightness": ("float64", "median over faces of their mean grey, 0 to 1"),
+    "jump": ("float64", "largest step of the face from one frame to the next but at cuts, in heights of its box"),
+    "speech_ratio": ("float64", "share of the time with sound well above the clip's own noise"),
+    "loudness_db": ("float64", "root mean square of the sound, dB of full scale"),
+    "faces": ("int64", "most faces seen at once"),
+    "cuts": ("int64", "cuts within the clip"),
+}
+MEASURES: Final[dict[str, str]] = {name: dtype for name, (dtype, _) in _MEASURES.items()}
+MEANINGS: Final[dict[str, str]] = {name: meaning for name, (_, meaning) in _MEASURES.items()}
+
+# Below an LSE-C of 3 the best shift is often chance; public preparation recipes draw the line at the same place.
+CLEAR_LSE_C: Final = 3.0
+# The opening's offset is itself up to two frames wrong: a smaller one is no reason to move the sound.
+LEAST_OPENING_SHIFT: Final = 3
+# A minimum at the end of the searched range tells of no sync within it, or of a larger offset.
+_LARGEST_SHIFT: Final = 14
+
+_SHARPNESS_SIDE_PX = 128
+_SILENCE_DB = -100.0
+_FAINTEST_SPEECH_DB = -55.0
+_BELOW_LOUD_DB = 25.0
+_FRAME = SAMPLE_RATE_HZ // 25
+
+
+class SyncReading(NamedTuple):
+    """Offset (frames at 25/s, the sign of SyncNet's `15 - argmin`), its confidence, and how it was found."""
+
+    offset: float
+    confidence: float
+    method: SyncMethod
+
+
+def no_measures() -> dict[str, Any]:
+    """The columns of a video that was rejected before it could be measured."""
+    empty = {"float64": None, "int64": 0, "bool": False, "object": ""}
+    return {**{name: empty[dtype] for name, dtype in MEASURES.items()}, "sync_method": "none"}
+
+
+def measure(
+    *,
+    landmarks: np.ndarray,
+    boxes: np.ndarray,
+    valid: np.ndarray,
+    yaw: np.ndarray,
+    wave: np.ndarray,
+    samples: np.ndarray,
+    sync: SyncReading | None = None,
+    cuts: Sequence[int] = (),
+    faces: int = 1,
+    correct: bool = True,
+) -> dict[str, Any]:
+    """The columns `MEASURES` of one clip.
+
+    Args:
+        landmarks: (F, 131, 2) pixels of the source, NaN where there is no face.
+        boxes: (F, 4) x0, y0, x1, y1 pixels of the source.
+        valid: (F,) bool, frames with a face.
+        yaw: (F,) degrees, 0 is frontal; NaN where there is no face.
+        wave: (samples,) float32 at 16 kHz in [-1, 1], of the clip's length.
+        samples: (n, S, S, 3) uint8 RGB, some faces spread over the clip; best of S = 128 or larger.
+        sync: as found before any correction; None where nothing could be measured.
+        cuts: numbers of the frames that begin a new shot.
+        faces: most faces seen at once.
+        correct: whether the sound may be moved; `sync_shift` is then what `choose_shift` says, else 0.
+
+    Returns:
+        Plain numbers and strings, rounded, fit for JSON; None where a number could not be measured.
+    """
+    valid = np.asarray(valid, bool)
+    heights = (boxes[:, 3] - boxes[:, 1])[valid]
+    turns = np.abs(yaw[valid & np.isfinite(yaw)])
+    loudness = _loudness_db(wave)
+    found = {
+        **no_measures(),
+        **_sync_columns(sync),
+        "face_px": _rounded(np.median(heights), 1) if len(heights) else None,
+        "yaw_deg": _rounded(np.median(turns), 1) if len(turns) else None,
+        "yaw_max_deg": _rounded(turns.max(), 1) if len(turns) else None,
+        "sharpness": _rounded(np.median([sharpness(face) for face in samples]), 1) if len(samples) else None,
+        "brightness": _rounded(np.median([face.mean() / 255 for face in samples]), 3) if len(samples) else None,
+        "jump": largest_jump(landmarks, boxes, valid, cuts),
+        "speech_ratio": _rounded(speech_ratio(wave), 3),
+        "loudness_db": _rounded(loudness, 1),
+        "faces": int(faces),
+        "cuts": len(cuts),
+    }
+    found["sync_shift"] = choose_shift(found) if correct else 0
+    return found
+
+
+def choose_shift(measures: Mapping[str, Any]) -> int:
+    """By how many frames of offset the sound is to be corrected; 0 unless the offset is clear.
+
+    SyncNet's offset is followed from an LSE-C of `CLEAR_LSE_C` on. The opening's is followed from its own clear
+    confidence on, and from `LEAST_OPENING_SHIFT` frames on, as it is itself up to two frames wrong. An offset at the
+    end of the searched range is never followed.
+
+    Args:
+        measures: `sync_offset`, `sync_method` and `sync_clear`, as `measure` gives them.
+    """
+    if not measures["sync_clear"]:
+        return 0
+    shift = round(measures["sync_offset"])
+    least = LEAST_OPENING_SHIFT if measures["sync_method"] == "opening" else 1
+    return shift if least <= abs(shift) <= _LARGEST_SHIFT else 0
+
+
+def sharpness(face: np.ndarray) -> float:
+    """Variance of the Laplacian of a face brought to 128 px: (S, S, 3) uint8 RGB -> grey levels squared.
+
+    A small face that was enlarged is as unsharp as a face out of focus.
+    """
+    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
+    if grey.shape[0] != _SHARPNESS_SIDE_PX:
+        size = (_SHARPNESS_SIDE_PX, _SHARPNESS_SIDE_PX)
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if len(grey) > size[0] else cv2.INTER_CUBIC)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def largest_jump(landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray, cuts: Sequence[int]) -> float | None:
+    """Largest step of the landmarks' median between neighbouring frames of one shot, over the box's height.
+
+    A head in motion moves by a few hundredths; a tracker that leaps to another face by a whole height.
+
+    Returns:
+        None without two neighbouring frames with a face.
+    """
+    pairs = valid[1:] & valid[:-1]
+    pairs[[cut - 1 for cut in cuts if 0 < cut < len(valid)]] = False
+    at = np.flatnonzero(pairs)
+    if not len(at):
+        return None
+    centres = np.median(landmarks[valid], axis=1)  # (valid frames, 2)
+    place = np.cumsum(valid) - 1
+    steps = np.linalg.norm(centres[place[at + 1]] - centres[place[at]], axis=1)
+    return _rounded((steps / np.maximum(boxes[at, 3] - boxes[at, 1], 1)).max(), 4)
+
+
+def speech_ratio(wave: np.ndarray) -> float:
+    """Share of 40 ms frames not more than 25 dB below the clip's loud ones (its 95th percentile), nor under -55 dB.
+
+    It tells talking from silence; it does not tell talking from music.
+    """
+    levels = _levels_db(wave)
+    if not len(levels):
+        return 0.0
+    return float(np.mean(levels > max(np.percentile(levels, 95) - _BELOW_LOUD_DB, _FAINTEST_SPEECH_DB)))
+
+
+def _levels_db(wave: np.ndarray) -> np.ndarray:
+    frames = np.asarray(wave, np.float32)[: len(wave) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    return _decibels(np.einsum("fs,fs->f", frames, frames) / _FRAME)
+
+
+def _loudness_db(wave: np.ndarray) -> float:
+    return float(_decibels(np.mean(np.square(wave, dtype=np.float64)))) if len(wave) else _SILENCE_DB
+
+
+def _decibels(power: np.ndarray | float) -> np.ndarray:
+    return 10 * np.log10(np.maximum(power, 10 ** (_SILENCE_DB / 10)))
+
+
+def _sync_columns(sync: SyncReading | None) -> dict[str, Any]:
+    if sync is None or not (np.isfinite(sync.offset) and np.isfinite(sync.confidence)):
+        return {}
+    return {
+        "sync_offset": _rounded(sync.offset, 2),
+        "sync_confidence": _rounded(sync.confidence, 3),
+        "sync_method": sync.method,
+        "sync_clear": bool(sync.confidence >= _clear_confidence(sync.method)),
+    }
+
+
+def _clear_confidence(method: SyncMethod) -> float:
+    if method == "syncnet":
+        return CLEAR_LSE_C
+    from stsa_lightning.metrics.sync import CLEAR_CONFIDENCE
+
+    return CLEAR_CONFIDENCE
+
+
+def _rounded(value: Any, digits: int) -> float:
+    return round(float(value), digits)
