@@ -79,6 +79,30 @@ KNOWN: dict[str, Weight] = {
         "Apache-2.0 (torch-fidelity's conversion of TensorFlow's release)",
         "InceptionV3 of FID, pool3 2048-d (96 MB)",
     ),
+    "r3d_18": Weight(
+        "r3d_18-b3b3357e.pth",
+        _TORCHVISION + "r3d_18-b3b3357e.pth",
+        "b3b3357ead25631ec9c57362ff2128a92d0427e01e2cd184951a44380c3f2e9d",
+        "BSD-3-Clause (torchvision); trained on Kinetics-400",
+        "R3D-18, Fréchet distance of videos (128 MB)",
+    ),
+    "arcface": Weight(
+        "w600k_r50.onnx",
+        "https://huggingface.co/public-data/insightface/resolve/33c1063c49c785b7652d3fd529f86fa4f149392b/models/"
+        "buffalo_l/w600k_r50.onnx",
+        "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+        "research only, not commercial (InsightFace, the file of its pack buffalo_l)",
+        "ArcFace R50 trained on WebFace600K, CSIM (174 MB)",
+        ("buffalo_l/w600k_r50.onnx", "models/buffalo_l/w600k_r50.onnx"),
+    ),
+    "sface": Weight(
+        "face_recognition_sface_2021dec.onnx",
+        "https://github.com/opencv/opencv_zoo/raw/47534e27c9851bb1128ccc0102f1145e27f23f98/models/"
+        "face_recognition_sface/face_recognition_sface_2021dec.onnx",
+        "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",
+        "Apache-2.0 (OpenCV Zoo)",
+        "SFace, CSIM (39 MB)",
+    ),
     "syncnet": Weight(
         "syncnet_v2.model",
         "http://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",

@@ -6,38 +6,16 @@ number, by many dB.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-Region = Literal["face", "mouth"]
+from stsa_lightning.metrics.base import FrameMean, Region, checked_pair, checked_region, mouth_region
+
+__all__ = ["PSNR", "SSIM", "Region", "mouth_region", "psnr", "ssim"]
+
 WINDOW = 11
-
-
-def mouth_region(faces: Tensor) -> Tensor:
-    """The lower half of face crops, (..., S, S) -> (..., S / 2, S): the half that was generated."""
-    return faces[..., faces.shape[-2] // 2 :, :]
-
-
-def _frames(pred: Tensor, target: Tensor, region: Region) -> tuple[Tensor, Tensor]:
-    if region not in ("face", "mouth"):
-        raise ValueError(f'region must be "face" or "mouth", got {region!r}')
-    if pred.shape != target.shape or pred.dim() < 3 or pred.shape[-3] != 3:
-        shapes = f"{tuple(pred.shape)} and {tuple(target.shape)}"
-        raise ValueError(f"pred and target must both be RGB (..., 3, H, W), got {shapes}")
-    pair = []
-    for name, images in (("pred", pred), ("target", target)):
-        if not images.is_floating_point():
-            raise TypeError(f"{name} must be floating point in [0, 1], got {images.dtype}: divide bytes by 255")
-        if images.numel() and (images.min() < -1e-3 or images.max() > 1 + 1e-3):
-            low, high = images.min().item(), images.max().item()
-            raise ValueError(f"{name} must lie in [0, 1], got [{low:.3g}, {high:.3g}]: divide bytes by 255")
-        images = images.float().reshape(-1, *images.shape[-3:])
-        pair.append(mouth_region(images) if region == "mouth" else images)
-    return pair[0], pair[1]
 
 
 def psnr(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
@@ -45,7 +23,8 @@ def psnr(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
 
     Args:
         pred, target: RGB (..., 3, H, W), floating point in [0, 1].
-        region: ``face``, the picture as it is (give whole frames for a ``frame`` score); ``mouth``, its lower half.
+        region: ``face`` (crops) and ``frame`` (whole pictures), all pixels as they are given; ``mouth``, the lower half
+            of a crop.
 
     Returns:
         (N,), leading dimensions joined.
@@ -53,7 +32,7 @@ def psnr(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
     Raises:
         TypeError, ValueError: integers, another range, shapes that differ.
     """
-    pred, target = _frames(pred, target, region)
+    pred, target = checked_pair(pred, target, region)
     return peak_signal_noise_ratio(pred, target, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
 
@@ -65,7 +44,7 @@ def ssim(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
     Raises:
         ValueError: as :func:`psnr`, and pictures smaller than the window.
     """
-    pred, target = _frames(pred, target, region)
+    pred, target = checked_pair(pred, target, region)
     if min(pred.shape[-2:]) < WINDOW:
         raise ValueError(
             f"SSIM needs at least {WINDOW} x {WINDOW} pixels, got {tuple(pred.shape[-2:])} in region {region!r}"
@@ -79,46 +58,25 @@ def ssim(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
     return similarity[..., edge:-edge, edge:-edge].mean(dim=(1, 2, 3))
 
 
-class _FrameMean(Metric):
-    """Mean of a value per frame over all frames of all batches and ranks."""
-
-    is_differentiable = False
+class _PictureMean(FrameMean):
     higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
 
-    def __init__(self, region: Region = "face", **kwargs) -> None:
+    def __init__(self, region: Region = "face", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if region not in ("face", "mouth"):
-            raise ValueError(f'region must be "face" or "mouth", got {region!r}')
-        self.region: Region = region
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.region = checked_region(region)
 
-    def _values(self, pred: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
+
+class PSNR(_PictureMean):
+    """Mean :func:`psnr` of the frames, dB."""
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """RGB (..., 3, H, W) in [0, 1]."""
-        values = self._values(pred, target)
-        self.total += values.sum(dtype=torch.float64)
-        self.count += values.numel()
-
-    def compute(self) -> Tensor:
-        """Scalar; NaN before the first frame."""
-        return (self.total / self.count).float()
+        self._add(psnr(pred, target, self.region))
 
 
-class PSNR(_FrameMean):
-    """Mean :func:`psnr` of the frames, dB."""
-
-    def _values(self, pred: Tensor, target: Tensor) -> Tensor:
-        return psnr(pred, target, self.region)
-
-
-class SSIM(_FrameMean):
+class SSIM(_PictureMean):
     """Mean :func:`ssim` of the frames."""
 
-    def _values(self, pred: Tensor, target: Tensor) -> Tensor:
-        return ssim(pred, target, self.region)
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """RGB (..., 3, H, W) in [0, 1]."""
+        self._add(ssim(pred, target, self.region))

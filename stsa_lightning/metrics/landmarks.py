@@ -17,7 +17,8 @@ Points = Sequence[int] | Tensor
 Norm = Literal["l2", "l1"]
 
 
-def _pick(landmarks: Tensor, points: Points | None) -> Tensor:
+def pick(landmarks: Tensor, points: Points | None) -> Tensor:
+    """The landmarks at these positions, (..., L, 2) -> (..., P, 2), floating point; None: all."""
     if landmarks.dim() < 2 or landmarks.shape[-1] != 2:
         raise ValueError(f"landmarks must be (..., L, 2), got {tuple(landmarks.shape)}")
     landmarks = landmarks if landmarks.is_floating_point() else landmarks.float()
@@ -29,7 +30,7 @@ def _pick(landmarks: Tensor, points: Points | None) -> Tensor:
 def _errors(pred: Tensor, true: Tensor, points: Points | None) -> Tensor:
     if pred.shape != true.shape:
         raise ValueError(f"pred and true must have one shape, got {tuple(pred.shape)} and {tuple(true.shape)}")
-    return _pick(pred, points) - _pick(true, points)
+    return pick(pred, points) - pick(true, points)
 
 
 def lmd(pred: Tensor, true: Tensor, points: Points | None = None, inter_ocular: Tensor | None = None) -> Tensor:
@@ -62,7 +63,7 @@ def velocity(landmarks: Tensor) -> Tensor:
 
 def inter_ocular_distance(landmarks: Tensor, left: Points, right: Points) -> Tensor:
     """Distance between the centres of both eyes, (..., L, 2) and the positions of either eye's points -> (...)."""
-    return (_pick(landmarks, left).mean(dim=-2) - _pick(landmarks, right).mean(dim=-2)).norm(dim=-1)
+    return (pick(landmarks, left).mean(dim=-2) - pick(landmarks, right).mean(dim=-2)).norm(dim=-1)
 
 
 def opening_correlation(pred_opening: Tensor, true_opening: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ def test_states_sum_over_ranks(pair):
     assert {name for name in first._reductions if first._reductions[name].__name__ == "dim_zero_sum"} == {
         "total",
         "count",
+        "unmeasured",
     }
 
 

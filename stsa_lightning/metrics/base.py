@@ -1,0 +1,124 @@
+"""What the metrics share: checked pairs of frames, means over frames, networks that stay out of every state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+Region = Literal["face", "mouth", "frame"]
+
+
+def mouth_region(faces: Tensor) -> Tensor:
+    """The lower half of face crops, (..., S, S) -> (..., S / 2, S): the half that was generated."""
+    return faces[..., faces.shape[-2] // 2 :, :]
+
+
+def checked_region(region: Region) -> Region:
+    if region not in get_args(Region):
+        raise ValueError(f"region must be one of {', '.join(get_args(Region))}, got {region!r}")
+    return region
+
+
+def checked_frames(name: str, images: Tensor) -> Tensor:
+    """RGB (..., 3, H, W) in [0, 1] as float32 (N, 3, H, W), leading dimensions joined.
+
+    Raises:
+        TypeError, ValueError: integers, another range, another shape.
+    """
+    if images.dim() < 3 or images.shape[-3] != 3:
+        raise ValueError(f"{name} must be RGB (..., 3, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"{name} must be floating point in [0, 1], got {images.dtype}: divide bytes by 255")
+    if images.numel() and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(f"{name} must lie in [0, 1], got [{low:.3g}, {high:.3g}]: divide bytes by 255")
+    return images.float().reshape(-1, *images.shape[-3:])
+
+
+def checked_pair(pred: Tensor, target: Tensor, region: Region = "face") -> tuple[Tensor, Tensor]:
+    """Both as :func:`checked_frames`, of one shape, cut to the region; errors as there."""
+    checked_region(region)
+    if pred.shape != target.shape or pred.dim() < 3 or pred.shape[-3] != 3:
+        shapes = f"{tuple(pred.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"pred and target must both be RGB (..., 3, H, W), got {shapes}")
+    pred, target = checked_frames("pred", pred), checked_frames("target", target)
+    return (mouth_region(pred), mouth_region(target)) if region == "mouth" else (pred, target)
+
+
+class FrameMean(Metric):
+    """Mean of a value per frame over all frames of all batches and ranks.
+
+    ``count`` frames entered; ``unmeasured`` had no value (NaN) and are left out of the mean.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+    unmeasured: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("unmeasured", torch.tensor(0), dist_reduce_fx="sum")
+
+    def _add(self, values: Tensor) -> None:
+        missing = values.isnan()
+        self.total += values[~missing].sum(dtype=torch.float64)
+        self.count += (~missing).sum()
+        self.unmeasured += missing.sum()
+
+    def compute(self) -> Tensor:
+        """Scalar; NaN when no frame was measured."""
+        return (self.total / self.count).float()
+
+
+class NetworkMetric(Metric):
+    """A metric that looks through a frozen network.
+
+    The network is held outside the registered modules: it is in no ``state_dict``, in no ``parameters()``, and
+    ``train()`` does not reach it. It follows ``.to(...)``.
+    """
+
+    def _hold(self, network: nn.Module) -> None:
+        # A list hides the network from nn.Module's registration.
+        self._held: list[Any] = [network.eval().requires_grad_(False)]
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> nn.Module:
+        self._held[0]._apply(fn)
+        return super()._apply(fn, *args, **kwargs)
+
+
+@contextmanager
+def frozen(device: torch.device) -> Iterator[None]:
+    """No gradient, and full precision whatever the training around it uses."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
+    """Fill a network, built on the meta device, with the entries ``prefix + its own keys`` of a state dict's file.
+
+    Raises:
+        ValueError: the file lacks an entry, or one has another shape.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    wanted = network.state_dict()
+    missing = [key for key in wanted if prefix + key not in state]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing)} of {len(wanted)} entries, the first {prefix}{missing[0]}: "
+            f"another network, or a damaged file?"
+        )
+    for key, value in wanted.items():
+        if state[prefix + key].shape != value.shape:
+            found, expected = tuple(state[prefix + key].shape), tuple(value.shape)
+            raise ValueError(f"{path}: {prefix}{key} is {found}, expected {expected}: another network?")
+    network.load_state_dict({key: state[prefix + key] for key in wanted}, assign=True)

