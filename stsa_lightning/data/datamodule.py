@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 import cv2
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
 from stsa_lightning.audio import FeatureKind
-from stsa_lightning.data.index import load_index, select_clips, split_by_speaker, usable
+from stsa_lightning.data.clip import Clip
+from stsa_lightning.data.corpora import CORPORA
+from stsa_lightning.data.filters import Filters, apply_filters, failures
+from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
 from stsa_lightning.data.windows import WindowDataset
 from stsa_lightning.errors import UserError
 
 Corpus = Literal["folder", "sample", "lrs2", "hdtf", "cmlr"]
-
-_PREPARE = "stsa prepare folder --root {videos} --out {root} --features {features}"
-HOW_TO_OBTAIN: dict[str, str] = {
-    "folder": f"prepare your videos, one folder for each speaker: {_PREPARE}",
-    "sample": "render and prepare it: stsa prepare sample --out {root} --features {features}",
-    "lrs2": "LRS2 is given to researchers who sign the BBC's agreement "
-    f"(https://www.robots.ox.ac.uk/~vgg/data/lip_reading/lrs2.html); then: {_PREPARE}",
-    "hdtf": f"HDTF is a list of public videos (https://github.com/MRzzm/HDTF); obtain and cut them, then: {_PREPARE}",
-    "cmlr": f"CMLR is given to researchers (https://www.vipazoo.cn/CMLR.html); then: {_PREPARE}",
-}
-_VIDEOS = {"folder": "VIDEOS", "lrs2": "mvlrs_v1/main", "hdtf": "HDTF_CLIPS", "cmlr": "CMLR_VIDEOS"}
 
 
 class WindowSampler(DistributedSampler):
@@ -44,14 +38,16 @@ class WindowSampler(DistributedSampler):
 class STSADataModule(LightningDataModule):
     """Windows of a prepared corpus for training, validation, test and prediction.
 
-    Validation speakers are never seen in training, unless lists of clips say otherwise. Training draws windows and
+    Who trains and who validates: lists of clips or `validation_speakers`, where given; else the split that the
+    corpus's authors made, where the index has one (what they leave open, validation in VoxCeleb2, is drawn from those
+    that train); else speakers are drawn, and those that validate are never seen in training. Training draws windows and
     references anew in each epoch; elsewhere windows are spread evenly over a clip, references chosen by lip openness.
 
     Args:
         root: folder that `stsa prepare` wrote.
         corpus: only decides what is said where the corpus is missing.
         features: kind of audio features; the corpus must hold them.
-        face_size: side of faces and heatmaps, pixels.
+        face_size: side of faces and heatmaps, pixels; at most that of the prepared faces.
         window: frames of a window.
         references: reference frames of a window.
         batch_size: windows of a batch, on each device.
@@ -59,7 +55,7 @@ class STSADataModule(LightningDataModule):
         windows_per_clip: training windows of each clip in an epoch.
         validation_windows_per_clip: the same for the other stages.
         validation_fraction: share of the speakers that validate, drawn with `seed`.
-        validation_speakers: these validate instead.
+        validation_speakers: these validate instead, whatever the authors' split.
         train_list: text file with the clips that train, one name (`SPEAKER/...`) on each line. Without `val_list`, all
             clips in neither `train_list` nor `test_list` validate.
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
@@ -68,6 +64,7 @@ class STSADataModule(LightningDataModule):
         colour: strength of random changes of colour in training windows, 0 to 1.
         sigma: width of the heatmaps' ridges, pixels.
         seed: of the split and of all draws.
+        filters: limits on the clips, for all splits; nothing is prepared again for others.
     """
 
     def __init__(
@@ -91,11 +88,15 @@ class STSADataModule(LightningDataModule):
         colour: float = 0.0,
         sigma: float = 1.0,
         seed: int = 0,
+        filters: Filters | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if corpus not in HOW_TO_OBTAIN:
-            raise UserError(f"corpus: expected one of {list(HOW_TO_OBTAIN)}, got {corpus!r}")
+        self.filters = Filters(**filters) if isinstance(filters, dict) else filters  # out of a checkpoint: a dict
+        # Checkpoints hold the arguments, and are to be read without this package's classes.
+        self.hparams["filters"] = asdict(self.filters) if self.filters else None
+        if corpus not in CORPORA:
+            raise UserError(f"corpus: expected one of {list(CORPORA)}, got {corpus!r}")
         if validation_speakers is not None and (train_list or val_list):
             raise UserError("validation_speakers: expected lists of clips or speakers, got both; leave one out")
         self.splits: dict[str, pd.DataFrame] = {}
@@ -117,11 +118,30 @@ class STSADataModule(LightningDataModule):
         try:
             index = load_index(options.root)
         except FileNotFoundError as error:
-            hint = HOW_TO_OBTAIN[options.corpus].format(
-                root=options.root, features=options.features, videos=_VIDEOS.get(options.corpus)
-            )
+            hint = CORPORA[options.corpus].obtain.format(root=options.root, features=options.features)
             raise FileNotFoundError(f"{str(error).split(';')[0]}. {hint}") from None
-        self.splits = self._split(usable(index, options.features, options.window))
+        clips = self._filtered(usable(index, options.features, options.window))
+        self._check_face_size(clips)
+        self.splits = self._split(clips)
+
+    def _filtered(self, clips: pd.DataFrame) -> pd.DataFrame:
+        if self.filters is None:
+            return clips
+        kept = apply_filters(clips, self.filters)
+        removed = failures(clips, self.filters).sum()
+        counts = ", ".join(f"{name} {count}" for name, count in removed.items() if count) or "none"
+        rank_zero_info(f"filters keep {len(kept)} of {len(clips)} clips; removed by {counts}")
+        return kept
+
+    def _check_face_size(self, clips: pd.DataFrame) -> None:
+        """A corpus is prepared under one setting or a few: one clip of each is looked at."""
+        for clip in clips.drop_duplicates("settings_hash")["clip"]:
+            stored = Clip.open(clip_path(self._options.root, clip)).meta.face_size
+            if stored < self._options.face_size:
+                raise UserError(
+                    f"face_size: expected at most {stored}, the side of the prepared faces ({clip}), got "
+                    f"{self._options.face_size}; prepare again with --face-size {self._options.face_size}"
+                )
 
     def _split(self, clips: pd.DataFrame) -> dict[str, pd.DataFrame]:
         options = self._options
@@ -131,12 +151,19 @@ class STSADataModule(LightningDataModule):
             train = select_clips(clips, options.train_list) if options.train_list else None
             val = select_clips(clips, options.val_list) if options.val_list else _without(rest, train)
             train = _without(rest, val) if train is None else train
+        elif options.validation_speakers is None and "split" in clips and clips["split"].ne("").any():
+            theirs = {name: _only(rest, name) for name in ("val", "test")}
+            train, val = _without(_without(rest, theirs["val"]), theirs["test"]), theirs["val"]
+            if val.empty:
+                train, val = split_by_speaker(train, options.validation_fraction, options.seed)
+            if test is None and not theirs["test"].empty:
+                test = theirs["test"]
         else:
             train, val = split_by_speaker(rest, options.validation_fraction, options.seed, options.validation_speakers)
         splits = {"train": train, "val": val, "test": val if test is None else test}
         for name, lines in splits.items():
             if lines.empty:
-                raise UserError(f"{options.root}: no clip is left for {name}; check train_list, val_list and test_list")
+                raise UserError(f"{options.root}: no clip is left for {name}; check the lists of clips and the filters")
         return splits
 
     def dataset(self, split: Literal["train", "val", "test"]) -> WindowDataset:
@@ -194,6 +221,10 @@ class STSADataModule(LightningDataModule):
 def _one_thread(_worker: int) -> None:
     # Workers share the processor already: threads within them only take turns.
     cv2.setNumThreads(0)
+
+
+def _only(clips: pd.DataFrame, split: str) -> pd.DataFrame:
+    return cast(pd.DataFrame, clips[clips["split"] == split]).reset_index(drop=True)
 
 
 def _without(clips: pd.DataFrame, others: pd.DataFrame | None) -> pd.DataFrame:

@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from stsa_lightning.data.datamodule import HOW_TO_OBTAIN, STSADataModule, WindowSampler
+from stsa_lightning.data.corpora import CORPORA
+from stsa_lightning.data.datamodule import STSADataModule, WindowSampler
+from stsa_lightning.data.filters import Filters
 from stsa_lightning.errors import UserError
 
 
@@ -103,6 +106,93 @@ def test_list_of_test_clips_beside_a_split_by_speaker(synthetic_root: Path, tmp_
     assert data.splits["val"]["clip"].tolist() == ["speaker0/clip1"]
     assert data.splits["test"]["clip"].tolist() == ["speaker0/clip0"]
     assert len(data.splits["train"]) == 8
+
+
+def _with_columns(root: Path, out: Path, **columns: Any) -> Path:
+    """The same corpus, its index with other columns: functions of (speaker, clip)."""
+    index = pd.read_parquet(root / "index.parquet")
+    for name, value in columns.items():
+        index[name] = [value(*clip.split("/")) for clip in index["clip"]]
+    index.to_parquet(out / "index.parquet")
+    (out / "clips").symlink_to(root / "clips")
+    return out
+
+
+def _clips(data: STSADataModule) -> dict[str, set[str]]:
+    data.setup()
+    return {name: set(lines["clip"]) for name, lines in data.splits.items()}
+
+
+def test_the_split_of_the_authors(synthetic_root: Path, tmp_path: Path) -> None:
+    splits = {"clip0": "train", "clip1": "val"}
+    root = _with_columns(
+        synthetic_root, tmp_path, split=lambda s, c: "test" if s == "speaker4" else splits.get(c, "train")
+    )
+    clips = _clips(_module(root))
+    assert clips["train"] == {f"speaker{i}/clip0" for i in range(4)}
+    assert clips["val"] == {f"speaker{i}/clip1" for i in range(4)}
+    assert clips["test"] == {"speaker4/clip0", "speaker4/clip1"}
+    # What is asked for wins.
+    clips = _clips(_module(root, validation_speakers=["speaker0"]))
+    assert clips["val"] == clips["test"] == {"speaker0/clip0", "speaker0/clip1"}
+    assert len(clips["train"]) == 8
+    (tmp_path / "val.txt").write_text("speaker1/clip0")
+    clips = _clips(_module(root, val_list=str(tmp_path / "val.txt")))
+    assert clips["val"] == {"speaker1/clip0"}
+    assert len(clips["train"]) == 9
+    clips = _clips(_module(root, test_list=str(tmp_path / "val.txt")))
+    assert clips["test"] == {"speaker1/clip0"}
+    assert clips["train"] == {"speaker0/clip0", "speaker2/clip0", "speaker3/clip0"}
+
+
+def test_what_the_authors_leave_open_is_drawn_by_speaker(synthetic_root: Path, tmp_path: Path) -> None:
+    root = _with_columns(synthetic_root, tmp_path, split=lambda s, _: "test" if s == "speaker4" else "train")
+    clips = _clips(_module(root, validation_fraction=0.25))
+    speakers = {name: {clip.split("/")[0] for clip in names} for name, names in clips.items()}
+    assert speakers["test"] == {"speaker4"}
+    assert len(speakers["val"]) == 1
+    assert len(speakers["train"]) == 3
+    assert not speakers["train"] & speakers["val"]
+
+
+def test_filters(synthetic_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = _with_columns(
+        synthetic_root,
+        tmp_path,
+        face_px=lambda s, _: 60.0 if s == "speaker1" else 200.0,
+        yaw_deg=lambda s, c: 50.0 if (s, c) == ("speaker2", "clip0") else 5.0,
+        language=lambda *_: "en",
+    )
+    assert sum(map(len, list(_clips(_module(root)).values())[:2])) == 10
+    data = _module(root, filters=Filters(min_face_px=100, max_yaw=30, languages=["en"]))
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        clips = _clips(data)
+        data.setup("test")
+    assert clips["train"] | clips["val"] == {f"speaker{s}/clip{c}" for s in (0, 2, 3, 4) for c in (0, 1)} - {
+        "speaker2/clip0"
+    }
+    said = [record.message for record in caplog.records if "filters" in record.message]
+    assert said == ["filters keep 7 of 10 clips; removed by min_face_px 2, max_yaw 1"]
+    with pytest.raises(UserError, match="no clip is left of 10"):
+        _module(root, filters=Filters(languages=["zh"])).setup()
+
+
+def test_a_checkpoint_holds_the_filters_as_plain_values(synthetic_root: Path, tmp_path: Path) -> None:
+    root = _with_columns(synthetic_root, tmp_path, yaw_deg=lambda *_: 5.0)
+    data = _module(root, filters=Filters(max_yaw=30))
+    trainer = _trainer(tmp_path, 1, limit_train_batches=1, limit_val_batches=0)
+    trainer.fit(Recorder(), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    torch.load(tmp_path / "end.ckpt", weights_only=True)
+    again = STSADataModule.load_from_checkpoint(tmp_path / "end.ckpt")
+    assert again.filters == data.filters
+
+
+def test_faces_are_not_enlarged(synthetic_root: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"face_size: expected at most 64, .*\(speaker0/clip0\), got 128; .*--face-size 128"
+    ):
+        _module(synthetic_root, face_size=128).setup()
 
 
 def test_loaders(synthetic_root: Path) -> None:
@@ -202,11 +292,11 @@ def test_epoch_validates_the_same_windows(synthetic_root: Path, tmp_path: Path) 
     assert validated[:half] == validated[half:]
 
 
-@pytest.mark.parametrize("corpus", sorted(HOW_TO_OBTAIN))
+@pytest.mark.parametrize("corpus", sorted(CORPORA))
 def test_missing_corpus_says_how_to_get_it(tmp_path: Path, corpus: str) -> None:
     root = tmp_path / "nothing"
     data = _module(root, corpus=corpus, features="mfcc")
-    with pytest.raises(FileNotFoundError, match=rf"stsa prepare .*--out {root} --features mfcc") as told:
+    with pytest.raises(FileNotFoundError, match=rf"stsa prepare {corpus} .*--out {root} --features mfcc") as told:
         data.setup()
     assert "{" not in str(told.value)
 
@@ -225,7 +315,7 @@ def test_errors(synthetic_root: Path) -> None:
 def test_training_needs_nothing_that_only_preparation_needs() -> None:
     script = """
 import sys
-for name in ("decord", "av", "mediapipe", "omegaconf", "jsonargparse", "lpips"):
+for name in ("decord", "av", "mediapipe", "omegaconf", "jsonargparse", "lpips", "jinja2", "ray"):
     sys.modules[name] = None
 import stsa_lightning.data.clip, stsa_lightning.data.windows, stsa_lightning.data.datamodule
 """
