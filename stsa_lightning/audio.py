@@ -6,11 +6,12 @@ without shifting the sound against the picture. Video runs at 25 frames/s here: 
 
 from __future__ import annotations
 
+import io
 import wave as wave_file
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast, get_args
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
 
 if TYPE_CHECKING:
+    import av
     from av.container import InputContainer
 
 SAMPLE_RATE_HZ = 16_000
@@ -37,8 +39,14 @@ class AudioError(UserError):
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def load_audio(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """The sound of a media file, mono, on the clock of its picture.
+def load_audio(
+    path: str | Path,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    start_s: float | None = None,
+    stop_s: float | None = None,
+    spool: BinaryIO | None = None,
+) -> np.ndarray:
+    """The sound of a media file, or of a part of it, mono, on the clock of its picture.
 
     Sample 0 sounds when the first video frame is shown: a stream that starts early is cut, one that starts late or has
     a hole is filled with silence, and the encoder's priming samples are left out. Without a picture, sample 0 is the
@@ -47,6 +55,9 @@ def load_audio(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.nda
     Args:
         path: any container that FFmpeg reads (wav, mp3, m4a, mp4, mkv ...).
         sample_rate_hz: rate of the result; the file's own rate is converted.
+        start_s: where the part begins, seconds; None: the beginning. What lies before is not decoded.
+        stop_s: where it ends; None: the end.
+        spool: a file open for reading and writing that takes the samples in place of memory; the result then maps it.
 
     Returns:
         (samples,) float32 in [-1, 1].
@@ -57,11 +68,18 @@ def load_audio(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> np.nda
     """
     if sample_rate_hz <= 0:
         raise ValueError(f"sample_rate_hz must be positive, got {sample_rate_hz}")
+    file = io.BytesIO() if spool is None else spool
     with _opened(path) as container:
-        samples = _decode(container, sample_rate_hz)
-    if not len(samples):
-        raise AudioError(f"{path}: its audio stream holds no samples")
-    return samples
+        part = _Part(container, sample_rate_hz, start_s, stop_s)
+        for block in part.blocks():
+            file.write(np.clip(block, -1.0, 1.0).astype(np.float32).tobytes())
+        count = part.length(file.tell() // 4)
+    if not count:
+        raise AudioError(f"{path}: its audio stream holds no samples" + (" in this part" if start_s else ""))
+    if isinstance(file, io.BytesIO):
+        return np.frombuffer(file.getbuffer(), np.float32, count)
+    file.flush()
+    return np.memmap(file, np.float32, "r", shape=(count,))
 
 
 def native_sample_rate(path: str | Path) -> int:
@@ -97,42 +115,81 @@ def _opened(path: str | Path) -> Iterator[InputContainer]:
         raise AudioError(f"{path}: cannot be read as audio ({error.strerror}); is it a sound or video file?") from error
 
 
-def _decode(container: InputContainer, rate_hz: int) -> np.ndarray:
-    """All samples of the first audio stream at `rate_hz`, mono, from the time of the first picture on."""
-    import av
+class _Part:
+    """The first audio stream, or a part of it, decoded block by block at one rate, mono.
 
-    stream = container.streams.audio[0]
-    origin_s = _origin_s(container)
-    graph = av.filter.Graph()
-    source = graph.add_abuffer(template=stream)
-    # async=1 fills holes and cuts overlaps by time stamp, without stretching; first_pts pads or cuts the beginning.
-    resample = graph.add("aresample", f"{rate_hz}:async=1:first_pts={round(origin_s * rate_hz)}")
-    mono = graph.add("aformat", f"sample_fmts=flt:channel_layouts=mono:sample_rates={rate_hz}")
-    sink = graph.add("abuffersink")
-    graph.link_nodes(source, resample, mono, sink).configure()
+    Without a start it begins with the first picture.
+    """
 
-    blocks: list[np.ndarray] = []
+    def __init__(
+        self, container: InputContainer, rate_hz: int, start_s: float | None = None, stop_s: float | None = None
+    ) -> None:
+        self._container, self._stream, self._rate_hz = container, container.streams.audio[0], rate_hz
+        self._start_s = _origin_s(container) + (start_s or 0.0)
+        self._samples = None if stop_s is None else max(0, round((stop_s - (start_s or 0.0)) * rate_hz))
+        if start_s:
+            # A second early: decoders need some packets before they sound right.
+            at_s = max(0.0, self._start_s - 1)
+            container.seek(int(at_s / (self._stream.time_base or 1)), stream=self._stream)
 
-    def drain() -> None:
-        while True:
-            try:
-                frame = cast("av.AudioFrame", sink.pull())
-                blocks.append(frame.to_ndarray().reshape(-1))
-            except (av.error.BlockingIOError, av.error.EOFError):
+    def blocks(self) -> Iterator[np.ndarray]:
+        """(samples,) float32 each."""
+        import av
+
+        graph = av.filter.Graph()
+        source = graph.add_abuffer(template=self._stream)
+        # async=1 fills holes and cuts overlaps by time stamp, without stretching; first_pts pads or cuts the beginning.
+        first = round(self._start_s * self._rate_hz)
+        resample = graph.add("aresample", f"{self._rate_hz}:async=1:first_pts={first}")
+        mono = graph.add("aformat", f"sample_fmts=flt:channel_layouts=mono:sample_rates={self._rate_hz}")
+        sink = graph.add("abuffersink")
+        graph.link_nodes(source, resample, mono, sink).configure()
+        given = 0
+        for frame in self._decoded():
+            source.push(frame)
+            for block in _drained(sink):
+                given += len(block)
+                yield block
+            if self._samples is not None and given >= self._samples:
                 return
 
-    for packet in container.demux(stream):
+    def _decoded(self) -> Iterator[av.AudioFrame | None]:
+        """Frames of sound, and None after the last, which lets the filters give what they hold back."""
+        import av
+
+        for packet in self._container.demux(self._stream):
+            try:
+                yield from packet.decode()
+            except av.error.InvalidDataError:  # a damaged packet is a hole, and holes are filled
+                continue
+        yield None
+
+    def length(self, decoded: int) -> int:
+        """Samples to keep of those decoded: encoders fill their last block with silence.
+
+        The stream's stated duration leaves it out.
+        """
+        if self._samples is not None and decoded >= self._samples:
+            return self._samples
+        stream, rate_hz = self._stream, self._rate_hz
+        if stream.duration is None or stream.time_base is None:
+            return decoded
+        stated = round(
+            (float(((stream.start_time or 0) + stream.duration) * stream.time_base) - self._start_s) * rate_hz
+        )
+        padding = 4096 * rate_hz / stream.sample_rate  # four blocks of AAC; a larger excess is a wrong statement
+        return stated if 0 < decoded - stated <= padding else decoded
+
+
+def _drained(sink: Any) -> Iterator[np.ndarray]:
+    """What a filter graph has ready."""
+    import av
+
+    while True:
         try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:  # a damaged packet is a hole, and holes are filled
-            continue
-        for frame in frames:
-            source.push(frame)
-            drain()
-    source.push(None)
-    drain()
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    return np.clip(samples[: _length(stream, origin_s, rate_hz, len(samples))], -1.0, 1.0).astype(np.float32)
+            yield cast("av.AudioFrame", sink.pull()).to_ndarray().reshape(-1)
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
 
 
 def _origin_s(container: InputContainer) -> float:
@@ -142,15 +199,6 @@ def _origin_s(container: InputContainer) -> float:
     pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     stream = pictures[0] if pictures else container.streams.audio[0]
     return float((stream.start_time or 0) * (stream.time_base or 0))
-
-
-def _length(stream: Any, origin_s: float, rate_hz: int, decoded: int) -> int:
-    """Samples to keep: encoders fill their last block with silence, which the stream's stated duration leaves out."""
-    if stream.duration is None:
-        return decoded
-    stated = round((float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s) * rate_hz)
-    padding = 4096 * rate_hz / stream.sample_rate  # four blocks of AAC; a larger excess is a wrong statement
-    return stated if 0 < decoded - stated <= padding else decoded
 
 
 # ------------------------------------------------------------------------------------------------------------- features
@@ -164,13 +212,17 @@ class AudioFeatures(Protocol):
 
     def __call__(self, wave: np.ndarray) -> np.ndarray: ...
 
+    def chunks(self, wave: np.ndarray) -> Iterator[np.ndarray]:
+        """The same rows in pieces, in memory that does not grow with the wave (which may be mapped from a file)."""
+        ...
+
 
 def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
     """The extractor of one kind.
 
     Args:
         kind: "logmel" (80-d, needs nothing), "mfcc" (13-d) or "wav2vec2" (768-d, the paper's).
-        options: of wav2vec2 alone, see `Wav2Vec2`.
+        options: of wav2vec2 alone, see `stsa_lightning.wav2vec2.Wav2Vec2`.
 
     Raises:
         UserError: an unknown kind, or options that it does not take.
@@ -179,13 +231,35 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
     if kind not in get_args(FeatureKind):
         raise UserError(f"features must be one of {', '.join(get_args(FeatureKind))}, got {kind!r}")
     if kind == "wav2vec2":
+        from stsa_lightning.wav2vec2 import Wav2Vec2
+
         return Wav2Vec2(**options)
     if options:
         raise UserError(f"{kind} features take no options, got {', '.join(options)}")
     return LogMel() if kind == "logmel" else MFCC()
 
 
-class LogMel:
+class _Chunked:
+    """Features that are taken a minute at a time: the spectra of an hour would take gigabytes."""
+
+    kind: str
+    dim: int
+    chunk_steps = 3000
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return np.concatenate(list(self.chunks(wave)))
+
+    def chunks(self, wave: np.ndarray) -> Iterator[np.ndarray]:
+        """See `AudioFeatures.chunks`; a wave of any length gives exactly what it gives at once."""
+        steps = steps_of(checked_wave(wave, "wave"))
+        for first in range(0, steps, self.chunk_steps):
+            yield self._rows(wave, first, min(first + self.chunk_steps, steps))
+
+    def _rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+        raise NotImplementedError
+
+
+class LogMel(_Chunked):
     """Log power in 80 mel bands (Slaney's scale, 0-8000 Hz), 25 ms Hann windows every 20 ms.
 
     Powers are in dB of a full-scale sine, floored at -100, then mapped by fixed constants: -100 dB -> -4, 0 dB -> 4.
@@ -202,17 +276,14 @@ class LogMel:
         self.window = (window / (window.sum() / 2)).astype(np.float32)
         self.filters = mel_filters(self.dim, self.fft, SAMPLE_RATE_HZ).astype(np.float32)
 
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        frames = np.lib.stride_tricks.sliding_window_view(_padded(wave), SPAN)[::HOP]  # (steps, 400)
-        bands = [  # one minute at a time: the spectra of an hour would take gigabytes
-            np.abs(np.fft.rfft(frames[i : i + 3000] * self.window, self.fft)) ** 2 @ self.filters.T
-            for i in range(0, len(frames), 3000)
-        ]
-        decibels = 10 * np.log10(np.maximum(np.concatenate(bands), 1e-10))
+    def _rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+        frames = np.lib.stride_tricks.sliding_window_view(heard(wave, first, last), SPAN)[::HOP]  # (steps, 400)
+        bands = np.abs(np.fft.rfft(frames * self.window, self.fft)) ** 2 @ self.filters.T
+        decibels = 10 * np.log10(np.maximum(bands, 1e-10))
         return ((decibels + 50) / 12.5).astype(np.float32)
 
 
-class MFCC:
+class MFCC(_Chunked):
     """13 mel cepstral coefficients, 25 ms windows every 20 ms: python_speech_features' defaults, log energy first."""
 
     kind = "mfcc"
@@ -225,85 +296,11 @@ class MFCC:
             raise ImportError("mfcc features: pip install python_speech_features") from error
         self._mfcc = mfcc
 
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        pcm = _padded(wave) * 32768  # the package is made for 16-bit samples: its energies are of that scale
-        return self._mfcc(pcm, SAMPLE_RATE_HZ, winlen=SPAN / SAMPLE_RATE_HZ, winstep=0.02, nfft=512).astype(np.float32)
-
-
-class Wav2Vec2:
-    """Last hidden state of wav2vec 2.0 (768-d for base-960h; the paper's features).
-
-    Up to `whole_s` seconds go through the network at once. Longer sound is cut into overlapping chunks of `chunk_s`;
-    the outer half of each overlap is thrown away, so memory does not grow with length. Chunks do not give exactly what
-    the whole gives, as the network normalises over time and attends to everything it hears: with random weights the
-    difference is about 6 % (root mean square, relative) for one minute of speech.
-
-    Args:
-        model: name on the Hugging Face hub, or a local folder.
-        chunk_s: length of a chunk, seconds.
-        overlap_s: what neighbouring chunks share, seconds; less than `chunk_s`.
-        whole_s: the longest sound taken at once, seconds.
-        device: where the network runs.
-    """
-
-    kind = "wav2vec2"
-
-    def __init__(
-        self,
-        model: str | Path = "facebook/wav2vec2-base-960h",
-        chunk_s: float = 20.0,
-        overlap_s: float = 4.0,
-        whole_s: float = 60.0,
-        device: str = "cpu",
-    ) -> None:
-        if not 0 <= overlap_s < chunk_s:
-            raise ValueError(f"overlap_s must lie in [0, chunk_s = {chunk_s}), got {overlap_s}")
-        self.chunk, self.overlap, self.whole = (round(s * FEATURE_RATE_HZ) for s in (chunk_s, overlap_s, whole_s))
-        if self.chunk - self.overlap < 2:
-            raise ValueError(f"chunk_s must exceed overlap_s by 0.04 s at least, got {chunk_s} and {overlap_s}")
-        self.device = device
-        self.network = _load_wav2vec2(str(model)).to(device)
-        self.dim = int(self.network.config.hidden_size)
-
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        wave = _checked(wave, "wave")
-        steps = _steps(wave)
-        wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)  # as the network's own processor does
-        wave = _padded(wave)
-        if steps <= self.whole:
-            return self._run(wave, 0, steps)
-        out = np.empty((steps, self.dim), np.float32)
-        margin, stride = self.overlap // 2, self.chunk - self.overlap
-        for start in range(0, steps, stride):  # of steps first ... last, `kept` ones from `start` on are used
-            first, last = max(0, start - margin), min(steps, start + stride + margin)
-            kept = min(stride, steps - start)
-            out[start : start + kept] = self._run(wave, first, last)[start - first : start - first + kept]
-        return out
-
-    def _run(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
-        """Steps first ... last - 1 as the network sees them when it is given these alone."""
-        import torch
-
-        samples = torch.from_numpy(wave[first * HOP : (last - 1) * HOP + SPAN]).to(self.device)
-        with torch.inference_mode():
-            hidden = self.network(samples[None]).last_hidden_state[0]
-        return hidden.float().cpu().numpy()
-
-
-def _load_wav2vec2(model: str) -> Any:
-    try:
-        from transformers import Wav2Vec2Model
-    except ImportError as error:
-        raise ImportError("wav2vec2 features need transformers: pip install 'stsa-lightning[wav2vec]'") from error
-    try:
-        network = Wav2Vec2Model.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise AudioError(
-            f"wav2vec2 weights {model!r} cannot be loaded: they are neither a local folder, nor in the Hugging Face "
-            "cache, nor reachable on the hub. Go online once, or give `model` a folder that holds config.json and the "
-            f"weights. ({error})"
-        ) from error
-    return network.eval().requires_grad_(False)
+    def _rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+        before = min(first, 1)  # the pre-emphasis of a chunk's first sample wants the sample before it
+        pcm = heard(wave, first - before, last) * 32768  # the package's energies are those of 16-bit samples
+        rows = self._mfcc(pcm, SAMPLE_RATE_HZ, winlen=SPAN / SAMPLE_RATE_HZ, winstep=0.02, nfft=512)
+        return rows[before:].astype(np.float32)
 
 
 def mel_filters(bands: int, fft: int, rate_hz: int) -> np.ndarray:
@@ -342,24 +339,31 @@ def feature_windows(features: np.ndarray, centres: Sequence[float] | np.ndarray)
     return windows.transpose(0, 2, 1)
 
 
-def _steps(wave: np.ndarray) -> int:
+def steps_of(wave: np.ndarray) -> int:
     return -(-len(wave) // HOP)
 
 
-def _padded(wave: np.ndarray) -> np.ndarray:
-    """The wave with silence after it, so that the last step has all its 400 samples."""
-    wave = _checked(wave, "wave")
-    return np.pad(wave, (0, (_steps(wave) - 1) * HOP + SPAN - len(wave)))
+def heard(wave: np.ndarray, first: int, last: int, fill: float = 0.0) -> np.ndarray:
+    """What the steps first ... last - 1 hear: (samples,) float32, with silence (`fill`) after the end of the wave."""
+    wanted = (last - 1 - first) * HOP + SPAN
+    samples = _checked(wave[first * HOP : first * HOP + wanted], "wave")
+    return np.pad(samples, (0, wanted - len(samples)), constant_values=fill)
 
 
 def _checked(wave: np.ndarray, name: str) -> np.ndarray:
-    wave = np.asarray(wave)
+    wave = checked_wave(wave, name)
+    if not np.isfinite(wave).all():
+        raise AudioError(f"{name} holds NaN or infinite samples")
+    return wave.astype(np.float32, copy=False)
+
+
+def checked_wave(wave: np.ndarray, name: str) -> np.ndarray:
+    """All that can be said without reading the samples."""
+    wave = np.asanyarray(wave)
     if not np.issubdtype(wave.dtype, np.floating):
         raise TypeError(f"{name} must be float in [-1, 1], got {wave.dtype}; divide 16-bit samples by 32768")
     if wave.ndim != 1:
         raise ValueError(f"{name} must be mono, of shape (samples,), got shape {wave.shape}")
     if not len(wave):
         raise AudioError(f"{name} is empty: there is no sound")
-    if not np.isfinite(wave).all():
-        raise AudioError(f"{name} holds NaN or infinite samples")
-    return wave.astype(np.float32, copy=False)
+    return wave
