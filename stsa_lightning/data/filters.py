@@ -72,13 +72,13 @@ def suggested_filters(index: pd.DataFrame) -> Filters:
     return Filters(
         min_confidence=3.0 if (_column(index, "sync_method") == "syncnet").any() else None,
         max_offset=2,
-        min_face_px=100,
+        min_face_px=80,
         max_yaw=35,
         min_seconds=2,
         min_sharpness=40,
         min_valid=0.9,
         min_speech=0.4,
-        max_jump=0.5,
+        max_jump=0.25,
     )
 
 

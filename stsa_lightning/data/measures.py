@@ -14,11 +14,11 @@ SyncMethod = Literal["syncnet", "opening", "none"]
 
 # Column of the index -> its pandas dtype, and what it says.
 _MEASURES: Final[dict[str, tuple[str, str]]] = {
-    "sync_offset": ("float64", "offset of sound and lips as found in the source, frames at 25/s"),
+    "sync_offset": ("float64", "frames (of 25/s) by which the sound is early in the source; negative: late"),
     "sync_confidence": ("float64", "how clear that is: LSE-C of SyncNet, or the opening's own; not comparable"),
     "sync_method": ("object", "who found it: syncnet, opening (the weaker one), or none"),
     "sync_clear": ("bool", "whether the offset is to be believed"),
-    "sync_shift": ("int64", "frames of that offset which were corrected in the clip file"),
+    "sync_shift": ("int64", "frames of this offset that were corrected in the clip file"),
     "face_px": ("float64", "median height of the face box, pixels of the source"),
     "yaw_deg": ("float64", "median turn of the head from frontal, degrees"),
     "yaw_max_deg": ("float64", "largest turn of the head, degrees"),
@@ -48,7 +48,7 @@ _FRAME = SAMPLE_RATE_HZ // 25
 
 
 class SyncReading(NamedTuple):
-    """Offset (frames at 25/s, the sign of SyncNet's `15 - argmin`), its confidence, and how it was found."""
+    """Offset (frames of 25/s by which the sound is early; negative: late), its confidence, and how it was found."""
 
     offset: float
     confidence: float
