@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, get_args
 
 import torch
@@ -223,7 +224,13 @@ class FID(FrechetDistance):
         except ImportError as error:
             raise ImportError("FID needs torch-fidelity: pip install 'stsa_lightning[metrics]'") from error
         path = weights_path("inception", weights_dir)
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+        try:
+            torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity itself would run what a file says
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
+            )
+        except (RuntimeError, UnpicklingError) as error:
+            raise ValueError(f"{path} does not hold torch-fidelity's InceptionV3: {error}") from error
         super().__init__(network, 2048, **kwargs)
 
     def features(self, frames: Tensor) -> Tensor:

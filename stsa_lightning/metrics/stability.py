@@ -115,7 +115,7 @@ def _neighbours(frames: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _pair_error(pred: tuple[np.ndarray, np.ndarray], true: tuple[np.ndarray, np.ndarray]) -> float:
     first, second = (cv2.cvtColor((frame * 255).round().astype(np.uint8), cv2.COLOR_RGB2GRAY) for frame in true)
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    forth, back = flow.calc(first, second, None), flow.calc(second, first, None)
+    forth, back = (flow.calc(*pair, None) for pair in ((first, second), (second, first)))  # type: ignore[call-overload]
     height, width = first.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = x + forth[..., 0], y + forth[..., 1]
