@@ -4,14 +4,19 @@ Tensors (F frames at 25/s): ``faces`` (bytes,) uint8, the JPEG pictures of all f
 ``face_offsets`` (F + 1,) int64, where each begins; ``landmarks`` (F, 131, 2) float32, pixels of the source's frame;
 ``boxes`` (F, 4) int32; ``valid`` (F,) uint8; ``audio`` (samples,) int16 at 16 kHz; ``features.KIND`` (steps, D) float16
 at 50 Hz. A frame that is not valid has no picture, landmarks of NaN and an empty box.
+
+The file is written from front to back in bounded memory, and the header, whose room is kept, last.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,17 +24,21 @@ from typing import Any
 import cv2
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import normalise_landmarks
 from stsa_lightning.files import written_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FPS = 25
 JPEG_QUALITY = 95
 _META_KEY = "stsa"
 _FEATURES = "features."
+_HEADER_BYTES = 8192  # room of the header, its length included; a safetensors header may end in spaces
+_DIGEST_BYTES = 16
+_DTYPES: dict[type[np.generic], str] = {
+    np.uint8: "U8", np.int16: "I16", np.float16: "F16", np.int32: "I32", np.float32: "F32", np.int64: "I64"
+}  # fmt: skip
 
 
 class ClipError(UserError):
@@ -42,6 +51,9 @@ class ClipMeta:
 
     ``source`` is relative to the folder of videos; ``source_bytes`` and ``source_mtime_ns`` tell whether it changed.
     ``width``, ``height`` (pixels) and ``source_fps`` are the source's own; the clip runs at 25 frames/s.
+    ``part``: which part of the source it is, "" for all of it; ``split`` and ``language``: what the corpus says, or "";
+    ``face_choice``: which face was followed, and why; ``measures``: of `stsa_lightning.data.measures`; ``checksum``:
+    BLAKE2b of the file's data, hexadecimal.
     """
 
     clip: str
@@ -59,6 +71,12 @@ class ClipMeta:
     face_size: int
     settings: dict[str, Any]
     settings_hash: str
+    part: str = ""
+    split: str = ""
+    language: str = ""
+    face_choice: str = ""
+    measures: dict[str, Any] = field(default_factory=dict)
+    checksum: str = ""
     format_version: int = FORMAT_VERSION
 
 
@@ -69,22 +87,26 @@ def encode_face(face: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
 
 
+class WriteError(UserError):
+    """The disk does not take what is written (full, a quota, read-only): no fault of the video."""
+
+
 def write_clip(
     path: Path | str,
     meta: ClipMeta,
     *,
-    faces: Sequence[bytes],
+    faces: Iterable[bytes],
     landmarks: np.ndarray,
     boxes: np.ndarray,
     valid: np.ndarray,
     audio: np.ndarray,
     features: Mapping[str, np.ndarray],
 ) -> None:
-    """Write a clip file; under its name it appears complete.
+    """Write a clip file whose contents are all at hand; `ClipWriter` takes them as they come.
 
     Args:
-        path: the file; folders are made. What an interrupted earlier writing of it left is removed.
-        meta: provenance and settings.
+        path: the file; folders are made.
+        meta: provenance and settings; the checksum is filled in.
         faces: F JPEG pictures, empty for frames that are not valid.
         landmarks: (F, 131, 2) pixels of the frame.
         boxes: (F, 4).
@@ -94,27 +116,120 @@ def write_clip(
 
     Raises:
         ClipError: lengths that differ from `meta.frames`.
+        WriteError: the disk does not take it.
     """
-    path = Path(path)
-    lengths = {"faces": len(faces), "landmarks": len(landmarks), "boxes": len(boxes), "valid": len(valid)}
-    for name, length in lengths.items():
-        if length != meta.frames:
-            raise ClipError(f"{path}: {name}: expected {meta.frames} frames as in meta, got {length}")
-    tensors: dict[str, np.ndarray] = {
-        "faces": np.frombuffer(b"".join(faces), np.uint8),
-        "face_offsets": np.cumsum([0, *map(len, faces)], dtype=np.int64),
-        "landmarks": np.ascontiguousarray(landmarks, np.float32),
-        "boxes": np.ascontiguousarray(boxes, np.int32),
-        "valid": np.ascontiguousarray(valid, np.uint8),
-        "audio": np.ascontiguousarray(audio, np.int16),
-        **{_FEATURES + kind: np.ascontiguousarray(values, np.float16) for kind, values in features.items()},
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f"{path.name}.part-*"):
-        leftover.unlink(missing_ok=True)
-    with written_whole(path) as part, open(part, "wb") as file:
-        file.write(save(tensors, metadata={_META_KEY: json.dumps(asdict(meta))}))
-        os.fsync(file.fileno())
+    with ClipWriter(path) as writer:
+        for picture in faces:
+            writer.face(picture)
+        writer.frames(landmarks, boxes, valid)
+        for kind, values in features.items():
+            writer.features(kind, [values])
+        writer.audio([audio])
+        writer.finish(meta)
+
+
+class ClipWriter:
+    """Writes a clip file piece by piece, in this order: every face, `frames`, features, audio, `finish`.
+
+    A context manager. Under its name the file appears complete, when `finish` has been called; else nothing is left.
+
+    Raises:
+        WriteError: in any method, the disk does not take what is written.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._offsets = [0]  # of the pictures; the last is where they end
+        self._tensors: dict[str, dict[str, Any]] = {}
+        self._size = 0  # of the data
+        self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self._stack = ExitStack()
+        self._finished = False
+
+    def __enter__(self) -> ClipWriter:
+        with self._blamed():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._part = self._stack.enter_context(written_whole(self.path))
+            self._file = self._stack.enter_context(open(self._part, "wb"))
+            self._file.seek(_HEADER_BYTES)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if kind is None and not self._finished:
+            kind, error = ClipError, ClipError(f"{self.path}: the clip was left before `finish`")
+        with self._blamed():
+            self._stack.__exit__(kind, error, trace)
+
+    def face(self, picture: bytes) -> None:
+        """The next frame's JPEG, empty where there is no face."""
+        self._write(picture)
+        self._offsets.append(self._size)
+
+    def frames(self, landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray) -> None:
+        """What is known of each frame, after the last face; see `write_clip`.
+
+        Raises:
+            ClipError: lengths that differ from the number of faces.
+        """
+        count = len(self._offsets) - 1
+        for name, length in {"landmarks": len(landmarks), "boxes": len(boxes), "valid": len(valid)}.items():
+            if length != count:
+                raise ClipError(f"{self.path}: {name}: expected {count} frames as there are faces, got {length}")
+        self._write(bytes(-self._size % 8))  # so that all numbers are aligned; the offsets pass over it
+        self._tensors["faces"] = {"dtype": "U8", "shape": [self._size], "data_offsets": [0, self._size]}
+        self._stream("face_offsets", np.int64, [np.array(self._offsets)])
+        self._stream("landmarks", np.float32, [landmarks])
+        self._stream("boxes", np.int32, [boxes])
+        self._valid = valid
+
+    def features(self, kind: str, blocks: Iterable[np.ndarray]) -> None:
+        """Features of one kind in pieces (steps, D), after `frames`."""
+        self._stream(_FEATURES + kind, np.float16, blocks)
+
+    def audio(self, blocks: Iterable[np.ndarray]) -> None:
+        """The sound, int16 at 16 kHz, in pieces (samples,) of any length, after the features."""
+        self._stream("audio", np.int16, blocks)
+
+    def finish(self, meta: ClipMeta) -> ClipMeta:
+        """Complete the file. Returns `meta` with the checksum.
+
+        Raises:
+            ClipError: another number of frames than `meta.frames`.
+        """
+        if meta.frames != len(self._offsets) - 1:
+            raise ClipError(f"{self.path}: faces: expected {meta.frames} as in meta, got {len(self._offsets) - 1}")
+        self._stream("valid", np.uint8, [self._valid])
+        meta = replace(meta, checksum=self._digest.hexdigest())
+        header = json.dumps({"__metadata__": {_META_KEY: json.dumps(asdict(meta))}, **self._tensors}).encode()
+        if len(header) > _HEADER_BYTES - 8:
+            raise ClipError(f"{self.path}: names and settings of {len(header)} bytes do not fit into the header")
+        with self._blamed():
+            self._file.seek(0)
+            self._file.write(struct.pack("<Q", _HEADER_BYTES - 8) + header.ljust(_HEADER_BYTES - 8))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._finished = True
+        return meta
+
+    def _stream(self, name: str, dtype: type[np.generic], blocks: Iterable[np.ndarray]) -> None:
+        begin, shape = self._size, [0]
+        for block in blocks:
+            self._write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
+            shape = [shape[0] + len(block), *block.shape[1:]]
+        self._tensors[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [begin, self._size]}
+
+    def _write(self, data: bytes | memoryview) -> None:
+        with self._blamed():
+            self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
 
 class Clip:
@@ -217,6 +332,23 @@ class Clip:
         tensor = self._file.get_slice(_FEATURES + kind)
         start, stop, _ = slice(start, stop).indices(tensor.get_shape()[0])  # it does not limit slices to what there is
         return tensor[start : max(start, stop)].astype(np.float32)
+
+    def verify(self) -> None:
+        """Read all of the file and compare its checksum.
+
+        Raises:
+            ClipError: its data are not those that were written.
+        """
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        with open(self.path, "rb") as file:
+            file.seek(8 + struct.unpack("<Q", file.read(8))[0])
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != self.meta.checksum:
+            raise ClipError(
+                f"{self.path}: expected data of checksum {self.meta.checksum}, found {digest.hexdigest()}: the file is "
+                f"damaged; delete it and prepare again"
+            )
 
     def _tensor(self, name: str) -> np.ndarray:
         if name not in self._names:

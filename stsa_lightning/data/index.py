@@ -5,17 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from stsa_lightning.data.measures import MEASURES, no_measures
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
 
 INDEX_FILE = "index.parquet"
 
 # Beside what describes a clip: `longest_run`, most valid frames in a row; `features`, kinds held, separated by commas;
-# `status`, ok or rejected (with a `reason`); `source_bytes` and `source_mtime_ns`, which tell whether a source changed.
+# `status`, ok or rejected (with a `reason`); `source_bytes` and `source_mtime_ns`, which tell whether a source changed;
+# `part`, which part of the source it is ("" for all); `split`, of the corpus's authors ("" where they say nothing);
+# `language`, ISO 639-1 or ""; `face_choice`, which face was followed, and why; and what was measured of each clip.
 COLUMNS: dict[str, str] = {
     "clip": "object",
     "speaker": "object",
@@ -33,7 +37,18 @@ COLUMNS: dict[str, str] = {
     "settings_hash": "object",
     "source_bytes": "int64",
     "source_mtime_ns": "int64",
+    "part": "object",
+    "split": "object",
+    "language": "object",
+    "face_choice": "object",
+    **MEASURES,
 }
+_EMPTY = {"object": "", "int64": 0, "float64": 0.0, "bool": False}
+
+
+def empty_row() -> dict[str, Any]:
+    """A line that says nothing yet: 0 and "" in every column, what was not measured as `no_measures` has it."""
+    return {**{name: _EMPTY[dtype] for name, dtype in COLUMNS.items()}, **no_measures()}
 
 
 def clip_path(root: Path | str, clip: str) -> Path:

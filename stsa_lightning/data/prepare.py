@@ -1,74 +1,37 @@
 """Videos in, a prepared corpus out: one clip file for each video, and an index of what was found.
 
-A run can be stopped and started again at any point: it does what is missing, and what changed.
+A run can be stopped at any point, by whatever means, and started again: it does what is missing, and what changed.
+Each finished video is noted in a journal at once; the index is written at the end, from the same lines.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
+import os
+import socket
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-
-from stsa_lightning.audio import SAMPLE_RATE_HZ, AudioFeatures, FeatureKind, audio_features, load_audio
-from stsa_lightning.data.clip import FORMAT_VERSION, FPS, Clip, ClipError, ClipMeta, encode_face, write_clip
-from stsa_lightning.data.index import clip_path, load_index, save_index
-from stsa_lightning.data.sources import Source, find_sources
+from stsa_lightning.data.clip import FPS, Clip, ClipError, ClipMeta, WriteError
+from stsa_lightning.data.corpora import Source
+from stsa_lightning.data.extract import PrepareSettings, extractors, prepare_clip
+from stsa_lightning.data.index import clip_path, empty_row, load_index, save_index
+from stsa_lightning.data.workers import WorkerDied, make_workers
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.box import crop_face, face_box
-from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
-from stsa_lightning.face.topology import LANDMARKS
-from stsa_lightning.video import VideoInfo, VideoReader, probe
+from stsa_lightning.face.landmarks import landmark_detector
 
-_BLOCK_BYTES = 64 << 20  # decoded frames held at a time
-_SAVE_EVERY_S = 20.0
+__all__ = ["PrepareReport", "PrepareSettings", "prepare"]
 
+JOURNAL = ".prepare.journal"
+LOCK = ".prepare.lock"
 
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What decides the contents of a clip file; another setting makes another corpus.
-
-    Args:
-        face_size: side of the stored faces, pixels.
-        margin_px: added on each side of the landmarks' box, pixels of the video.
-        features: kinds of audio features to store.
-        min_frames: fewest frames with a face, at 25/s; a video with fewer is rejected.
-        landmark_model: a FaceLandmarker `.task` file; None for MediaPipe's FaceMesh.
-        wav2vec2_model: name or folder of another wav 2 vec 2.0 model; None for the usual one.
-    """
-
-    face_size: int = 128
-    margin_px: int = 5
-    features: tuple[str, ...] = ("logmel",)
-    min_frames: int = 25
-    landmark_model: str | None = None
-    wav2vec2_model: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in {"face_size": 16, "margin_px": 0, "min_frames": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        kinds = get_args(FeatureKind)
-        if not self.features or set(self.features) - set(kinds):
-            raise UserError(f"features: expected one or more of {list(kinds)}, got {list(self.features)}")
-
-    def record(self) -> dict[str, Any]:
-        """The settings as kept in clip files; of model files the name alone, so that they may move."""
-        models = {k: v and Path(v).name for k, v in asdict(self).items() if k.endswith("_model")}
-        return {**asdict(self), "features": list(self.features), **models}
-
-    @property
-    def hash(self) -> str:
-        """Identifies the settings and the clip format."""
-        text = json.dumps([FORMAT_VERSION, self.record()], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+Row = dict[str, Any]
 
 
 @dataclass
@@ -89,8 +52,49 @@ class PrepareReport:
         return "\n".join(lines + [f"  rejected {source}: {reason}" for source, reason in self.rejected])
 
 
-class RejectedError(ValueError):
-    """A video that cannot be part of a corpus; the message is the reason."""
+def prepare(
+    sources: Sequence[Source],
+    out: Path | str,
+    settings: PrepareSettings | None = None,
+    *,
+    root: Path | str,
+    workers: int = 1,
+    ray: str | None = None,
+    limit: int | None = None,
+    progress: bool = True,
+) -> PrepareReport:
+    """Prepare the videos of a corpus; what an earlier run prepared under the same settings is kept.
+
+    A frame without a face is marked. A video that cannot be read, has no sound or too few frames with a face is listed
+    in the index with the reason, and the run goes on; so it is when a worker dies of a video twice. The result is the
+    same, byte for byte, whatever the number of workers and of interruptions.
+
+    Args:
+        sources: from `stsa_lightning.data.corpora.find_sources`.
+        out: folder for the corpus: `clips/SPEAKER/...` and the index.
+        settings: see `PrepareSettings`.
+        root: folder that the sources' `relative` paths start from.
+        workers: processes on this machine; 0 works in this process.
+        ray: "auto" or HOST:PORT of a Ray cluster, whose machines all see `root` and `out`; in place of `workers`.
+        limit: only the first so many sources.
+        progress: show a progress bar.
+
+    Raises:
+        FileNotFoundError: a model of the settings does not exist.
+        UserError: another run is at work in `out`, the disk is full, or there is no such cluster.
+        ImportError: a package that preparation needs is missing.
+    """
+    settings = (settings or PrepareSettings()).resolved()
+    out = Path(out)
+    _check_models(settings)
+    with _alone(out):
+        run = _Run(Path(root), out, settings)
+        with make_workers(workers, ray, gpu="wav2vec2" in settings.features) as pool, run.kept():
+            jobs = [Job(source, out, settings) for source in sources[:limit] if run.is_to_do(source)]
+            for job, done in _tracked(pool.run(do, jobs), len(jobs), progress):
+                run.note(job.source, done)
+    run.report.rejected.sort()
+    return run.report
 
 
 def prepare_folder(
@@ -102,187 +106,75 @@ def prepare_folder(
     limit: int | None = None,
     progress: bool = True,
 ) -> PrepareReport:
-    """Prepare every video below a folder; what an earlier run prepared under the same settings is kept.
+    """`prepare` of the corpus `folder`."""
+    from stsa_lightning.data.corpora import find_sources
 
-    A frame without a face is marked. A video that cannot be read, has no sound or too few frames with a face is listed
-    in the index with the reason, and the run goes on.
-
-    Args:
-        root: folder with videos at any depth.
-        out: folder for the corpus: `clips/SPEAKER/...` and the index.
-        settings: see `PrepareSettings`.
-        speaker_pattern: says who speaks; see `find_sources`. By default the first folder below `root`.
-        limit: only the first so many videos, in the order of their paths.
-        progress: show a progress bar.
-
-    Raises:
-        FileNotFoundError: `root`, or a model of the settings, does not exist.
-        UserError: no video below `root`.
-        ImportError: a package that preparation needs is missing.
-    """
-    settings = settings or PrepareSettings()
-    sources = find_sources(root, speaker_pattern)[:limit]
-    run = _Run(Path(root), Path(out), settings)
-    try:
-        for source in _tracked(sources, progress):
-            run.do(source)
-    finally:
-        run.finish()
-    return run.report
+    sources = find_sources("folder", root, speaker=speaker_pattern)
+    return prepare(sources, out, settings, root=root, limit=limit, progress=progress)
 
 
-class _Run:
-    """One pass over the sources: the index so far and the report."""
-
-    def __init__(self, root: Path, out: Path, settings: PrepareSettings) -> None:
-        self.out, self.settings = out, settings
-        self.features = _feature_extractors(settings)
-        landmark_detector(settings.landmark_model).close()  # what is amiss with the model shows before the work begins
-        self.rows = _standing_rows(root, out, settings.hash)
-        self.report = PrepareReport()
-        self._started = self._saved = time.monotonic()
-
-    def do(self, source: Source) -> None:
-        row = _reusable(source, self.out, self.rows.get(source.clip), self.settings.hash)
-        if row is None:
-            row = self._prepare(source)
-        elif row["status"] == "ok":
-            self.report.reused += 1
-        if row["status"] == "rejected":
-            self.report.rejected.append((source.relative, row["reason"]))
-        self.rows[source.clip] = row
-        if time.monotonic() - self._saved > _SAVE_EVERY_S:
-            self._save()
-
-    def _prepare(self, source: Source) -> dict[str, Any]:
-        try:
-            meta = prepare_clip(source, self.out, self.settings, self.features)
-        except (ValueError, RuntimeError, EOFError) as error:  # of the decoders and the detector, about this one file
-            reason = str(error).removeprefix(f"{source.path}: ")
-            return {**_empty_row(source, self.settings.hash), "status": "rejected", "reason": reason}
-        self.report.prepared += 1
-        self.report.frames += meta.frames
-        return _row(source, meta)
-
-    def _save(self) -> None:
-        save_index(self.out, list(self.rows.values()))
-        self._saved = time.monotonic()
-
-    def finish(self) -> None:
-        self._save()
-        self.report.seconds = time.monotonic() - self._started
+# ----------------------------------------------------------------------------------------------------------- one video
 
 
-def prepare_clip(source: Source, out: Path, settings: PrepareSettings, features: dict[str, AudioFeatures]) -> ClipMeta:
-    """Prepare one video into its clip file.
+@dataclass(frozen=True)
+class Job:
+    """A video to prepare, as workers get it."""
+
+    source: Source
+    out: Path
+    settings: PrepareSettings
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it: a line of the index, and whether its clip stood already."""
+
+    row: Row
+    reused: bool = False
+
+
+def do(job: Job) -> Done:
+    """Prepare one video unless its clip stands; a video that cannot be prepared makes a line with the reason.
 
     Raises:
-        RejectedError, VideoError, AudioError: it cannot be part of the corpus.
+        WriteError, ImportError: what no other video would fare better with.
     """
-    info = probe(source.path)
-    if not info.has_audio:
-        raise RejectedError("has no sound")
-    wave = load_audio(source.path)
-    with VideoReader(source.path, fps=FPS) as reader, closing(landmark_detector(settings.landmark_model)) as detect:
-        if len(reader) < settings.min_frames:
-            raise RejectedError(f"too short: {len(reader)} frames at {FPS}/s, expected {settings.min_frames} or more")
-        block = max(1, _BLOCK_BYTES // (info.width * info.height * 3))
-        found = [_find_face(frame, detect, settings) for frames in reader.blocks(block) for frame in frames]
-    valid = np.array([picture != b"" for picture, _, _ in found])
-    if valid.sum() < settings.min_frames:
-        raise RejectedError(
-            f"too few faces: {valid.sum()} of {len(valid)} frames, expected {settings.min_frames} or more"
-        )
-    wave = wave[: len(found) * SAMPLE_RATE_HZ // FPS]
-    meta = _meta(source, info, valid, settings)
-    write_clip(
-        clip_path(out, source.clip),
-        meta,
-        faces=[picture for picture, _, _ in found],
-        landmarks=np.stack([landmarks for _, landmarks, _ in found]),
-        boxes=np.stack([box for _, _, box in found]),
-        valid=valid,
-        audio=np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16),
-        features={kind: extract(wave) for kind, extract in features.items()},
-    )
-    return meta
-
-
-def _find_face(
-    frame: np.ndarray, detect: LandmarkDetector, settings: PrepareSettings
-) -> tuple[bytes, np.ndarray, np.ndarray]:
-    """JPEG (empty without a face), landmarks and box of a frame."""
-    landmarks = detect(frame)
-    if landmarks is not None:
-        try:
-            box = face_box(landmarks, (frame.shape[1], frame.shape[0]), settings.margin_px)
-        except ValueError:  # tracked out of the frame
-            landmarks = None
-    if landmarks is None:
-        return b"", np.full((len(LANDMARKS), 2), np.nan, np.float32), np.zeros(4, np.int32)
-    return encode_face(crop_face(frame, box, settings.face_size)), landmarks, box
-
-
-def _meta(source: Source, info: VideoInfo, valid: np.ndarray, settings: PrepareSettings) -> ClipMeta:
-    return ClipMeta(
-        clip=source.clip,
-        speaker=source.speaker,
-        source=source.relative,
-        source_sha256=source.sha256(),
-        source_bytes=source.bytes,
-        source_mtime_ns=source.mtime_ns,
-        source_fps=float(info.fps),
-        width=info.width,
-        height=info.height,
-        frames=len(valid),
-        valid_frames=int(valid.sum()),
-        longest_run=max((len(list(run)) for face, run in groupby(valid.tolist()) if face), default=0),
-        face_size=settings.face_size,
-        settings=settings.record(),
-        settings_hash=settings.hash,
-    )
-
-
-def _feature_extractors(settings: PrepareSettings) -> dict[str, AudioFeatures]:
-    options = {"wav2vec2": {"model": settings.wav2vec2_model}} if settings.wav2vec2_model else {}
-    return {kind: audio_features(kind, **options.get(kind, {})) for kind in settings.features}  # type: ignore[arg-type]
-
-
-def _standing_rows(root: Path, out: Path, settings_hash: str) -> dict[str, dict[str, Any]]:
-    """Lines of an earlier run under the same settings that still hold, by clip."""
+    source = job.source
+    standing = _standing_clip(job)
+    if standing is not None:
+        return Done(clip_row(source, standing), reused=True)
     try:
-        rows = [{str(name): value for name, value in row.items()} for row in load_index(out).to_dict("records")]
-    except (FileNotFoundError, UserError):  # none yet, or one to be written anew
-        return {}
-    return {
-        row["clip"]: row
-        for row in rows
-        if row["settings_hash"] == settings_hash
-        and (clip_path(out, row["clip"]) if row["status"] == "ok" else root / row["source"]).is_file()
-    }
+        return Done(clip_row(source, prepare_clip(source, job.out, job.settings)))
+    except (WriteError, ImportError):
+        raise
+    except (UserError, ValueError, RuntimeError, EOFError) as error:  # of decoders and detector, about this one file
+        reason = str(error).removeprefix(f"{source.path}: ")
+    except Exception as error:  # whatever it is, the other videos are not to blame
+        reason = f"{type(error).__name__}: {error}"
+    return Done(rejected_row(source, job.settings.hash, reason))
 
 
-def _reusable(source: Source, out: Path, row: dict[str, Any] | None, settings_hash: str) -> dict[str, Any] | None:
-    """The line of a source that was dealt with before and has not changed since; None if there is work to do."""
-    if row is not None and (row["source_bytes"], row["source_mtime_ns"]) == (source.bytes, source.mtime_ns):
-        return row
-    path = clip_path(out, source.clip)
+def _standing_clip(job: Job) -> ClipMeta | None:
+    """What the clip file of a source says if it was made of the same source under the same settings."""
+    path = clip_path(job.out, job.source.clip)
     if not path.is_file():
         return None
     try:
         meta = Clip.open(path).meta
     except ClipError:
         return None
-    if meta.settings_hash != settings_hash or meta.source_bytes != source.bytes:
+    source = job.source
+    if (meta.settings_hash, meta.source_bytes, meta.part) != (job.settings.hash, source.bytes, source.part):
         return None
     if meta.source_mtime_ns != source.mtime_ns and meta.source_sha256 != source.sha256():
         return None
-    return _row(source, meta)
+    return meta
 
 
-def _row(source: Source, meta: ClipMeta) -> dict[str, Any]:
+def clip_row(source: Source, meta: ClipMeta) -> Row:
+    """The line of a prepared clip."""
     return {
-        **_empty_row(source, meta.settings_hash),
+        **_source_row(source, meta.settings_hash),
         "frames": meta.frames,
         "valid_frames": meta.valid_frames,
         "longest_run": meta.longest_run,
@@ -292,31 +184,192 @@ def _row(source: Source, meta: ClipMeta) -> dict[str, Any]:
         "fps": meta.source_fps,
         "features": ",".join(meta.settings["features"]),
         "status": "ok",
+        "face_choice": meta.face_choice,
+        **meta.measures,
     }
 
 
-def _empty_row(source: Source, settings_hash: str) -> dict[str, Any]:
+def rejected_row(source: Source, settings_hash: str, reason: str) -> Row:
+    """The line of a video that cannot be part of a corpus."""
+    return {**_source_row(source, settings_hash), "status": "rejected", "reason": reason}
+
+
+def _source_row(source: Source, settings_hash: str) -> Row:
+    return {**empty_row(), "settings_hash": settings_hash, **_of_source(source)}
+
+
+def _of_source(source: Source) -> Row:
+    """The columns that the corpus alone decides."""
     return {
         "clip": source.clip,
         "speaker": source.speaker,
         "source": source.relative,
-        **dict.fromkeys(("frames", "valid_frames", "longest_run", "width", "height"), 0),
-        **dict.fromkeys(("duration_s", "fps"), 0.0),
-        **dict.fromkeys(("features", "reason"), ""),
-        "settings_hash": settings_hash,
         "source_bytes": source.bytes,
         "source_mtime_ns": source.mtime_ns,
+        "part": source.part,
+        "split": source.split,
+        "language": source.language,
     }
 
 
-def _tracked(sources: list[Source], progress: bool) -> Iterator[Source]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+# ------------------------------------------------------------------------------------------------------------- the run
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+class _Run:
+    """One pass over the sources: the lines so far, the journal, the report."""
+
+    def __init__(self, root: Path, out: Path, settings: PrepareSettings) -> None:
+        self.out, self.settings = out, settings
+        self.report = PrepareReport()
+        self.rows = _standing_rows(root, out, settings.hash)
+        self._begun = time.monotonic()
+        self._finished = 0
+        for leftover in out.glob("clips/**/*.part-*"):  # of a run that was killed
+            leftover.unlink(missing_ok=True)
+
+    def is_to_do(self, source: Source) -> bool:
+        """False for a source that was dealt with before and has not changed since."""
+        row = self.rows.get(source.clip)
+        same = ("source_bytes", "source_mtime_ns", "part")
+        if row is None or any(row[name] != _of_source(source)[name] for name in same):
+            return True
+        self.rows[source.clip] = {**row, **_of_source(source)}
+        self._tell(self.rows[source.clip], reused=True)
+        return False
+
+    def note(self, source: Source, done: Done | WorkerDied) -> None:
+        """Keep what came of a source."""
+        if isinstance(done, WorkerDied):
+            # Not noted in the journal: the next run, perhaps on a larger machine, tries again.
+            self.rows[source.clip] = rejected_row(source, "", done.reason)
+            self._tell(self.rows[source.clip], reused=False)
+            return
+        self.rows[source.clip] = done.row
+        self._journal.write(json.dumps(done.row) + "\n")
+        self._journal.flush()
+        self._finished += 1
+        self._tell(done.row, done.reused)
+
+    def _tell(self, row: Row, reused: bool) -> None:
+        report = self.report
+        if row["status"] == "rejected":
+            report.rejected.append((row["source"], row["reason"]))
+        elif reused:
+            report.reused += 1
+        else:
+            report.prepared += 1
+            report.frames += row["frames"]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While it is open finished videos are noted; at the end, however it comes, the index is written.
+
+        Raises:
+            WriteError: the disk is full; what is finished stays.
+        """
+        journal = self.out / JOURNAL
+        try:
+            with open(journal, "a", encoding="utf-8") as self._journal:
+                yield
+            save_index(self.out, list(self.rows.values()))
+            journal.unlink()
+        except (WriteError, OSError) as error:
+            raise WriteError(
+                f"{self.out}: cannot write ({error}). {self._finished} videos were finished in this run and are kept: "
+                f"make room, and run the same command again; it goes on from here"
+            ) from error
+        except BaseException:
+            with suppress(OSError):
+                save_index(self.out, list(self.rows.values()))
+                journal.unlink()
+            raise
+        finally:
+            self.report.seconds = time.monotonic() - self._begun
+
+
+def _check_models(settings: PrepareSettings) -> None:
+    """What is amiss with models shows before the work begins."""
+    landmark_detector(settings.landmark_model).close()
+    extractors(settings)
+    if settings.sync == "syncnet":
+        from stsa_lightning.weights import weights_path
+
+        weights_path("syncnet")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One run at a time in a folder; the system lifts the lock of a process that ends, in whatever way.
+
+    Raises:
+        UserError: another run is at work there.
+        WriteError: the folder cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise WriteError(f"{out}: cannot write there ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{out}: another run prepares into this folder ({file.read().strip()}); wait for its end, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}\n")
+        file.flush()
+        yield
+
+
+def _standing_rows(root: Path, out: Path, settings_hash: str) -> dict[str, Row]:
+    """Lines of earlier runs under the same settings that still hold, by clip."""
+    try:
+        rows = [{str(name): value for name, value in row.items()} for row in load_index(out).to_dict("records")]
+    except (FileNotFoundError, UserError):  # none yet, or one to be written anew
+        rows = []
+    return {
+        row["clip"]: row
+        for row in [*rows, *_journal_rows(out / JOURNAL)]
+        if row["settings_hash"] == settings_hash
+        and (clip_path(out, row["clip"]) if row["status"] == "ok" else root / row["source"]).is_file()
+    }
+
+
+def _journal_rows(path: Path) -> Iterator[Row]:
+    """Lines that a killed run noted; a last line that it could not complete is passed over."""
+    if not path.is_file():
+        return
+    expected = empty_row().keys()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and row.keys() == expected:
+                yield row
+
+
+def _tracked(results: Iterator[Any], total: int, progress: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("", total=len(sources))
-        for source in sources:
-            bar.update(task, description=source.relative)
-            yield source
-            bar.advance(task)
+        task = bar.add_task("", total=total)
+        for job, done in results:
+            bar.update(task, description=job.source.relative, advance=1)
+            yield job, done

@@ -1,0 +1,420 @@
+"""One video -> one clip file, in memory that does not grow with the video's length.
+
+The frames go by twice: first faces are followed through them, then the chosen face is cut out of each. A short video is
+decoded once and kept in between, a long one is decoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from stsa_lightning.audio import SAMPLE_RATE_HZ, AudioFeatures, FeatureKind, audio_features, load_audio
+from stsa_lightning.data.clip import FORMAT_VERSION, FPS, ClipMeta, ClipWriter, WriteError, encode_face
+from stsa_lightning.data.corpora import Source
+from stsa_lightning.data.index import clip_path
+from stsa_lightning.data.measures import SyncReading, measure
+from stsa_lightning.errors import UserError
+from stsa_lightning.face.box import crop_face, face_box
+from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.stream import VideoStream
+from stsa_lightning.video import VideoInfo, probe
+
+
+class FaceFollower:  # TEMPORARY until face/tracks lands
+    def __init__(self, model: Any) -> None:
+        self._detect = landmark_detector(model)
+        self._found: list[np.ndarray] = []
+
+    def update(self, block: np.ndarray) -> None:
+        for frame in block:
+            points = self._detect(frame)
+            self._found.append(np.full((131, 2), np.nan, np.float32) if points is None else points)
+
+    def finish(self, wave: np.ndarray) -> Following:
+        self._detect.close()
+        return Following(np.stack(self._found), [], 1, "only face", np.zeros(len(self._found), np.float32))
+
+
+@dataclass
+class Following:
+    landmarks: np.ndarray
+    cuts: list[int]
+    faces: int
+    choice: str
+    yaw: np.ndarray
+
+
+SyncSetting = Literal["auto", "syncnet", "opening", "none"]
+
+_BLOCK_BYTES = 32 << 20  # decoded frames held at a time
+_KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
+_SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
+_SYNC_FRAMES = 120 * FPS  # two minutes tell the offset of a longer video
+_MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
+_INAUDIBLE = 1e-4  # of full scale: -80 dB
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What decides the contents of a clip file; another setting makes another corpus.
+
+    Args:
+        face_size: side of the stored faces, pixels.
+        margin_px: added on each side of the landmarks' box, pixels of the video.
+        features: kinds of audio features to store.
+        min_frames: fewest frames with a face, at 25/s; a video with fewer is rejected.
+        landmark_model: a FaceLandmarker `.task` file; None for MediaPipe's FaceMesh.
+        wav2vec2_model: name or folder of another wav 2 vec 2.0 model; None for the usual one.
+        sync: what finds the offset of sound and lips: "syncnet" (its weights are fetched if need be), "opening" of the
+            mouth (weaker, needs nothing), "none"; "auto": SyncNet where its weights lie already, else the opening.
+        correct_sync: move the sound of a clip whose offset is clear.
+    """
+
+    face_size: int = 128
+    margin_px: int = 5
+    features: tuple[str, ...] = ("logmel",)
+    min_frames: int = 25
+    landmark_model: str | None = None
+    wav2vec2_model: str | None = None
+    sync: SyncSetting = "auto"
+    correct_sync: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in {"face_size": 16, "margin_px": 0, "min_frames": 1}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        kinds = get_args(FeatureKind)
+        if not self.features or set(self.features) - set(kinds):
+            raise UserError(f"features: expected one or more of {list(kinds)}, got {list(self.features)}")
+        if self.sync not in get_args(SyncSetting):
+            raise UserError(f"sync: expected one of {list(get_args(SyncSetting))}, got {self.sync!r}")
+
+    def resolved(self) -> PrepareSettings:
+        """With "auto" decided by what this machine has."""
+        from stsa_lightning.weights import find_weights
+
+        if self.sync != "auto":
+            return self
+        return replace(self, sync="syncnet" if find_weights("syncnet") else "opening")
+
+    def record(self) -> dict[str, Any]:
+        """The settings as kept in clip files; of model files the name alone, so that they may move."""
+        models = {k: v and Path(v).name for k, v in asdict(self).items() if k.endswith("_model")}
+        return {**asdict(self), "features": list(self.features), **models}
+
+    @property
+    def hash(self) -> str:
+        """Identifies the settings and the clip format."""
+        text = json.dumps([FORMAT_VERSION, self.record()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RejectedError(ValueError):
+    """A video that cannot be part of a corpus; the message is the reason."""
+
+
+@dataclass
+class Stages:
+    """Seconds spent in each stage of the work; `with stages("decode"): ...`."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+
+
+def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: Stages | None = None) -> ClipMeta:
+    """Prepare one video, or a part of one, into its clip file below `out`.
+
+    Args:
+        source: the video.
+        out: folder of the corpus.
+        settings: resolved (`PrepareSettings.resolved`).
+        stages: takes the times of the stages.
+
+    Raises:
+        RejectedError, VideoError, AudioError: it cannot be part of the corpus.
+        WriteError: the disk does not take the clip.
+    """
+    stages = stages or Stages()
+    info = probe(source.path)
+    path = clip_path(out, source.clip)
+    with _spool(path) as spool:
+        with stages("sound"):
+            wave = _load_sound(source, info, spool)
+        video = _Video(source, info, stages)
+        face = _follow(video, wave, settings, stages)
+        wave = wave[: len(face.valid) * _SAMPLES_PER_FRAME]
+        with ClipWriter(path) as writer:
+            samples, sync = _cut_out(video, face, wave, writer, settings, stages)
+            with stages("measures"):
+                measures = measure(
+                    landmarks=face.landmarks,
+                    boxes=face.boxes,
+                    valid=face.valid,
+                    yaw=face.following.yaw,
+                    wave=wave,
+                    samples=samples,
+                    sync=sync,
+                    cuts=face.following.cuts,
+                    faces=face.following.faces,
+                    correct=settings.correct_sync,
+                )
+            _write_sound(writer, _in_sync(wave, measures["sync_shift"]), settings, stages)
+            with stages("write"):
+                return writer.finish(_meta(source, info, face, measures, settings))
+
+
+@contextmanager
+def _spool(path: Path) -> Iterator[Any]:
+    """A nameless file beside the clip, which no crash leaves behind."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = TemporaryFile(dir=path.parent)  # noqa: SIM115
+    except OSError as error:
+        raise WriteError(f"{path.parent}: cannot be written to ({error.strerror})") from error
+    with file:
+        yield file
+
+
+def _load_sound(source: Source, info: VideoInfo, spool: Any) -> np.ndarray:
+    """(samples,) float32, mapped from the spool.
+
+    Raises:
+        RejectedError: there is none, or nothing to hear.
+    """
+    if source.audio is None and not info.has_audio:
+        raise RejectedError("has no sound")
+    try:
+        wave = load_audio(source.audio or source.path, start_s=source.start_s, stop_s=source.stop_s, spool=spool)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise RejectedError(str(error)) from error
+        raise WriteError(f"the sound of {source.relative} cannot be spooled ({error.strerror or error})") from error
+    if max(np.abs(wave[i : i + 960_000]).max() for i in range(0, len(wave), 960_000)) < _INAUDIBLE:
+        raise RejectedError("its sound is silent throughout")
+    return wave
+
+
+class _Video:
+    """The frames of a source at 25/s, twice or more, in blocks; kept after the first time where they are few."""
+
+    def __init__(self, source: Source, info: VideoInfo, stages: Stages) -> None:
+        crop = source.crop_box(info.width, info.height)
+        whole = crop == (0, 0, info.width, info.height)
+        self._stream = VideoStream(source.path, FPS, source.start_s, source.stop_s, None if whole else crop)
+        self._stages = stages
+        self._kept: list[np.ndarray] | None = None
+        self.size = (crop[2], crop[3])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """(n, H, W, 3) uint8 RGB."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        count = max(1, _BLOCK_BYTES // (self.size[0] * self.size[1] * 3))
+        kept: list[np.ndarray] | None = []
+        blocks = self._stream.blocks(count)
+        while True:
+            with self._stages("decode"):
+                block = next(blocks, None)
+            if block is None:
+                break
+            if kept is not None:
+                kept = [*kept, block] if sum(b.nbytes for b in kept) + block.nbytes <= _KEEP_BYTES else None
+            yield block
+        self._kept = kept
+
+
+@dataclass(frozen=True)
+class _Face:
+    """The chosen face: landmarks (F, 131, 2), NaN where there is none; boxes (F, 4); valid (F,)."""
+
+    landmarks: np.ndarray
+    boxes: np.ndarray
+    valid: np.ndarray
+    following: Following
+
+
+def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> _Face:
+    """The face of every frame.
+
+    Raises:
+        RejectedError: too few frames, or too few with a face.
+    """
+    follower = FaceFollower(settings.landmark_model)
+    frames = 0
+    for block in video.blocks():
+        frames += len(block)
+        with stages("landmarks"):
+            follower.update(block)
+    if frames < settings.min_frames:
+        raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
+    with stages("landmarks"):
+        following = follower.finish(wave)
+    landmarks = following.landmarks.copy()
+    boxes = np.zeros((frames, 4), np.int32)
+    for points, box in zip(landmarks, boxes, strict=True):
+        try:
+            box[:] = face_box(points, video.size, settings.margin_px)
+        except ValueError:  # no face, or one that was tracked out of the frame
+            points[:] = np.nan
+    valid = boxes.any(axis=1)
+    if valid.sum() < settings.min_frames:
+        raise RejectedError(f"too few faces: {valid.sum()} of {frames} frames, expected {settings.min_frames} or more")
+    return _Face(landmarks, boxes, valid, following)
+
+
+def _cut_out(
+    video: _Video, face: _Face, wave: np.ndarray, writer: ClipWriter, settings: PrepareSettings, stages: Stages
+) -> tuple[np.ndarray, SyncReading | None]:
+    """Write the faces; return some of them, and what was found of the sync."""
+    shown = np.flatnonzero(face.valid)
+    chosen = set(shown[np.linspace(0, len(shown) - 1, _MEASURED_FACES).astype(int)].tolist())
+    sync = _SyncNet(face) if settings.sync == "syncnet" else None
+    samples, number = [], 0
+    for block in video.blocks():
+        if sync is not None:
+            with stages("sync"):
+                sync.update(block, number)
+        for frame in block:
+            picture = b""
+            if face.valid[number]:
+                with stages("crop"):
+                    crop = crop_face(frame, face.boxes[number], settings.face_size)
+                    picture = encode_face(crop)
+                if number in chosen:
+                    samples.append(crop)
+            with stages("write"):
+                writer.face(picture)
+            number += 1
+    with stages("write"):
+        writer.frames(face.landmarks, face.boxes, face.valid)
+    with stages("sync"):
+        if sync is not None:
+            return np.stack(samples), sync.finish(wave)
+        return np.stack(samples), _opening_reading(face, wave) if settings.sync == "opening" else None
+
+
+def _stretch(face: _Face) -> tuple[int, int]:
+    """First frame and end of the stretch whose sync stands for all: the middle of a long video."""
+    first = max(0, (len(face.valid) - _SYNC_FRAMES) // 2)
+    return first, min(len(face.valid), first + _SYNC_FRAMES)
+
+
+def _opening_reading(face: _Face, wave: np.ndarray) -> SyncReading:
+    from stsa_lightning.metrics.sync import opening_sync
+
+    first, stop = _stretch(face)
+    heights = face.boxes[first:stop, 3] - face.boxes[first:stop, 1]
+    opening = inner_lip_opening(face.landmarks[first:stop]) / np.maximum(heights, 1)
+    offset, confidence = opening_sync(opening, wave[first * _SAMPLES_PER_FRAME : stop * _SAMPLES_PER_FRAME])
+    return SyncReading(float(offset), float(confidence), "opening")
+
+
+class _SyncNet:
+    """SyncNet's reading of a face, whose frames come block by block."""
+
+    def __init__(self, face: _Face) -> None:
+        from stsa_lightning.metrics.sync import SyncMeter, tracked_boxes
+
+        self.first, self.stop = _stretch(face)
+        boxes = np.where(face.valid[:, None], face.boxes, np.nan)
+        self._squares = tracked_boxes(boxes[self.first : self.stop])
+        self._meter = SyncMeter(_syncnet(), "tracked")
+
+    def update(self, block: np.ndarray, number: int) -> None:
+        """The frames from `number` on."""
+        from stsa_lightning.metrics.sync import crop_tracked
+
+        low, high = max(self.first, number), min(self.stop, number + len(block))
+        if low < high:
+            squares = self._squares[low - self.first : high - self.first]
+            self._meter.update(crop_tracked(block[low - number : high - number], squares))
+
+    def finish(self, wave: np.ndarray) -> SyncReading:
+        score = self._meter.finish(wave[self.first * _SAMPLES_PER_FRAME : self.stop * _SAMPLES_PER_FRAME])
+        return SyncReading(float(score.offset), float(score.lse_c), "syncnet")
+
+
+@lru_cache(maxsize=1)
+def _syncnet() -> Any:
+    import torch
+
+    from stsa_lightning.nets.syncnet import load_syncnet
+
+    return load_syncnet().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _in_sync(wave: np.ndarray, shift: int) -> np.ndarray:
+    if not shift:
+        return wave
+    from stsa_lightning.metrics.sync import shift_sound
+
+    return shift_sound(wave, shift)
+
+
+def _write_sound(writer: ClipWriter, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> None:
+    with stages("features"):
+        for kind, extract in extractors(settings).items():
+            writer.features(kind, extract.chunks(wave))
+    with stages("write"):
+        pieces = (wave[i : i + 960_000] for i in range(0, len(wave), 960_000))
+        writer.audio(np.clip(np.round(piece * 32768), -32768, 32767).astype(np.int16) for piece in pieces)
+
+
+@lru_cache(maxsize=2)
+def extractors(settings: PrepareSettings) -> dict[str, AudioFeatures]:
+    """What makes the features of these settings; a network is loaded once for all clips.
+
+    Raises:
+        AudioError, ImportError: a model or a package is missing.
+    """
+    options = {"wav2vec2": {"model": settings.wav2vec2_model}} if settings.wav2vec2_model else {}
+    return {kind: audio_features(kind, **options.get(kind, {})) for kind in settings.features}  # type: ignore[arg-type]
+
+
+def _meta(
+    source: Source, info: VideoInfo, face: _Face, measures: dict[str, Any], settings: PrepareSettings
+) -> ClipMeta:
+    valid = face.valid
+    return ClipMeta(
+        clip=source.clip,
+        speaker=source.speaker,
+        source=source.relative,
+        source_sha256=source.sha256(),
+        source_bytes=source.bytes,
+        source_mtime_ns=source.mtime_ns,
+        source_fps=float(info.fps),
+        width=info.width,
+        height=info.height,
+        frames=len(valid),
+        valid_frames=int(valid.sum()),
+        longest_run=max((len(list(run)) for seen, run in groupby(valid.tolist()) if seen), default=0),
+        face_size=settings.face_size,
+        settings=settings.record(),
+        settings_hash=settings.hash,
+        part=source.part,
+        split=source.split,
+        language=source.language,
+        face_choice=face.following.choice,
+        measures=measures,
+    )
