@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 
+import av
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.io import wavfile
 
+from stsa_lightning.audio import load_audio
+from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA, LayoutError, MissingVideosWarning, Source, find_sources
 from stsa_lightning.data.corpora.hdtf import read_lists, speaker
+from stsa_lightning.data.index import clip_path, load_index
+from stsa_lightning.data.prepare import PrepareSettings, prepare
 from stsa_lightning.errors import UserError
 
 
@@ -382,3 +391,79 @@ def test_every_corpus_says_how_to_obtain_it() -> None:
         told = corpus.obtain.format(root="data/x", features="mfcc")
         assert f"stsa prepare {name} " in told
         assert "--out data/x --features mfcc" in told
+
+
+# ---- prepared: the sample's videos in the layout of each corpus
+
+
+def _prepared(corpus: str, root: Path, **options: object) -> pd.DataFrame:
+    sources = find_sources(corpus, root, **options)
+    report = prepare(sources, root / "out", PrepareSettings(min_frames=20), root=root, workers=0, progress=False)
+    assert report.prepared == len(sources), report
+    return load_index(root / "out").set_index("clip")
+
+
+def _videos(sample_root: Path) -> list[Path]:
+    return sorted(sample_root.rglob("*.mp4"))
+
+
+def _put(video: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(video, to)
+
+
+def test_lrs2_prepared_keeps_its_split(sample_root: Path, tmp_path: Path) -> None:
+    for name, video in zip(("00001", "00002"), _videos(sample_root), strict=False):
+        _put(video, tmp_path / "mvlrs_v1/main" / ID / f"{name}.mp4")
+    _write(tmp_path, {"train.txt": f"{ID}/00001\n", "test.txt": f"{ID}/00002 NF\n", "val.txt": "\n"})
+    index = _prepared("lrs2", tmp_path)
+    assert index["split"].to_dict() == {f"{ID}/00001": "train", f"{ID}/00002": "test"}
+    assert index["speaker"].tolist() == [ID, ID]
+    assert index["language"].tolist() == ["en", "en"]
+
+
+def test_hdtf_prepared_is_cut_and_cropped(sample_root: Path, tmp_path: Path) -> None:
+    _put(_videos(sample_root)[0], tmp_path / "Radio1.mp4")  # 2 s, 256 x 256
+    lists = {
+        "RD_annotion_time.txt": "Radio1.mp4 00:00-00:01 00:01-00:02\n",
+        "RD_crop_wh.txt": "Radio1_0.mp4 64 896 32 896\nRadio1_1.mp4 0 1024 0 1024\n",
+        "RD_resolution.txt": "Radio1.mp4 1024\n",  # four times the video that we have
+    }
+    index = _prepared("hdtf", _write(tmp_path, lists))
+    assert index["frames"].tolist() == [25, 25]
+    clips = [Clip.open(clip_path(tmp_path / "out", name)) for name in ("Radio1/Radio1_0", "Radio1/Radio1_1")]
+    assert [len(clip.audio) for clip in clips] == [16_000, 16_000]
+    whole = _prepared("folder", sample_root_of_one(tmp_path / "Radio1.mp4", tmp_path / "whole"))
+    both = Clip.open(clip_path(tmp_path / "whole/out", whole.index[0]))
+    for start, clip, corner in zip((0, 25), clips, ((16, 8), (0, 0)), strict=True):
+        assert clip.valid.all()
+        moved = clip.landmarks + np.array(corner, np.float32)
+        assert np.median(np.abs(moved - both.landmarks[start : start + 25])) < 1.5
+        difference = clip.audio.astype(float) - both.audio[16_000 * start // 25 :][:16_000]
+        assert np.abs(difference).mean() < 0.05 * np.abs(clip.audio).mean()
+
+
+def sample_root_of_one(video: Path, root: Path) -> Path:
+    _put(video, root / "someone" / video.name)
+    return root
+
+
+def test_cmlr_prepared_takes_the_sound_from_its_own_file(sample_root: Path, tmp_path: Path) -> None:
+    spoken = _videos(sample_root)[0]
+    silent = tmp_path / f"video/{SENTENCES[0]}.mp4"
+    silent.parent.mkdir(parents=True)
+    with av.open(str(spoken)) as source, av.open(str(silent), "w") as target:
+        pictures = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = pictures
+                target.mux(packet)
+    wave = load_audio(spoken)
+    sound = tmp_path / f"audio/{SENTENCES[0]}.wav"
+    sound.parent.mkdir(parents=True)
+    wavfile.write(sound, 16_000, np.round(wave * 32767).astype(np.int16))
+    _write(tmp_path, {"train.csv": f"{SENTENCES[0]}\n"})
+    index = _prepared("cmlr", tmp_path)
+    assert index.loc[SENTENCES[0], ["split", "language", "status"]].tolist() == ["train", "zh", "ok"]
+    stored = Clip.open(clip_path(tmp_path / "out", SENTENCES[0])).audio
+    assert np.abs(stored - 32767 * wave[: len(stored)]).max() < 4
