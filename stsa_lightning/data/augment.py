@@ -1,33 +1,100 @@
-"""Augmentation that leaves landmarks true."""
+"""Augmentation that leaves landmarks true.
+
+Every function changes all pictures of an item alike, the window's frames and its references: motion stays motion,
+and what the references show of a person (proportions, colours, sharpness) still holds for the frames to be drawn.
+Pictures are (n, S, S, 3) uint8 RGB, landmarks (n, 131, 2) normalised to the picture. A strength is within [0, 1]; at 0
+what went in comes out, itself, and nothing is drawn from `rng`.
+"""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-import torch
-from torch import Tensor
 
+from stsa_lightning.face.topology import MIRROR
+
+TURN_DEGREES = 10.0  # the most that strength 1 draws, to either side
+ZOOM = 0.1  # likewise: sizes from 1 / 1.1 to 1.1
+SHIFT = 0.05  # likewise, of the picture's side
+WORST_QUALITY = 30  # of JPEG, at strength 1
+COARSEST = 3.0  # times, at strength 1: a picture of 128 px shows what 43 px can
+
+_EDGE = 0.4999  # where the picture ends, from its centre, with room for rounding
 _GREY_AXIS = np.ones(3) / np.sqrt(3)
 
 
-def augment_colour(images: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """One random change of colour for all pictures of an item: gamma, hue, gain of each channel.
+def mirror(faces: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left and right exchanged, in the pictures and in the order of the landmarks."""
+    flipped = np.stack([cv2.flip(face, 1) for face in faces])
+    return flipped, landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 
-    Faces and references change together, so that a network has to take its colours from the references instead of
-    remembering the people that it was trained on.
+
+def augment_geometry(
+    faces: np.ndarray, landmarks: np.ndarray, strength: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random turn, zoom and shift, of the pictures and of their landmarks.
+
+    The face must not leave the picture: zoom and shift are cut back until all landmarks that were inside still are
+    (chin and mouth above all, which sit at the edge of a tight box). What comes in at the edges is a reflection.
 
     Args:
-        images: (..., 3, S, S) in [0, 1].
-        strength: 0 changes nothing; 1 draws gamma from [1/1.6, 1.6], hue from the whole circle, gains from [0.6, 1.4].
+        faces: (n, S, S, 3) uint8.
+        landmarks: (n, 131, 2) in [0, 1], further out where the box was clipped.
+        strength: 0 changes nothing; 1 draws turns up to 10 degrees, zooms up to 1.1 times in or out, shifts up to 5 %.
         rng: draws.
 
     Returns:
-        The same shape, in [0, 1].
+        Pictures and landmarks of the same shapes.
     """
+    if not strength:
+        return faces, landmarks
+    angle = np.deg2rad(TURN_DEGREES) * rng.uniform(-strength, strength)
+    zoom = (1 + ZOOM) ** rng.uniform(-strength, strength)
+    shift = SHIFT * rng.uniform(-strength, strength, size=2)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    inside = landmarks[((landmarks >= 0) & (landmarks <= 1)).all(axis=-1)] - 0.5  # from the centre
+    if len(inside):
+        turned = inside @ turn.T
+        low, high = turned.min(axis=0), turned.max(axis=0)
+        zoom = min(zoom, 2 * _EDGE / (high - low).max())
+        shift = np.clip(shift, -_EDGE - zoom * low, _EDGE - zoom * high)
+    matrix = zoom * turn
+    offset = 0.5 + shift - matrix @ (0.5, 0.5)
+    return _warped(faces, matrix, offset), (landmarks @ matrix.T + offset).astype(np.float32)
+
+
+def _warped(faces: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Pictures moved by x -> matrix x + offset in [0, 1] coordinates of the picture, edges at 0 and 1."""
+    size = faces.shape[1]
+    # OpenCV counts from the centre of the first pixel, which lies at 0.5 pixels.
+    in_pixels = np.column_stack([matrix, size * offset + matrix @ (0.5, 0.5) - 0.5])
+    return np.stack(
+        [
+            cv2.warpAffine(face, in_pixels, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+            for face in faces
+        ]
+    )
+
+
+def augment_colour(faces: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """One random change of colour for all pictures: gamma, hue, gain of each channel.
+
+    As faces and references change together, a network has to take its colours from the references instead of
+    remembering the people that it was trained on.
+
+    Args:
+        faces: (n, S, S, 3) uint8 RGB.
+        strength: 0 changes nothing; 1 draws gamma from [1/1.6, 1.6], hue from the whole circle, gains from [0.6, 1.4].
+        rng: draws.
+    """
+    if not strength:
+        return faces
     gamma = 1.6 ** rng.uniform(-strength, strength)
     gains = 1 + 0.4 * rng.uniform(-strength, strength, size=3)
     matrix = np.diag(gains) @ hue_rotation(np.pi * rng.uniform(-strength, strength))
-    colours = torch.from_numpy(matrix.astype(np.float32))
-    return torch.einsum("cd,...dhw->...chw", colours, images**gamma).clamp_(0, 1)
+    curve = np.rint(255 * np.linspace(0, 1, 256) ** gamma).astype(np.uint8)
+    rows = faces.reshape(-1, faces.shape[2], 3)
+    return cv2.transform(cv2.LUT(rows, curve), matrix).reshape(faces.shape)
 
 
 def hue_rotation(angle: float) -> np.ndarray:
@@ -35,3 +102,40 @@ def hue_rotation(angle: float) -> np.ndarray:
     x, y, z = _GREY_AXIS
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def augment_resolution(faces: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Faces as if filmed from further away: made smaller and large again.
+
+    Args:
+        faces: (n, S, S, 3) uint8.
+        strength: 0 changes nothing; 1 draws up to 3 times smaller.
+        rng: draws.
+    """
+    if not strength:
+        return faces
+    size = faces.shape[1]
+    small = max(1, round(size / rng.uniform(1, 1 + (COARSEST - 1) * strength)))
+    coarse = (cv2.resize(face, (small, small), interpolation=cv2.INTER_AREA) for face in faces)
+    return np.stack([cv2.resize(face, (size, size), interpolation=cv2.INTER_CUBIC) for face in coarse])
+
+
+def augment_jpeg(faces: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Blocks and halos of a video that was compressed too much: one random JPEG quality for all pictures.
+
+    Args:
+        faces: (n, S, S, 3) uint8.
+        strength: 0 changes nothing; 1 draws a quality from 30 to 100.
+        rng: draws.
+    """
+    if not strength:
+        return faces
+    quality = round(100 - (100 - WORST_QUALITY) * rng.uniform(0, strength))
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return np.stack([_recompressed(face, settings) for face in faces])
+
+
+def _recompressed(face: np.ndarray, settings: list[int]) -> np.ndarray:
+    # Red and blue change places on the way in, as OpenCV expects, or chroma would be taken from the wrong channels.
+    data = cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), settings)[1]
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

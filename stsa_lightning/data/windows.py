@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from stsa_lightning.audio import WINDOW_STEPS, feature_windows
-from stsa_lightning.data.augment import augment_colour
+from stsa_lightning.data import augment
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import normalise_landmarks, resize_face
 from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
-from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MIRROR
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 
 WindowPolicy = Literal["random", "even"]
 ReferencePolicy = Literal["random", "openness"]
@@ -55,7 +57,7 @@ class WindowDataset(Dataset):
         root: prepared corpus.
         clips: names of clips.
         features: kind of audio features.
-        face_size: side of the faces and heatmaps; stored faces of another size are resized.
+        face_size: side of the faces and heatmaps, at most that of the stored faces; larger ones are made smaller.
         window: frames of a window, T.
         references: reference frames, N.
         windows_per_clip: items of each clip in an epoch.
@@ -63,7 +65,10 @@ class WindowDataset(Dataset):
         reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does.
             Neither takes a frame of the window itself, unless the clip has no other.
         mirror: mirror a random half of the items left to right.
-        colour: strength of random changes of colour, 0 to 1 (see :func:`augment_colour`).
+        geometry: strength of random turns, zooms and shifts, 0 to 1 (see :func:`augment.augment_geometry`).
+        colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
+        resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
+        jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
         sigma: width of the heatmaps' ridges, pixels.
         seed: of all draws.
 
@@ -84,7 +89,10 @@ class WindowDataset(Dataset):
         window_policy: WindowPolicy = "random",
         reference_policy: ReferencePolicy = "random",
         mirror: bool = False,
+        geometry: float = 0.0,
         colour: float = 0.0,
+        resolution: float = 0.0,
+        jpeg: float = 0.0,
         sigma: float = 1.0,
         seed: int = 0,
     ) -> None:
@@ -92,6 +100,10 @@ class WindowDataset(Dataset):
         for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
+        strengths = {"geometry": geometry, "colour": colour, "resolution": resolution, "jpeg": jpeg}
+        for name, strength in strengths.items():
+            if not 0 <= strength <= 1:
+                raise UserError(f"{name}: expected 0 to 1, got {strength}")
         self.root = Path(root)
         self.clips = list(clips)
         self.features = features
@@ -101,10 +113,11 @@ class WindowDataset(Dataset):
         self.windows_per_clip = windows_per_clip
         self.window_policy = window_policy
         self.reference_policy = reference_policy
-        if not 0 <= colour <= 1:
-            raise UserError(f"colour: expected 0 to 1, got {colour}")
         self.mirror = mirror
+        self.geometry = geometry
         self.colour = colour
+        self.resolution = resolution
+        self.jpeg = jpeg
         self.sigma = sigma
         self.seed = seed
 
@@ -118,17 +131,13 @@ class WindowDataset(Dataset):
             raise IndexError(f"expected an index below {len(self)}, got {index}")
         rng = np.random.default_rng((self.seed, epoch, index))
         name = self.clips[index // self.windows_per_clip]
-        clip = Clip.open(clip_path(self.root, name))
+        clip = _opened(clip_path(self.root, name))
         start = self._window_start(clip, index % self.windows_per_clip, rng)
         frames = np.arange(start, start + self.window)
         chosen = np.concatenate([frames, self._references(clip, frames, rng)])
-        faces = np.stack([resize_face(face, self.face_size) for face in clip.faces(chosen)])
         landmarks = normalise_landmarks(clip.landmarks[chosen], clip.boxes[chosen])
-        if self.mirror and rng.random() < 0.5:
-            faces = faces[:, :, ::-1]
-            landmarks = landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
         item = {
-            **self._pictures(faces, landmarks, rng),
+            **self._drawn(*self._augmented(self._faces(clip, chosen), landmarks, rng)),
             "audio": torch.from_numpy(self._audio(clip, start)),
             "frame": start + self.window // 2,
             "clip": name,
@@ -161,15 +170,38 @@ class WindowDataset(Dataset):
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
         return feature_windows(features, np.arange(self.window) + start - first)
 
-    def _pictures(self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Everything drawn: of the window's frames, which come first, and of the references."""
+    def _faces(self, clip: Clip, frames: np.ndarray) -> np.ndarray:
+        """(n, S, S, 3) uint8."""
+        stored = clip.meta.face_size
+        if stored < self.face_size:
+            raise ClipError(
+                f"{clip.path}: face_size: expected at most the {stored} px of the stored faces, got {self.face_size}; "
+                f"prepare the corpus again with --face-size {self.face_size} (the filter min_face_px leaves out faces "
+                f"that are smaller in the video itself)"
+            )
+        faces = clip.faces(frames)
+        if stored == self.face_size:
+            return faces
+        return np.stack([resize_face(face, self.face_size) for face in faces])
+
+    def _augmented(
+        self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """In the order in which such things happen to a picture: pose, light, camera, codec."""
+        if self.mirror and rng.random() < 0.5:
+            faces, landmarks = augment.mirror(faces, landmarks)
+        faces, landmarks = augment.augment_geometry(faces, landmarks, self.geometry, rng)
+        faces = augment.augment_colour(faces, self.colour, rng)
+        faces = augment.augment_resolution(faces, self.resolution, rng)
+        return augment.augment_jpeg(faces, self.jpeg, rng), landmarks
+
+    def _drawn(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
+        """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""
         count = self.window
+        images = _images(faces)
         maps = draw_all_kinds(landmarks[:count], self.face_size, self.sigma)
         reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.sigma)
         keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
-        images = torch.from_numpy(np.ascontiguousarray(faces.transpose(0, 3, 1, 2))).to(torch.float32).div_(255)
-        if self.colour:
-            images = augment_colour(images, self.colour, rng)
         return {
             "faces": images[:count],
             "references": images[count:],
@@ -181,3 +213,22 @@ class WindowDataset(Dataset):
             "landmarks": torch.from_numpy(landmarks[:count]),
             "keypoints": torch.from_numpy(np.ascontiguousarray(keypoints)),
         }
+
+
+def _images(faces: np.ndarray) -> Tensor:
+    """(n, S, S, 3) uint8 -> (n, 3, S, S) float32 in [0, 1]."""
+    planes = np.empty((len(faces), 3, *faces.shape[1:3]), np.uint8)
+    for face, channels in zip(faces, planes, strict=True):
+        for channel, plane in enumerate(channels):
+            cv2.extractChannel(face, channel, plane)  # several times as fast as a transposed copy
+    return torch.from_numpy(planes).to(torch.float32).div_(255)
+
+
+def _opened(path: Path) -> Clip:
+    """A clip, kept open for its next window as long as it is the same file."""
+    return _kept_open(path, path.stat().st_mtime_ns) if path.is_file() else Clip.open(path)
+
+
+@lru_cache(maxsize=16)
+def _kept_open(path: Path, _written_ns: int) -> Clip:
+    return Clip.open(path)

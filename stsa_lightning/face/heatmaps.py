@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -39,18 +41,9 @@ def draw_heatmaps(
     landmarks: np.ndarray, kind: HeatmapKind = "whole", size: int = 128, sigma: float = 1.0
 ) -> np.ndarray:
     """Heatmaps of many faces, each as `draw_heatmap` draws it: (..., 131, 2) -> (..., size, size) float32."""
-    landmarks = _checked(landmarks, size, sigma)
     if kind not in LINES:
         raise ValueError(f"kind: expected one of {HEATMAP_KINDS}, got {kind!r}")
-    faces = landmarks.reshape(-1, len(LANDMARKS), 2)
-    inside = ((faces >= 0) & (faces <= 1)).all(axis=2)  # (faces, 131)
-    pixels = np.floor(np.where(inside[..., None], faces, 0) * size).astype(np.int32)
-    drawn = inside[:, LINES[kind]].all(axis=2)  # (faces, lines)
-    segments = pixels[:, LINES[kind]]  # (faces, lines, 2 ends, 2)
-    maps = np.zeros((len(faces), size, size), np.float32)
-    for out, lines, kept in zip(maps, segments, drawn, strict=True):
-        _draw(lines[kept], sigma, out)
-    return maps.reshape(*landmarks.shape[:-2], size, size)
+    return _draw(landmarks, (kind,), size, sigma)[0]
 
 
 def draw_all_kinds(landmarks: np.ndarray, size: int = 128, sigma: float = 1.0) -> dict[HeatmapKind, np.ndarray]:
@@ -58,7 +51,7 @@ def draw_all_kinds(landmarks: np.ndarray, size: int = 128, sigma: float = 1.0) -
 
     The distance to all contours is the least of the distances to their parts, so "whole" is the maximum of the others.
     """
-    masked, lip, jaw = (draw_heatmaps(landmarks, kind, size, sigma) for kind in _PARTS)
+    masked, lip, jaw = _draw(landmarks, _PARTS, size, sigma)
     whole = np.maximum(masked, lip)
     np.maximum(whole, jaw, out=whole)
     return {"whole": whole, "masked": masked, "lip": lip, "jaw": jaw}
@@ -92,25 +85,91 @@ def _checked(landmarks: np.ndarray, size: int, sigma: float) -> np.ndarray:
     return landmarks
 
 
-def _draw(lines: np.ndarray, sigma: float, out: np.ndarray) -> None:
-    """Draw (lines, 2 ends, 2) pixel coordinates into a square of zeros."""
-    if not len(lines):
-        return
-    canvas = np.full(out.shape, 255, np.uint8)
-    cv2.polylines(canvas, list(lines), False, (0,))
-    # Only the neighbourhood of the contours is worked on: a rectangle holds the shortest ways between its own pixels,
-    # so the distances within it are those of the full picture.
+def _draw(landmarks: np.ndarray, kinds: Sequence[HeatmapKind], size: int, sigma: float) -> np.ndarray:
+    """(kinds, ..., size, size): all lines of all maps at once, as their number makes a call for each map costly."""
+    landmarks = _checked(landmarks, size, sigma)
+    faces = landmarks.reshape(-1, len(LANDMARKS), 2)
+    lines, kind_of_line = _lines(tuple(kinds))
+    inside = (faces >= 0) & (faces <= 1)
+    inside = inside[..., 0] & inside[..., 1]  # (faces, 131)
+    pixels = np.floor(np.where(inside[..., None], faces, 0) * size).astype(np.int64)
+    face, line = np.nonzero(inside[:, lines[:, 0]] & inside[:, lines[:, 1]])
+    ends, maps = pixels[face[:, None], lines[line]], kind_of_line[line] * len(faces) + face
+    if (pixels == size).any():
+        drawn = _cut(ends, size)
+        ends, maps = ends[drawn], maps[drawn]
+    return _stamp(ends, maps, len(kinds) * len(faces), size, sigma).reshape(
+        len(kinds), *landmarks.shape[:-2], size, size
+    )
+
+
+@lru_cache
+def _lines(kinds: tuple[HeatmapKind, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(lines, 2) positions of the ends of all lines, and (lines,) the number of each one's kind."""
+    lines = [LINES[kind] for kind in kinds]
+    return np.concatenate(lines), np.repeat(np.arange(len(kinds)), [len(of_kind) for of_kind in lines])
+
+
+def _cut(ends: np.ndarray, size: int) -> np.ndarray:
+    """Cut lines (n, 2 ends, 2) to the picture, as OpenCV cuts them: (n,) bool, which have something within it.
+
+    A point at 1, the far edge, is still drawn to, though its pixel is the first one outside.
+    """
+    drawn = np.ones(len(ends), bool)
+    for i in np.flatnonzero((ends == size).any(axis=(1, 2))):
+        drawn[i], *ends[i] = cv2.clipLine((0, 0, size, size), ends[i, 0].tolist(), ends[i, 1].tolist())
+    return drawn
+
+
+def _stamp(ends: np.ndarray, maps: np.ndarray, count: int, size: int, sigma: float) -> np.ndarray:
+    """Draw lines (n, 2 ends, 2), each into one of `count` maps: (count, size, size).
+
+    A pixel's value is that of the nearest line pixel. So the ridge around a single pixel is laid onto every pixel of
+    the lines, ring by ring from its rim to its centre: what is nearer comes later and stays.
+    """
+    ring = _single_pixel(sigma)
+    reach = len(ring) // 2
+    width = size + 2 * reach  # the margin takes what falls off the picture
+    maps_with_margin = np.zeros(count * width * width, np.float32)
+    pixels = _line_pixels(ends, (maps * width + reach) * width + reach, width)
+    rows, columns = np.nonzero(ring)
+    values = ring[rows, columns]
+    steps = (rows - reach) * width + columns - reach
+    for i in np.argsort(values, kind="stable"):
+        maps_with_margin[pixels + steps[i]] = values[i]
+    return np.ascontiguousarray(maps_with_margin.reshape(count, width, width)[:, reach:-reach, reach:-reach])
+
+
+def _line_pixels(ends: np.ndarray, origins: np.ndarray, width: int) -> np.ndarray:
+    """Flat indices of the pixels of lines (n, 2 ends, 2): Bresenham's, from left to right, as OpenCV draws them.
+
+    `origins` are the indices of each line's point (0, 0), `width` the distance between rows.
+    """
+    leftward = ends[:, 0, 0] > ends[:, 1, 0]
+    first = np.where(leftward[:, None], ends[:, 1], ends[:, 0])
+    columns, rows = (np.where(leftward[:, None], ends[:, 0], ends[:, 1]) - first).T
+    row = np.where(rows < 0, -width, width)
+    rows = np.abs(rows)
+    steep = rows > columns
+    along, across = np.maximum(rows, columns), np.minimum(rows, columns)
+    longest = np.maximum(along, 1)
+    count = along + 1
+    start = origins + first[:, 1] * width + first[:, 0]
+
+    def spread(of_line: np.ndarray) -> np.ndarray:
+        return np.repeat(of_line, count)
+
+    step = np.arange(count.sum()) - spread(np.cumsum(count) - count)
+    # Halves go back: the quarter keeps the floor away from whole numbers, where rounding errors would decide.
+    aside = np.floor(step * spread(across / longest) + spread(0.5 - 0.25 / longest)).astype(np.int64)
+    return spread(start) + step * spread(np.where(steep, row, 1)) + aside * spread(np.where(steep, 1, row))
+
+
+@lru_cache(maxsize=8)
+def _single_pixel(sigma: float) -> np.ndarray:
+    """(2 r + 1, 2 r + 1) heatmap around one pixel, with OpenCV's approximate distances as in the released code."""
     reach = math.ceil(3 * sigma)
-    left, top, width, height = cv2.boundingRect(lines.reshape(-1, 2))
-    rows, columns = (slice(max(low - reach, 0), low + extent + reach) for low, extent in ((top, height), (left, width)))
-    out[rows, columns] = _ridge(cv2.distanceTransform(canvas[rows, columns], cv2.DIST_L2, 5), sigma)
-
-
-def _ridge(distance: np.ndarray, sigma: float) -> np.ndarray:
-    value = np.minimum(distance, 3 * sigma)  # further away `exp` would slow down on denormal numbers
-    near = value < 3 * sigma
-    np.square(value, out=value)
-    value *= -0.5 / sigma**2
-    np.exp(value, out=value)
-    value *= near
-    return value
+    canvas = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    canvas[reach, reach] = 0
+    distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
+    return np.where(distance < 3 * sigma, np.exp(np.square(distance) * (-0.5 / sigma**2)), 0).astype(np.float32)

@@ -156,16 +156,61 @@ def test_mirrored_items(root: Path) -> None:
     assert 4 <= flipped <= 16
 
 
-def test_faces_of_another_size(root: Path) -> None:
-    for size in (32, 128):
-        item = _dataset(root, face_size=size)[0]
-        assert item["faces"].shape[-2:] == item["heatmaps"].shape[-2:] == (size, size)
-        assert _frames_of(item["faces"])[2] == item["frame"]
+def test_all_augmentation_together(root: Path) -> None:
+    strengths = dict.fromkeys(("geometry", "colour", "resolution", "jpeg"), 1.0)
+    plain, augmented = _dataset(root), _dataset(root, mirror=True, **strengths)
+    for i in range(8):
+        a, b, again = plain[3, i], augmented[3, i], augmented[3, i]
+        for name, value in b.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, again[name]), name  # type: ignore[literal-required]
+                assert value.shape == a[name].shape, name  # type: ignore[literal-required]
+        assert (a["frame"], a["clip"]) == (b["frame"], b["clip"])
+        assert torch.equal(a["audio"], b["audio"])
+        assert not torch.equal(a["faces"], b["faces"])
+        assert not torch.equal(a["landmarks"], b["landmarks"])
+        for name in ("faces", "references"):
+            assert 0 <= b[name].min() <= b[name].max() <= 1  # type: ignore[literal-required]
+        for kind, drawn in (("whole", "heatmaps"), ("masked", "masked_heatmaps"), ("jaw", "jaw_heatmaps")):
+            expected = draw_heatmaps(b["landmarks"].numpy(), kind, 64)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(b[drawn][:, 0], expected)  # type: ignore[literal-required]
+        np.testing.assert_array_equal(b["keypoints"], b["landmarks"][:, KEYPOINT_POSITIONS].transpose(1, 2))
+
+
+@pytest.mark.parametrize("strength", ["colour", "jpeg", "resolution"])
+def test_frames_and_references_change_alike(root: Path, strength: str) -> None:
+    """In a clip of five frames references are frames of the window: the same picture must come out."""
+    item = _dataset(root, clips=("ann/five",), references=5, **{strength: 1.0})[5]
+    plain = _dataset(root, clips=("ann/five",), references=5)[5]
+    references = _frames_of(plain["references"])
+    assert torch.equal(item["references"], item["faces"][references])
+
+
+def test_larger_faces_are_made_smaller(root: Path) -> None:
+    item = _dataset(root, face_size=32)[0]
+    assert item["faces"].shape[-2:] == item["heatmaps"].shape[-2:] == (32, 32)
+    assert _frames_of(item["faces"])[2] == item["frame"]
+
+
+def test_faces_are_not_made_larger_than_they_are_stored(root: Path) -> None:
+    with pytest.raises(ClipError, match=r"expected at most the 64 px .* --face-size 128 .* min_face_px"):
+        _dataset(root, face_size=128)[0]
+
+
+def test_a_clip_prepared_anew_is_read_anew(synthetic: ModuleType, tmp_path: Path) -> None:
+    synthetic.write_synthetic_clip(tmp_path, "ann/clip", np.ones(6, bool))
+    dataset = _dataset(tmp_path, clips=("ann/clip",))
+    assert {int(dataset[i]["frame"]) for i in range(10)} == {2, 3}
+    synthetic.write_synthetic_clip(tmp_path, "ann/clip", np.arange(30) >= 20)
+    assert min(int(dataset[i]["frame"]) for i in range(10)) >= 22
 
 
 def test_errors(root: Path) -> None:
     with pytest.raises(UserError, match="references: expected at least 1, got 0"):
         _dataset(root, references=0)
+    for name in ("geometry", "colour", "resolution", "jpeg"):
+        with pytest.raises(UserError, match=f"{name}: expected 0 to 1, got 1.5"):
+            _dataset(root, **{name: 1.5})
     with pytest.raises(ClipError, match=r"gaps.safetensors: expected 15 frames"):
         _dataset(root, window=15)[0]
     with pytest.raises(ClipError, match="expected 60 frames"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
@@ -63,6 +64,26 @@ def test_all_kinds_at_once_equal_each_alone(scattered: np.ndarray) -> None:
         assert heatmaps.shape == (1, 4, 64, 64)
         np.testing.assert_array_equal(heatmaps[0], draw_heatmaps(scattered, kind, 64, 1.5))
         np.testing.assert_array_equal(heatmaps[0, 1], draw_heatmap(scattered[1], kind, 64, 1.5))
+
+
+@pytest.mark.parametrize(("size", "sigma"), [(64, 1.0), (128, 1.7), (37, 0.4)])
+def test_equals_a_drawing_by_opencv_pixel_by_pixel(scattered: np.ndarray, size: int, sigma: float) -> None:
+    """Also where points lie on the edges of the box, and lines are single points."""
+    on_a_grid = np.round(scattered * 4) / 4
+    for face in (*scattered, *on_a_grid):
+        canvas = np.full((size, size), 255, np.uint8)
+        for line in LINES["whole"]:
+            ends = face[line]
+            if ((ends >= 0) & (ends <= 1)).all():
+                cv2.polylines(canvas, [np.floor(ends * size).astype(np.int32)], False, (0,))
+        distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
+        expected = np.where(distance < 3 * sigma, np.exp(np.square(distance) * (-0.5 / sigma**2)), 0)
+        np.testing.assert_array_equal(draw_heatmap(face, "whole", size, sigma), expected.astype(np.float32))
+
+
+def test_no_faces_no_heatmaps() -> None:
+    assert draw_heatmaps(np.empty((0, 131, 2))).shape == (0, 128, 128)
+    assert draw_all_kinds(np.empty((2, 0, 131, 2)), 64)["whole"].shape == (2, 0, 64, 64)
 
 
 def test_face_outside_of_the_box_leaves_nothing() -> None:
