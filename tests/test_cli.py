@@ -10,6 +10,7 @@ import pytest
 
 from stsa_lightning import __version__
 from stsa_lightning.cli import main
+from stsa_lightning.data.index import load_index
 
 
 def failed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -24,8 +25,7 @@ def failed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     [
         ["--help"],
         ["fit", "--help"],
-        ["prepare", "folder", "--help"],
-        ["prepare", "sample", "--help"],
+        *(["prepare", name, "--help"] for name in ("folder", "sample", "lrs2", "hdtf", "cmlr", "report")),
         ["dub", "--help"],
     ],
     ids=" ".join,
@@ -60,6 +60,49 @@ def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     message = failed(["prepare", "folder", "--root", str(tmp_path / "no"), "--out", str(tmp_path / "out")], capsys)
     assert str(tmp_path / "no") in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("corpus", ["lrs2", "hdtf", "cmlr"])
+def test_a_tree_of_another_form_is_drawn_beside_the_expected_one(
+    corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "holidays").mkdir()
+    message = failed(["prepare", corpus, "--root", str(tmp_path), "--out", str(tmp_path / "out")], capsys)
+    assert message.index("expected:") < message.index("--root") < message.index("found:") < message.index("holidays/")
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_says_what_of_the_lists_is_missing(
+    sample_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    video = min(sample_root.rglob("*.mp4"))
+    (tmp_path / "main" / "7").mkdir(parents=True)
+    (tmp_path / "main" / "7" / "00001.mp4").symlink_to(video)
+    for name, lines in {"train": "7/00001\n7/00002\n", "val": "7/00003\n", "test": "7/00004 NF\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(lines)
+    options = ["--workers", "0", "--features", "logmel,mfcc", "--sync", "none", "--min-frames", "20"]
+    main(["prepare", "lrs2", "--root", str(tmp_path), "--out", str(tmp_path / "out"), *options])
+    printed = capsys.readouterr()
+    assert printed.out.startswith("prepared 1, kept 0, rejected 0")
+    assert "3 of 4 clips are left out: named by the lists, but not there (main/7/00002.mp4" in printed.err
+    index = load_index(tmp_path / "out")
+    assert index[["clip", "split", "features", "sync_method"]].values.tolist() == [
+        ["7/00001", "train", "logmel,mfcc", "none"]
+    ]
+
+
+def test_report_of_a_corpus(prepared_sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    page = tmp_path / "report.html"
+    main(["prepare", "report", "--data", str(prepared_sample), "-o", str(page), "--filter", "max_yaw=30"])
+    assert str(page) in capsys.readouterr().out
+    assert "max_yaw" in page.read_text()
+
+
+@pytest.mark.parametrize("word", ["max_yaw", "max_yaw=wide", "beauty=3"])
+def test_a_filter_that_is_none(word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    message = failed(["prepare", "report", "--data", str(tmp_path), "-o", "x.html", "--filter", word], capsys)
+    assert "--filter: expected NAME=VALUE with a name of ['min_confidence'" in message
+    assert repr(word) in message
 
 
 def test_evaluate_names_what_it_needs(capsys: pytest.CaptureFixture[str]):

@@ -68,7 +68,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--sync",
         choices=("auto", "syncnet", "opening", "none"),
         default="auto",
-        help="what checks sound against lips: SyncNet, the mouth's opening (weaker), or the first whose weights are here",
+        help="what checks sound against lips: SyncNet, or the mouth's opening (weaker); auto: SyncNet if it is here",
     )
     parser.add_argument("--no-sync-correction", action="store_true", help="leave sound that is clearly off as it is")
     parser.add_argument("--landmark-model", help="a face_landmarker .task file in place of MediaPipe's FaceMesh")

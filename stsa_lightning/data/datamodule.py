@@ -61,7 +61,10 @@ class STSADataModule(LightningDataModule):
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
         test_list: the clips of test and prediction; without it, those that validate.
         mirror: mirror a random half of the training windows left to right.
-        colour: strength of random changes of colour in training windows, 0 to 1.
+        geometry: strength of random turns, zooms and shifts of training windows, 0 to 1.
+        colour: strength of random changes of their colour, 0 to 1.
+        resolution: strength of a random loss of their resolution, 0 to 1.
+        jpeg: strength of random JPEG compression, 0 to 1.
         sigma: width of the heatmaps' ridges, pixels.
         seed: of the split and of all draws.
         filters: limits on the clips, for all splits; nothing is prepared again for others.
@@ -85,7 +88,10 @@ class STSADataModule(LightningDataModule):
         val_list: str | None = None,
         test_list: str | None = None,
         mirror: bool = False,
+        geometry: float = 0.0,
         colour: float = 0.0,
+        resolution: float = 0.0,
+        jpeg: float = 0.0,
         sigma: float = 1.0,
         seed: int = 0,
         filters: Filters | None = None,
@@ -151,7 +157,7 @@ class STSADataModule(LightningDataModule):
             train = select_clips(clips, options.train_list) if options.train_list else None
             val = select_clips(clips, options.val_list) if options.val_list else _without(rest, train)
             train = _without(rest, val) if train is None else train
-        elif options.validation_speakers is None and "split" in clips and clips["split"].ne("").any():
+        elif options.validation_speakers is None and clips["split"].ne("").any():
             theirs = {name: _only(rest, name) for name in ("val", "test")}
             train, val = _without(_without(rest, theirs["val"]), theirs["test"]), theirs["val"]
             if val.empty:
@@ -170,6 +176,7 @@ class STSADataModule(LightningDataModule):
         """The windows of one split; `setup` comes first."""
         options = self._options
         training = split == "train"
+        strengths = ("geometry", "colour", "resolution", "jpeg")
         return WindowDataset(
             options.root,
             self.splits[split]["clip"].tolist(),
@@ -181,9 +188,9 @@ class STSADataModule(LightningDataModule):
             window_policy="random" if training else "even",
             reference_policy="random" if training else "openness",
             mirror=options.mirror and training,
-            colour=options.colour if training else 0.0,
             sigma=options.sigma,
             seed=options.seed,
+            **{name: options[name] if training else 0.0 for name in strengths},
         )
 
     def train_dataloader(self) -> DataLoader:

@@ -207,6 +207,17 @@ def test_loaders(synthetic_root: Path) -> None:
         assert [clip for batch in batches for clip in batch["clip"]] == ["speaker2/clip0"] * 3 + ["speaker2/clip1"] * 3
 
 
+def test_only_training_is_augmented(synthetic_root: Path) -> None:
+    strengths = {"geometry": 0.1, "colour": 0.2, "resolution": 0.3, "jpeg": 0.4}
+    data = _module(synthetic_root, mirror=True, **strengths)
+    data.setup()
+    train, val = data.dataset("train"), data.dataset("val")
+    assert (train.mirror, val.mirror) == (True, False)
+    for name, strength in strengths.items():
+        assert getattr(train, name) == strength
+        assert getattr(val, name) == 0
+
+
 def test_a_corpus_smaller_than_a_batch_still_trains(synthetic_root: Path) -> None:
     data = _module(synthetic_root, validation_speakers=["speaker2"], batch_size=100)
     data.setup()
