@@ -155,10 +155,14 @@ class ClipWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        unfinished = None
         if kind is None and not self._finished:
-            kind, error = ClipError, ClipError(f"{self.path}: the clip was left before `finish`")
+            unfinished = ClipError(f"{self.path}: the clip was left before `finish`")
+            kind, error = ClipError, unfinished
         with self._blamed():
             self._stack.__exit__(kind, error, trace)
+        if unfinished is not None:
+            raise unfinished
 
     def face(self, picture: bytes) -> None:
         """The next frame's JPEG, empty where there is no face."""

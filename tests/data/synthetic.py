@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stsa_lightning.data.clip import ClipMeta, encode_face, write_clip
-from stsa_lightning.data.index import clip_path, save_index
+from stsa_lightning.data.index import clip_path, empty_row, save_index
 from stsa_lightning.face.topology import LANDMARKS
 
 SIZE = 64
@@ -68,7 +68,7 @@ def index_row(clip: str, **changes: object) -> dict[str, object]:
     numbers = {"frames": 30, "valid_frames": 30, "longest_run": 30, "duration_s": 1.2, "width": 200, "height": 200}
     row = {"clip": clip, "speaker": clip.split("/")[0], "source": f"{clip}.mp4", **numbers, "fps": 25.0}
     row |= {"features": "logmel", "status": "ok", "reason": "", "settings_hash": "s"}
-    return {**row, "source_bytes": 0, "source_mtime_ns": 0, **changes}
+    return {**empty_row(), **row, **changes}
 
 
 def write_synthetic_corpus(root: Path, speakers: int = 5, clips: int = 2) -> None:

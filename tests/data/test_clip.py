@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from stsa_lightning.data.clip import FORMAT_VERSION, Clip, ClipError, ClipMeta, encode_face, write_clip
+from stsa_lightning.data.clip import (
+    FORMAT_VERSION,
+    Clip,
+    ClipError,
+    ClipMeta,
+    ClipWriter,
+    WriteError,
+    encode_face,
+    write_clip,
+)
 
 FRAMES, SIZE = 6, 32
 
@@ -66,7 +75,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_round_trip(path: Path) -> None:
     content, clip = _content(), Clip.open(path)
-    assert clip.meta == META
+    assert replace(clip.meta, checksum="") == META
+    assert len(clip.meta.checksum) == 32
     assert clip.frames == FRAMES
     assert clip.feature_kinds == ("logmel", "mfcc")
     np.testing.assert_array_equal(clip.valid, content["valid"])
@@ -100,21 +110,62 @@ def test_face_landmarks_are_normalised_to_the_boxes(path: Path) -> None:
     assert np.isnan(clip.face_landmarks[2]).all()
 
 
-def test_nothing_but_the_clip_is_left_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leftover = path.with_name(f"{path.name}.part-123")
-    leftover.write_bytes(b"half")
-    write_clip(path, replace(META, speaker="bea"), **_content())
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert Clip.open(path).meta.speaker == "bea"
+def test_any_reader_of_safetensors_reads_it(path: Path) -> None:
+    content, tensors = _content(), load_file(path)
+    assert {name: str(values.dtype) for name, values in tensors.items()} == {
+        "faces": "uint8", "face_offsets": "int64", "landmarks": "float32", "boxes": "int32", "valid": "uint8",
+        "audio": "int16", "features.logmel": "float16", "features.mfcc": "float16",
+    }  # fmt: skip
+    assert tensors["face_offsets"].tolist() == np.cumsum([0, *map(len, content["faces"])]).tolist()
+    assert tensors["faces"][: tensors["face_offsets"][-1]].tobytes() == b"".join(content["faces"])
+    header = json.loads(path.read_bytes()[8:8192])
+    for name in ("face_offsets", "landmarks", "boxes"):  # what maps the file finds its numbers at whole addresses
+        assert header[name]["data_offsets"][0] % 8 == 0
 
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+def test_pieces_give_the_same_file(path: Path) -> None:
+    content, other = _content(), path.with_name("pieces.safetensors")
+    with ClipWriter(other) as writer:
+        for picture in content["faces"]:
+            writer.face(picture)
+        writer.frames(content["landmarks"], content["boxes"], content["valid"])
+        for kind, values in content["features"].items():
+            writer.features(kind, np.array_split(values, 5))
+        writer.audio(np.array_split(content["audio"], 7))
+        meta = writer.finish(META)
+    assert other.read_bytes() == path.read_bytes()
+    assert meta == Clip.open(other).meta
+
+
+def test_checksum_tells_a_flipped_bit(path: Path) -> None:
+    Clip.open(path).verify()
+    data = bytearray(path.read_bytes())
+    data[9000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ClipError, match=r"one.safetensors: expected data of checksum .*prepare again"):
+        Clip.open(path).verify()
+
+
+def test_a_file_appears_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+    with pytest.raises(ClipError, match="left before `finish`"), ClipWriter(path) as writer:
+        writer.face(b"")
+    with pytest.raises(KeyboardInterrupt), ClipWriter(path):
+        raise KeyboardInterrupt
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"one.safetensors: cannot be written \(No space left on device\)"):
         write_clip(path, META, **_content())
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert Clip.open(path).meta.speaker == "bea"
+    assert path.read_bytes() == before
+
+
+def test_names_too_long_for_the_header(path: Path) -> None:
+    with pytest.raises(ClipError, match="do not fit into the header"):
+        write_clip(path, replace(META, source="x" * 9000), **_content())
 
 
 def test_requests_that_cannot_be_met(path: Path) -> None:
@@ -124,8 +175,10 @@ def test_requests_that_cannot_be_met(path: Path) -> None:
             clip.faces([frame])
     with pytest.raises(ClipError, match=r"'wav2vec2', found .*logmel.*--features wav2vec2"):
         clip.features("wav2vec2")
-    with pytest.raises(ClipError, match="landmarks: expected 6 frames as in meta, got 5"):
+    with pytest.raises(ClipError, match="landmarks: expected 6 frames as there are faces, got 5"):
         write_clip(path, META, **{**_content(), "landmarks": np.zeros((5, 131, 2))})
+    with pytest.raises(ClipError, match="faces: expected 7 as in meta, got 6"):
+        write_clip(path, replace(META, frames=7), **_content())
 
 
 def test_files_that_are_no_clips(path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from stsa_lightning.data.index import (
     COLUMNS,
     INDEX_FILE,
+    empty_row,
     load_index,
     read_clip_list,
     save_index,
@@ -36,6 +38,17 @@ def test_round_trip(index: pd.DataFrame, synthetic_root: Path) -> None:
 def test_empty_index_can_be_read(tmp_path: Path) -> None:
     save_index(tmp_path, [])
     assert load_index(tmp_path).empty
+
+
+def test_every_column_has_its_type(synthetic: ModuleType, tmp_path: Path) -> None:
+    save_index(tmp_path, [synthetic.index_row("a/b", split="val", sync_offset=-5.0), {**empty_row(), "clip": "a/a"}])
+    index = load_index(tmp_path)
+    assert index["clip"].tolist() == ["a/a", "a/b"]
+    numbers = {name: dtype for name, dtype in COLUMNS.items() if dtype != "object"}
+    assert {name: str(index[name].dtype) for name in numbers} == numbers
+    assert index["split"].tolist() == ["", "val"]
+    assert np.isnan(index["sync_offset"][0])
+    assert index["sync_offset"][1] == -5
 
 
 def test_what_is_said_of_a_missing_or_damaged_index(tmp_path: Path) -> None:

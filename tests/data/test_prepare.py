@@ -7,26 +7,40 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from stsa_lightning.audio import audio_features, load_audio
-from stsa_lightning.data import prepare
+from stsa_lightning.data import extract
 from stsa_lightning.data.clip import Clip
+from stsa_lightning.data.corpora import find_sources
 from stsa_lightning.data.index import INDEX_FILE, clip_path, load_index
-from stsa_lightning.data.prepare import PrepareSettings, prepare_folder
-from stsa_lightning.data.sources import find_sources
+from stsa_lightning.data.measures import SyncReading
+from stsa_lightning.data.prepare import JOURNAL, LOCK, Job, PrepareReport, PrepareSettings, prepare
 from stsa_lightning.data.windows import WindowDataset
+from stsa_lightning.data.workers import WorkerDied
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.video import VideoReader, write_video
 
-SETTINGS = PrepareSettings(face_size=64, features=("logmel", "mfcc"))
+SETTINGS = PrepareSettings(face_size=64, features=("logmel", "mfcc"), sync="none")
 TONE = (0.1 * np.sin(np.arange(3 * 16000) / 20)).astype(np.float32)
 REAL = "ann/talk.mp4"
+
+
+def run(
+    root: Path, out: Path, settings: PrepareSettings = SETTINGS, limit: int | None = None, workers: int = 0
+) -> PrepareReport:
+    """A folder prepared in this process."""
+    sources = find_sources("folder", root)
+    return prepare(sources, out, settings, root=root, workers=workers, limit=limit, progress=False)
 
 
 def _write(path: Path, frames: np.ndarray, audio: np.ndarray | None, fps: float = 25) -> None:
@@ -63,12 +77,12 @@ def few(videos: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, prepare.PrepareReport]:
+def prepared(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareReport]:
     out = tmp_path_factory.mktemp("prepared")
-    return out, prepare_folder(videos, out, SETTINGS, progress=False)
+    return out, run(videos, out)
 
 
-def test_every_video_is_accounted_for(prepared: tuple[Path, prepare.PrepareReport]) -> None:
+def test_every_video_is_accounted_for(prepared: tuple[Path, PrepareReport]) -> None:
     out, report = prepared
     assert (report.prepared, report.reused, len(report.rejected)) == (1, 0, 5)
     index = load_index(out).set_index("clip")
@@ -88,7 +102,7 @@ def test_every_video_is_accounted_for(prepared: tuple[Path, prepare.PrepareRepor
     assert [path.name for path in (out / "clips").rglob("*.*")] == ["talk.safetensors"]
 
 
-def test_contents_of_the_clip(prepared: tuple[Path, prepare.PrepareReport], videos: Path) -> None:
+def test_contents_of_the_clip(prepared: tuple[Path, PrepareReport], videos: Path) -> None:
     clip = Clip.open(clip_path(prepared[0], "ann/talk"))
     assert clip.frames == 50
     assert not clip.valid[21:29].any()  # black from 0.8 s to 1.2 s
@@ -111,11 +125,11 @@ def test_contents_of_the_clip(prepared: tuple[Path, prepare.PrepareReport], vide
         np.testing.assert_allclose(clip.features(kind), expected, rtol=1e-2, atol=1e-2)
 
 
-def test_running_again_does_nothing(videos: Path, prepared: tuple[Path, prepare.PrepareReport]) -> None:
+def test_running_again_does_nothing(videos: Path, prepared: tuple[Path, PrepareReport]) -> None:
     out, first = prepared
     path = clip_path(out, "ann/talk")
     before, index = path.stat().st_mtime_ns, load_index(out)
-    report = prepare_folder(videos, out, SETTINGS, progress=False)
+    report = run(videos, out)
     assert (report.prepared, report.reused, report.rejected) == (0, 1, first.rejected)
     assert path.stat().st_mtime_ns == before
     assert load_index(out).equals(index)
@@ -124,15 +138,15 @@ def test_running_again_does_nothing(videos: Path, prepared: tuple[Path, prepare.
 def test_what_is_done_again_and_what_is_kept(few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
-    def run(settings: PrepareSettings = SETTINGS) -> tuple[int, int]:
-        report = prepare_folder(few, out, settings, progress=False)
+    def again(settings: PrepareSettings = SETTINGS) -> tuple[int, int]:
+        report = run(few, out, settings)
         assert not report.rejected
         return report.prepared, report.reused
 
-    assert run() == (3, 0)
+    assert again() == (3, 0)
     (out / INDEX_FILE).unlink()
     os.utime(few / "ann" / "talk.mp4")  # another time, the same contents
-    assert run() == (0, 3)
+    assert again() == (0, 3)
     assert len(load_index(out)) == 3
     shutil.copy2(few / "ann" / "talk.mp4", few / "bea" / "talk.mp4")
     with open(few / "bea" / "talk.mp4", "ab") as file:
@@ -140,14 +154,14 @@ def test_what_is_done_again_and_what_is_kept(few: Path, tmp_path: Path) -> None:
     clip_path(out, "cid/talk").unlink()
     clip_path(out, "ann/talk").write_bytes(b"damaged, but the index vouches for it")
     (out / INDEX_FILE).write_bytes(b"damaged")
-    assert run() == (3, 0)
-    assert run(PrepareSettings(face_size=32)) == (3, 0)
+    assert again() == (3, 0)
+    assert again(PrepareSettings(face_size=32)) == (3, 0)
     assert set(load_index(out)["features"]) == {"logmel"}
 
 
 def test_stopping_keeps_what_is_finished(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    encode, calls = prepare.encode_face, 0
+    encode, calls = extract.encode_face, 0
 
     def stop_in_the_second_video(face: np.ndarray) -> bytes:
         nonlocal calls
@@ -156,34 +170,286 @@ def test_stopping_keeps_what_is_finished(few: Path, tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return encode(face)
 
-    monkeypatch.setattr(prepare, "encode_face", stop_in_the_second_video)
+    monkeypatch.setattr(extract, "encode_face", stop_in_the_second_video)
     with pytest.raises(KeyboardInterrupt):
-        prepare_folder(few, out, SETTINGS, progress=False)
+        run(few, out)
     assert load_index(out)["clip"].tolist() == ["ann/talk"]
+    assert files(out).keys() == {INDEX_FILE, "clips/ann/talk.safetensors"}
     monkeypatch.undo()
-    report = prepare_folder(few, out, SETTINGS, progress=False)
+    report = run(few, out)
     assert (report.prepared, report.reused) == (2, 1)
 
 
+# ------------------------------------------------------------------------------------------- crashes, and many workers
+
+PROGRAM = """
+import sys
+from stsa_lightning.data.corpora import find_sources
+from stsa_lightning.data.prepare import PrepareSettings, prepare
+root, out, workers = sys.argv[1:]
+settings = PrepareSettings(face_size=64)
+prepare(find_sources("folder", root), out, settings, root=root, workers=int(workers), progress=False)
+"""
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """All that a run leaves, by path; the lock is no result."""
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name != LOCK
+    }
+
+
+def _start(videos: Path, out: Path, workers: int = 2) -> subprocess.Popen[bytes]:
+    arguments = [sys.executable, "-c", PROGRAM, str(videos), str(out), str(workers)]
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE)
+
+
+def _finished(out: Path) -> dict[Path, int]:
+    """Clips that stand, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def many(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight copies of the usable video, and two that are rejected."""
+    root = tmp_path_factory.mktemp("many")
+    for number in range(8):
+        (root / f"s{number}").mkdir()
+        shutil.copy2(videos / REAL, root / f"s{number}" / "talk.mp4")
+    for name in ("no_sound.mp4", "broken.mp4"):
+        shutil.copy2(videos / "bea" / name, root / "s3" / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    prepare(find_sources("folder", many), out, PrepareSettings(face_size=64), root=many, workers=0, progress=False)
+    found = files(out)
+    assert len(found) == 9
+    return found
+
+
+def _kill_and_go_on(many: Path, out: Path, undisturbed: dict[str, bytes], until: Callable[[], bool]) -> int:
+    """Kill a run as soon as `until` is true, go on, and compare; the clips that stood when it was killed."""
+    process = _start(many, out)
+    while process.poll() is None and not until():
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    stood = _finished(out)
+    for path in stood:
+        Clip.open(path).verify()  # whole, whenever the blow fell
+    sources = find_sources("folder", many)
+    report = prepare(sources, out, PrepareSettings(face_size=64), root=many, workers=0, progress=False)
+    assert files(out) == undisturbed
+    written = _finished(out)
+    assert {path: written[path] for path in stood} == stood
+    assert report.reused >= len(stood)
+    assert report.prepared + report.reused == 8
+    return len(stood)
+
+
+@pytest.mark.parametrize("clips", [0, 3])
+def test_killed_and_run_again(many: Path, undisturbed: dict[str, bytes], tmp_path: Path, clips: int) -> None:
+    """With worker processes, so that this shows as well that they give what one process gives."""
+    folder = tmp_path / "clips"
+
+    def enough() -> bool:
+        return folder.is_dir() and len(list(folder.rglob("*.safetensors"))) >= clips
+
+    assert _kill_and_go_on(many, tmp_path, undisturbed, enough) >= clips
+
+
 @pytest.mark.slow
-def test_killing_leaves_no_half_written_file(few: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_killed_at_twenty_random_points(many: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert _start(many, tmp_path / "timed").wait() == 0
+    assert files(tmp_path / "timed") == undisturbed
+    length_s = time.monotonic() - begun
+    rng = np.random.default_rng(0)
+    stood = []
+    for number, share in enumerate(rng.uniform(0.05, 1, 20)):
+        end = time.monotonic() + share * length_s
+        stood.append(
+            _kill_and_go_on(many, tmp_path / str(number), undisturbed, lambda end=end: time.monotonic() >= end)
+        )
+    assert len(set(stood)) > 3  # the blows did fall at different places
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_cluster_that_loses_a_machine(many: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """Two Ray nodes on this machine; one is killed when the first clips are done."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        lost = threading.Event()
+
+        def lose() -> None:
+            while len(_finished(tmp_path)) < 2:
+                time.sleep(0.01)
+            cluster.remove_node(node, allow_graceful=False)
+            lost.set()
+
+        thread = threading.Thread(target=lose, daemon=True)
+        thread.start()
+        settings = PrepareSettings(face_size=64)
+        sources = find_sources("folder", many)
+        report = prepare(sources, tmp_path, settings, root=many, ray=cluster.address, progress=False)
+        assert lost.is_set()
+        assert (report.prepared + report.reused, len(report.rejected)) == (8, 2)
+        assert files(tmp_path) == undisturbed
+    finally:
+        cluster.shutdown()
+
+
+def test_two_runs_do_not_meet(few: Path, tmp_path: Path) -> None:
+    with open(tmp_path / LOCK, "w") as file:
+        file.write("process 4711 on another")
+        file.flush()
+        assert run(few, tmp_path, limit=1).prepared == 1  # a file that a dead run left locks nothing
+    process = _start(few, tmp_path / "out", workers=1)
+    while not (tmp_path / "out" / LOCK).is_file() or not (tmp_path / "out" / LOCK).read_text():
+        time.sleep(0.01)
+    with pytest.raises(UserError, match=rf"another run prepares into this folder \(process {process.pid} on "):
+        run(few, tmp_path / "out")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in said
+    assert process.returncode != 0
+
+
+def test_a_worker_that_dies(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs its clip alone, and the next run tries again."""
+    dying = few / "bea" / "talk.mp4"
+
+    def died(_: object, function: Callable[[Job], object], jobs: list[Job]) -> Iterator[tuple[Job, object]]:
+        for job in jobs:
+            yield job, WorkerDied("its worker was ended by SIGSEGV") if job.source.path == dying else function(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stsa_lightning.data.workers.InThisProcess.run", died)
+        report = run(few, tmp_path / "out")
+    assert report.rejected == [("bea/talk.mp4", "its worker was ended by SIGSEGV")]
+    assert load_index(tmp_path / "out")["status"].tolist() == ["ok", "rejected", "ok"]
+    again = run(few, tmp_path / "out")
+    assert (again.prepared, again.reused, again.rejected) == (1, 2, [])
+
+
+def test_a_full_disk_stops_the_run(few: Path, tmp_path: Path) -> None:
+    """By a limit on the size of a file, which fails as a full disk does, in the workers' own writing."""
     out = tmp_path / "out"
-    code = "import sys; from stsa_lightning.data.prepare import *; prepare_folder(*sys.argv[1:], progress=False)"
-    process = subprocess.Popen([sys.executable, "-c", code, str(few), str(out)])
-    for _ in range(3000):
-        if clip_path(out, "ann/talk").is_file():
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for path in out.rglob("*.safetensors"):
-        assert Clip.open(path).frames == 50
-    assert prepare_folder(few, out, progress=False).reused >= 1
-    assert not list(out.rglob("*.part-*"))
+    assert run(few, out, limit=1).prepared == 1
+    before = files(out)
+    size = clip_path(out, "ann/talk").stat().st_size
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))\n"
+    settings = "PrepareSettings(face_size=64, features=('logmel', 'mfcc'), sync='none')"
+    arguments = [sys.executable, "-c", code + PROGRAM.replace("PrepareSettings(face_size=64)", settings)]
+    done = subprocess.run([*arguments, str(few), str(out), "1"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"WriteError: {out}: cannot write" in done.stderr
+    assert "make room, and run the same command again" in done.stderr
+    assert {name: data for name, data in files(out).items() if name != JOURNAL} == before  # nothing half-written
+    assert run(few, out).prepared == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_reasons_that_a_user_needs(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "bad"
+    root.mkdir()
+    whole = (few / "ann" / "talk.mp4").read_bytes()
+    frames = np.full((40, 64, 64, 3), 90, np.uint8)
+    _write(root / "silent.mp4", frames, np.zeros(25600, np.float32))
+    _write(root / "no_samples.mp4", frames, np.zeros(0, np.float32))
+    (root / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.mp4").write_bytes(b"")
+    shutil.copy2(few / "ann" / "talk.mp4", root / "locked.mp4")
+    opened = av.open
+
+    def forbidding(file: str, *arguments: object, **options: object) -> object:
+        if "locked" in str(file):
+            raise av.error.PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments, **options)
+
+    monkeypatch.setattr(av, "open", forbidding)
+    reasons = dict(run(root, tmp_path / "out").rejected)
+    assert reasons["silent.mp4"] == "its sound is silent throughout"
+    assert reasons["no_samples.mp4"] in {"has no sound", "its audio stream holds no samples"}
+    assert "states" in reasons["cut.mp4"]
+    assert "cut short" in reasons["cut.mp4"]
+    assert reasons["empty.mp4"].startswith("cannot be read")
+    assert "Permission denied" in reasons["locked.mp4"]
+    assert str(tmp_path) not in "".join(reasons.values())
+
+
+def test_an_unforeseen_error_costs_one_video(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = extract.probe
+
+    def fail(path: Path) -> object:
+        if path.parent.name == "bea":
+            raise KeyError("surprise")
+        return probe(path)
+
+    monkeypatch.setattr(extract, "probe", fail)
+    report = run(few, tmp_path / "out")
+    assert report.rejected == [("bea/talk.mp4", "KeyError: 'surprise'")]
+    assert report.prepared == 2
+
+
+# ------------------------------------------------------------------------------------------------ parts, sync, settings
+
+
+def test_a_part_of_a_video(few: Path, tmp_path: Path) -> None:
+    """The same faces and the same sound as the whole's, from the part's beginning on; a crop moves the landmarks."""
+    whole = find_sources("folder", few)[0]
+    part = replace(whole, clip="ann/part", start_s=0.4, stop_s=1.6, crop=(20, 10, 180, 190))
+    settings = PrepareSettings(face_size=64, min_frames=10, sync="none")
+    prepare([whole, part], tmp_path, settings, root=few, workers=0, progress=False)
+    a, b = (Clip.open(clip_path(tmp_path, clip)) for clip in ("ann/talk", "ann/part"))
+    assert b.frames == 30
+    assert load_index(tmp_path)["part"].tolist() == ["0.4-1.6 s, 180x190+20+10", ""]
+    both = np.flatnonzero(b.valid & a.valid[10:40])
+    assert len(both) >= 18
+    difference = b.landmarks[both] + [20, 10] - a.landmarks[10 + both]
+    assert np.median(np.linalg.norm(difference, axis=-1)) < 1.5
+    np.testing.assert_allclose(b.audio[200:], a.audio[6600 : 6400 + len(b.audio)], atol=600)
+    assert len(b.audio) == 30 * 640
+
+
+def test_a_wrong_offset_is_corrected(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "_opening_reading", lambda *_: SyncReading(-5.0, 9.9, "opening"))
+    source = find_sources("folder", few)[:1]
+    sounds = []
+    for correct in (False, True):
+        out = tmp_path / str(correct)
+        prepare(source, out, PrepareSettings(correct_sync=correct), root=few, workers=0, progress=False)
+        row = load_index(out).iloc[0]
+        assert (row["sync_offset"], row["sync_method"], row["sync_shift"]) == (-5, "opening", -5 if correct else 0)
+        sounds.append(Clip.open(clip_path(out, "ann/talk")).audio)
+    np.testing.assert_array_equal(sounds[1][: -5 * 640], sounds[0][5 * 640 :])
+    assert not sounds[1][-5 * 640 :].any()
+
+
+def test_short_and_long_videos_go_the_same_way(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long video is decoded a second time instead of kept, and its sound and frames come in more pieces."""
+    run(few, tmp_path / "short", limit=1)
+    monkeypatch.setattr(extract, "_KEEP_BYTES", 0)
+    monkeypatch.setattr(extract, "_BLOCK_BYTES", 1_000_000)
+    run(few, tmp_path / "long", limit=1)
+    assert files(tmp_path / "short") == files(tmp_path / "long")
 
 
 def test_limit(few: Path, tmp_path: Path) -> None:
-    assert prepare_folder(few, tmp_path / "out", SETTINGS, limit=1, progress=False).prepared == 1
+    assert run(few, tmp_path / "out", limit=1).prepared == 1
     assert load_index(tmp_path / "out")["clip"].tolist() == ["ann/talk"]
 
 
@@ -195,49 +461,6 @@ def test_settings() -> None:
         PrepareSettings(face_size=8)
     with pytest.raises(UserError, match=r"features: expected one or more of .*got \['loud'\]"):
         PrepareSettings(features=("loud",))
-
-
-def _touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
-    return root
-
-
-def test_speakers_and_clip_names(tmp_path: Path) -> None:
-    root = _touch(
-        tmp_path, "ann/a.mp4", "ann/a.avi", "ann/x/y/a.MP4", "bob_radio_07.mp4", "12.mkv", ".trash/b.mp4", "c.txt"
-    )
-    clips = {source.relative: (source.speaker, source.clip) for source in find_sources(root)}
-    assert clips == {
-        "12.mkv": ("12", "12/12.mkv"),
-        "ann/a.avi": ("ann", "ann/a.avi"),
-        "ann/a.mp4": ("ann", "ann/a"),
-        "ann/x/y/a.MP4": ("ann", "ann/x/y/a.MP4"),
-        "bob_radio_07.mp4": ("bob_radio", "bob_radio/bob_radio_07"),
-    }
-
-
-def test_speakers_by_pattern(tmp_path: Path) -> None:
-    root = _touch(tmp_path, "2020/ann-1.mp4", "2021/ann-1.mp4", "2021/bob-1.mp4")
-    sources = find_sources(root, r"/(\w+)-")
-    assert [source.clip for source in sources] == ["ann/2020/ann-1", "ann/2021/ann-1", "bob/2021/bob-1"]
-    with pytest.raises(UserError, match=r"in 2020/ann-1.mp4, got None"):
-        find_sources(root, "bob")
-    with pytest.raises(UserError, match="regular expression"):
-        find_sources(root, "(")
-
-
-def test_folders_that_cannot_be_prepared(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such folder of videos"):
-        prepare_folder(tmp_path / "absent", tmp_path / "out")
-    with pytest.raises(UserError, match=r"expected videos \(.mp4, "):
-        prepare_folder(tmp_path, tmp_path / "out")
-    root = _touch(tmp_path / "root", "ann/ann_1.mp4", "ann_1.mp4")
-    with pytest.raises(UserError, match=r"ann/ann_1.mp4 and ann_1.mp4 would both become the clip ann/ann_1"):
-        find_sources(root)
-    with pytest.raises(FileNotFoundError, match=r"x.task does not exist"):
-        prepare_folder(root / "ann", tmp_path / "out", PrepareSettings(landmark_model="x.task"))
 
 
 def test_the_rendered_sample(prepared_sample: Path) -> None:
