@@ -1,0 +1,245 @@
+"""Faces followed through a video: cuts, several people, lost faces; and whose landmarks to keep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from stsa_lightning.face.cuts import CutDetector
+from stsa_lightning.face.landmarks import FaceCounter, LandmarkDetector, landmark_detector
+from stsa_lightning.face.pose import yaw_degrees
+from stsa_lightning.face.speaking import mouth_follows_sound, sound_level
+from stsa_lightning.face.topology import LANDMARKS
+
+MAX_FACES = 5  # followed at once
+_LOOK_EVERY = 25  # frames between two looks for further faces
+_SAME = 0.3  # of a face's size: two faces nearer than that in place and size are one, found twice
+_FAR, _FAR_GONE = 0.6, 1.5  # nearer than that it may be the person of the frame before, or one who was gone meanwhile
+_JUMP = 0.25  # of a face's size: a face that moves or grows that much in one frame is looked up anew
+_LEAST_SHARE = 0.2  # of a shot: who is seen for less is not counted among its people
+_CLEAR_R, _CLEAR_MARGIN = 0.25, 0.12  # a mouth follows the sound, and better than the others'
+
+
+@dataclass
+class FaceTrack:
+    """One person within one shot."""
+
+    frames: list[int] = field(default_factory=list)  # rising
+    landmarks: list[np.ndarray] = field(default_factory=list)  # (131, 2) each, pixels
+
+    def add(self, frame: int, landmarks: np.ndarray) -> None:
+        self.frames.append(frame)
+        self.landmarks.append(landmarks)
+
+    def within(self, start: int, stop: int) -> np.ndarray:
+        """Landmarks of the frames of a shot: (stop - start, 131, 2) float32, NaN where the face is not seen."""
+        out = np.full((stop - start, len(LANDMARKS), 2), np.nan, np.float32)
+        if self.frames:
+            out[np.asarray(self.frames) - start] = self.landmarks
+        return out
+
+    @property
+    def area(self) -> float:
+        """Area of the face's box, summed over the frames."""
+        return float(np.prod(np.ptp(np.asarray(self.landmarks), axis=1), axis=1).sum())
+
+
+@dataclass(frozen=True)
+class Following:
+    """What was followed through a video of F frames.
+
+    Attributes:
+        landmarks: (F, 131, 2) float32 pixels of the kept face; NaN where there is none.
+        cuts: first frames of the shots after the first.
+        faces: the most people seen in one shot.
+        choice: whose face was kept and why, in words.
+        yaw: (F,) float32 degrees, see `yaw_degrees`; NaN where there is no face.
+    """
+
+    landmarks: np.ndarray
+    cuts: list[int]
+    faces: int
+    choice: str
+    yaw: np.ndarray
+
+
+class FaceFollower:
+    """Follows the faces of one video, given in order and in blocks of any size; a context manager.
+
+    While there is one face, it is followed in tracking mode. About once a second, and after each cut, a quick look
+    counts the faces; if there are several, all of them (up to `MAX_FACES`) are followed until fewer are seen. A face
+    that is lost or jumps is looked up anew in that very frame. What is kept of a frame is the landmarks: 1 kB for each
+    face.
+
+    Args:
+        landmark_model: None for FaceMesh; a FaceLandmarker `.task` file. See `landmark_detector`.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as `landmark_detector`.
+    """
+
+    def __init__(self, landmark_model: Path | str | None = None) -> None:
+        self._model = landmark_model
+        self._detectors: dict[tuple[bool, int], LandmarkDetector] = {}
+        self._open = ExitStack()
+        self._is_cut, self._count = CutDetector(), self._open.enter_context(closing(FaceCounter()))
+        self._frames = 0
+        self._expected = 1  # faces
+        self._shots: list[tuple[int, list[FaceTrack]]] = [(0, [])]  # first frame, people
+        self._detector(static=False)  # what is amiss with the model shows before the work begins
+
+    def update(self, frames: np.ndarray) -> None:
+        """Follow the next frames: (n, H, W, 3) uint8 RGB at 25/s."""
+        for frame in frames:
+            self._follow(frame)
+
+    def _follow(self, frame: np.ndarray) -> None:
+        number, shot = self._frames, self._shots[-1]
+        self._frames += 1
+        if self._is_cut(frame):
+            shot = (number, [])
+            self._shots.append(shot)
+            self._expected = 0
+        start, tracks = shot
+        if (number - start) % _LOOK_EVERY == 0:
+            self._look(frame, seen=sum(track.frames[-1] == number - 1 for track in tracks))
+        faces = _within(self._detector(static=False).all_faces(frame), frame)
+        if any(_went_astray(track.landmarks[-1], faces) for track in tracks if track.frames[-1] == number - 1):
+            again = _within(self._detector(static=True).all_faces(frame), frame)
+            if len(again) >= len(faces):
+                faces = again
+                self._detector(static=False).forget()
+        _add(faces, tracks, number)
+
+    def _look(self, frame: np.ndarray, seen: int) -> None:
+        """Set how many faces to follow."""
+        expected = min(max(self._count(frame), seen, 1), MAX_FACES)
+        if expected != self._expected:
+            self._expected = expected
+            self._detector(static=False).forget()
+
+    def _detector(self, static: bool) -> LandmarkDetector:
+        key = (static, max(1, self._expected))
+        if key not in self._detectors:
+            detector = landmark_detector(self._model, static, key[1])
+            self._detectors[key] = self._open.enter_context(closing(detector))
+        return self._detectors[key]
+
+    def finish(self, wave: np.ndarray | None = None) -> Following:
+        """Choose, in each shot, whose face is kept: who speaks, if that is clear, else the largest.
+
+        People are not recognised across cuts: each shot is chosen for itself.
+
+        Args:
+            wave: (samples,) float mono at 16 kHz, from the first frame on; None: no sound.
+        """
+        self.close()
+        landmarks = np.full((self._frames, len(LANDMARKS), 2), np.nan, np.float32)
+        level = None if wave is None else sound_level(wave, self._frames)
+        faces, choices = 0, Counter[str]()
+        stops = [start for start, _ in self._shots[1:]] + [self._frames]
+        for (start, tracks), stop in zip(self._shots, stops, strict=True):
+            people = [track for track in tracks if len(track.frames) >= _LEAST_SHARE * (stop - start)] or tracks
+            if people:
+                chosen, choice = choose(people, start, stop, None if level is None else level[start:stop])
+                landmarks[start:stop] = chosen.within(start, stop)
+                choices[choice] += 1
+            faces = max(faces, len(people))
+        return Following(
+            landmarks, [start for start, _ in self._shots[1:]], faces, _told(choices), yaw_degrees(landmarks)
+        )
+
+    def close(self) -> None:
+        """Frees the models, which `finish` does as well."""
+        self._open.close()
+        self._detectors.clear()
+
+    def __enter__(self) -> FaceFollower:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self.close()
+
+
+def choose(people: list[FaceTrack], start: int, stop: int, level: np.ndarray | None) -> tuple[FaceTrack, str]:
+    """Of the people of a shot the one to keep, and why: who speaks if that is clear, else the largest.
+
+    Args:
+        people: at least one.
+        start, stop: first frame of the shot, and the first after it.
+        level: (stop - start,) of `sound_level`; None: no sound.
+    """
+    if len(people) == 1:
+        return people[0], "only face"
+    if level is not None:
+        seen = [track.within(start, stop) for track in people]
+        follows = np.nan_to_num([mouth_follows_sound(landmarks, level) for landmarks in seen])
+        best, second = np.argsort(follows)[::-1][:2]
+        if follows[best] >= _CLEAR_R and follows[best] - follows[second] >= _CLEAR_MARGIN:
+            reason = f"mouth follows the sound, r {follows[best]:.2f} against {follows[second]:.2f}"
+            return people[best], f"speaks: {reason}"
+    return max(people, key=lambda track: track.area), f"largest of {len(people)} faces"
+
+
+def _told(choices: Counter[str]) -> str:
+    """The reasons of all shots in one line."""
+    if not choices:
+        return "no face"
+    if choices.total() == 1:
+        return next(iter(choices))
+    shots = "; ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in choices.items())
+    return f"chosen in each of {choices.total()} shots: {shots}"
+
+
+def _within(faces: list[np.ndarray], frame: np.ndarray) -> list[np.ndarray]:
+    """The faces whose middle lies in the frame, each once."""
+    kept: list[np.ndarray] = []
+    for face in faces:
+        middle = face.mean(axis=0)
+        inside = (middle >= 0).all() and (middle < (frame.shape[1], frame.shape[0])).all()
+        if inside and all(_distance(face, other) > _SAME for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _went_astray(before: np.ndarray, faces: list[np.ndarray]) -> bool:
+    """Whether a face of the frame before is not where it must be in this one."""
+    return min((_distance(before, face) for face in faces), default=np.inf) > _JUMP
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """How far two faces are apart in place and size, as a share of the larger one's size."""
+    sizes = np.ptp(a, axis=0).max(), np.ptp(b, axis=0).max()
+    apart = np.linalg.norm(a.mean(axis=0) - b.mean(axis=0))
+    return float(max(apart, abs(sizes[0] - sizes[1])) / max(*sizes, 1e-6))
+
+
+def _add(faces: list[np.ndarray], tracks: list[FaceTrack], number: int) -> None:
+    """Give each face of a frame to the nearest person of the shot, or to a new one."""
+    here = [track for track in tracks if track.frames[-1] == number - 1]
+    gone = [track for track in tracks if track.frames[-1] < number - 1]
+    faces = _assign(faces, here, _FAR, number)
+    faces = _assign(faces, gone, _FAR_GONE, number)
+    if len(faces) == len(tracks) == 1 and tracks[0].frames[-1] < number:  # nobody else it could be
+        tracks[0].add(number, faces.pop())
+    for face in faces:
+        tracks.append(FaceTrack([number], [face]))
+
+
+def _assign(faces: list[np.ndarray], tracks: list[FaceTrack], far: float, number: int) -> list[np.ndarray]:
+    """Give faces to people, the nearest pairs first; what is left over."""
+    pairs = [
+        (_distance(track.landmarks[-1], face), t, f) for t, track in enumerate(tracks) for f, face in enumerate(faces)
+    ]
+    given_tracks, given_faces = set[int](), set[int]()
+    for distance, t, f in sorted(pairs):
+        if distance < far and t not in given_tracks and f not in given_faces:
+            tracks[t].add(number, faces[f])
+            given_tracks.add(t)
+            given_faces.add(f)
+    return [face for f, face in enumerate(faces) if f not in given_faces]
