@@ -96,10 +96,10 @@ def test_a_clip_without_any_face_is_not_measured():
         (-5, CLEAR_CONFIDENCE, "opening", -5),
         (12, CLEAR_CONFIDENCE + 0.1, "opening", 12),
         (-5, CLEAR_CONFIDENCE - 0.01, "opening", 0),
-        (2, 0.99, "opening", 0),  # within its own error
-        (-2.4, 0.99, "opening", 0),
-        (2.6, 0.99, "opening", 3),
-        (15, 0.99, "opening", 0),  # the end of what was searched
+        (2, CLEAR_CONFIDENCE + 1, "opening", 0),  # within its own error
+        (-2.4, CLEAR_CONFIDENCE + 1, "opening", 0),
+        (2.6, CLEAR_CONFIDENCE + 1, "opening", 3),
+        (15, CLEAR_CONFIDENCE + 1, "opening", 0),  # the end of what was searched
         (-15, 9.0, "syncnet", 0),
     ],
 )

@@ -169,8 +169,8 @@ def test_removals_count_each_limit_in_all_and_alone():
     lines = index({}, {"face_px": 50.0}, {"face_px": 50.0, "yaw_deg": 80.0}, {"yaw_deg": 90.0, "language": "ja"})
     found = removals(lines, Filters(min_face_px=100, max_yaw=35, languages=["en"]))
     assert [(row.name, row.limit, row.clips, row.alone) for row in found] == [
-        ("min_face_px", "100", 2, 1),
-        ("max_yaw", "35", 2, 0),
+        ("min_face_px", "100 px", 2, 1),
+        ("max_yaw", "35°", 2, 0),
         ("languages", "en", 1, 0),
     ]
 
@@ -200,8 +200,8 @@ def test_worst_clips_come_first_with_what_is_wrong(tmp_path):
     lines = index({}, {"face_px": 30.0, "yaw_deg": 50.0}, {"yaw_deg": 140.0})
     worst = worst_clips(tmp_path, lines, Filters(min_face_px=100, max_yaw=35), count=2)
     assert [(clip.clip, clip.badness) for clip in worst] == [("s2/c", 0.75), ("s1/c", 0.7)]
-    assert worst[0].worst == "turn of the head, ° 140 (at most 35)"
-    assert worst[1].others == ["turn of the head, ° 50 (at most 35)"]
+    assert worst[0].worst == "turn of the head 140° (at most 35°)"
+    assert worst[1].others == ["turn of the head 50° (at most 35°)"]
 
 
 def test_histogram_holds_every_clip_and_its_limit():

@@ -117,7 +117,7 @@ def _histogram(figure: _Figure, values: np.ndarray, clear: np.ndarray | None, li
             bars.append(
                 Bar(x(low), x(high) - x(low), round(count * size, 2), round((count - certain) * size, 2), label)
             )
-    middle, low, high = (f"{value:.3g}" for value in np.percentile(values, [50, 5, 95]))
+    middle, low, high = (f"{v:.{2 if abs(v) < 1 else 3}g}" for v in np.percentile(values, [50, 5, 95]).tolist())
     drawn = limit is not None and edges[0] <= limit <= edges[-1]
     return Histogram(
         figure.title,
@@ -134,7 +134,7 @@ def _histogram(figure: _Figure, values: np.ndarray, clear: np.ndarray | None, li
 
 def _edges(values: np.ndarray, figure: _Figure, limit: float | None) -> np.ndarray:
     """Bins between round numbers over all but the outermost values, and over the limit."""
-    low, high = np.percentile(values, [0.5, 99.5]) if len(values) > 200 else (values.min(), values.max())
+    low, high = np.percentile(values, [1, 98]) if len(values) > 40 else (values.min(), values.max())
     if limit is not None:
         low, high = min(low, limit), max(high, limit)
     if figure.within == _SHARE:
@@ -145,6 +145,9 @@ def _edges(values: np.ndarray, figure: _Figure, limit: float | None) -> np.ndarr
     step = _round_step((high - low or abs(high) or 1.0) / _BINS)
     first = max(math.floor(low / step), math.ceil(figure.within[0] / step) if math.isfinite(figure.within[0]) else -1e9)
     last = max(math.floor(high / step) + 1, first + 1)
+    if limit is not None:  # a bin on either side of it for what is beyond
+        first = min(first, math.floor(limit / step) - 1) if values.min() < limit else first
+        last = max(last, math.floor(limit / step) + 2) if values.max() > limit else last
     if figure.within == _SHARE:
         last = round(1 / step)
     return np.arange(first, last + 1) * step

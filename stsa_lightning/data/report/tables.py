@@ -133,8 +133,8 @@ def removals(clips: pd.DataFrame, filters: Filters) -> list[Removal]:
     return [
         Removal(
             name,
-            LIMIT_NAMES[name],
-            ", ".join(limit) if isinstance(limit, list) else f"{limit:g}",
+            LIMIT_NAMES[name][0],
+            ", ".join(limit) if isinstance(limit, list) else f"{limit:g}{LIMIT_NAMES[name][1]}",
             int(failed[name].sum()),
             float(failed[name].mean()) if len(clips) else 0.0,
             int((failed[name] & (misses == 1)).sum()),

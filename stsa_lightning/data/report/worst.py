@@ -14,18 +14,19 @@ from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.filters import Filters, judged_values
 from stsa_lightning.data.index import clip_path
 
-LIMIT_NAMES: dict[str, str] = {
-    "min_confidence": "confidence of SyncNet",
-    "min_opening_confidence": "confidence of the opening",
-    "max_offset": "offset that remains, frames",
-    "min_face_px": "height of the face, px",
-    "max_yaw": "turn of the head, °",
-    "min_seconds": "length, s",
-    "min_sharpness": "sharpness",
-    "min_valid": "share of frames with a face",
-    "min_speech": "share of time with sound",
-    "max_jump": "largest jump of the face",
-    "languages": "language",
+# What each limit acts on, and its unit.
+LIMIT_NAMES: dict[str, tuple[str, str]] = {
+    "min_confidence": ("confidence of SyncNet", ""),
+    "min_opening_confidence": ("confidence of the opening", ""),
+    "max_offset": ("offset that remains", " frames"),
+    "min_face_px": ("height of the face", " px"),
+    "max_yaw": ("turn of the head", "°"),
+    "min_seconds": ("length", " s"),
+    "min_sharpness": ("sharpness", ""),
+    "min_valid": ("share of frames with a face", ""),
+    "min_speech": ("share of time with sound", ""),
+    "max_jump": ("largest jump of the face", ""),
+    "languages": ("language", ""),
 }
 _PICTURES = 3
 _PICTURE_PX = 112
@@ -73,15 +74,17 @@ def worst_clips(root: Path | str, clips: pd.DataFrame, limits: Filters, count: i
 
 def _described(root: Path | str, clip: pd.Series, missed: pd.Series, limits: Filters) -> WorstClip:
     name, line = str(clip["clip"]), clip.to_frame().T
-    said = {
-        str(limit): f"{LIMIT_NAMES[str(limit)]} {float(judged_values(line, str(limit)).iloc[0]):.3g} "
-        f"({'at least' if str(limit).startswith('min_') else 'at most'} {getattr(limits, str(limit)):g})"
-        for limit in missed.dropna().sort_values(ascending=False, kind="stable").index
-    }
+    order = [str(limit) for limit in missed.dropna().sort_values(ascending=False, kind="stable").index]
+    said = {limit: _said(limit, float(judged_values(line, limit).iloc[0]), limits) for limit in order}
     first, *rest = said
     pictures, missing = _pictures(clip_path(root, name))
     others = [said[limit] for limit in rest if missed[limit] > 0]
     return WorstClip(name, str(clip["speaker"]), float(missed[first]), said[first], others, pictures, missing)
+
+
+def _said(name: str, value: float, limits: Filters) -> str:
+    (meaning, unit), side = LIMIT_NAMES[name], "least" if name.startswith("min_") else "most"
+    return f"{meaning} {value:.3g}{unit} (at {side} {getattr(limits, name):g}{unit})"
 
 
 def _pictures(path: Path) -> tuple[list[str], str]:
