@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.metrics.opening import heard_opening, quick_changes
 from stsa_lightning.nets.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 
 MAX_SHIFT = 15  # frames
@@ -29,6 +30,10 @@ PADDING_VALUE = 110  # outside the picture, in the tracked variant
 SMOOTHING_FRAMES = 13
 CROP_SCALE = 0.4
 BLOCK_FRAMES = 20
+
+CLEAR_CONFIDENCE = 5.5  # of opening_sync
+MIN_FRAMES = 25  # that opening_sync compares at any shift
+OPENING_LEAD = 0.3  # frames
 
 Variant = Literal["lrs", "tracked"]
 
@@ -286,40 +291,48 @@ class SyncScores(Metric):
 
 # ------------------------------------------------------------------------------------------------------ without network
 
-BAND_HZ = (300.0, 3000.0)
-CLEAR_CONFIDENCE = 0.5
-
 
 def opening_sync(opening: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHIFT) -> tuple[int, float]:
-    """Offset from the mouth's opening against the sound's energy, and how clear it is: a first version.
+    """Offset of a clip from how far the mouth opens: the weaker measure, for where SyncNet's weights are not at hand.
+
+    The opening is correlated with the one that the sound suggests (:mod:`stsa_lightning.metrics.opening`) at every
+    shift; slow changes are taken out of both. The confidence is Fisher's z of the best correlation in units of its
+    error for independent frames, atanh(r) sqrt(n): it needs speech, movement and seconds. From
+    :data:`CLEAR_CONFIDENCE` on, the offset may be believed to within two frames.
 
     Args:
-        opening: (F,) distance of the inner lips at 25/s relative to the face's size; NaN where no face was found.
-        wave: (samples,) float at 16 kHz.
+        opening: (F,) distance of the inner lips at 25/s, in any unit that does not change with the face's distance; NaN
+            where no face was found.
+        wave: (samples,) float at 16 kHz; sample 0 sounds when the first frame is shown.
+        max_shift: the largest offset looked for, frames.
 
     Returns:
-        Frames by which the sound is early, and the confidence; (0, 0.0) when nothing can be said.
+        Frames by which the sound is early (negative: late), and the confidence. 0.0 where nothing can be said: a mouth
+        that does not move, silence, too few frames, or a best shift at the very end of the range.
     """
-    energy = _energy(wave, len(opening))
-    measured = np.isfinite(opening)
-    if measured.sum() < 2 * max_shift:
+    opening = np.asarray(opening, np.float64)
+    if opening.ndim != 1:
+        raise ValueError(f"opening must be (F,), got shape {opening.shape}")
+    seen = np.isfinite(opening)
+    if seen.sum() < MIN_FRAMES or len(opening) < max_shift + MIN_FRAMES:
         return 0, 0.0
     frames = np.arange(len(opening))
-    mouth = np.interp(frames, frames[measured], opening[measured])
-    scores = []
-    for shift in range(-max_shift, max_shift + 1):  # the sound of frame t - shift with the mouth of frame t
-        first, last = max(0, shift), min(len(mouth), len(mouth) + shift)
-        a, b = mouth[first:last], energy[first - shift : last - shift]
-        scores.append(0.0 if a.std() < 1e-9 or b.std() < 1e-9 else float(np.corrcoef(a, b)[0, 1]))
-    best = int(np.argmax(scores))
-    return best - max_shift, max(scores[best], 0.0)
+    mouth = quick_changes(np.interp(frames, frames[seen], opening[seen]))
+    heard = heard_opening(wave, len(opening))
+    clearness = np.array([_clearness(mouth, heard, seen, shift) for shift in range(-max_shift, max_shift + 1)])
+    best = int(clearness.argmax())
+    if best in (0, 2 * max_shift) or clearness[best] <= 0:
+        return 0, 0.0
+    before, peak, after = clearness[best - 1 : best + 2]
+    fraction = (before - after) / (2 * (before - 2 * peak + after))  # the vertex of the parabola through the three
+    return round(best - max_shift + fraction - OPENING_LEAD), float(peak)
 
 
-def _energy(wave: np.ndarray, frames: int) -> np.ndarray:
-    """Log energy of the band of speech at each frame."""
-    from scipy.signal import butter, sosfiltfilt
-
-    wave = np.pad(np.asarray(wave, np.float64), (0, max(0, frames * SAMPLES_PER_FRAME - len(wave))))
-    band = sosfiltfilt(butter(4, BAND_HZ, "bandpass", fs=16_000, output="sos"), wave)
-    power = (band[: frames * SAMPLES_PER_FRAME].reshape(frames, -1) ** 2).mean(axis=1)
-    return np.log(power + 1e-6)
+def _clearness(mouth: np.ndarray, heard: np.ndarray, seen: np.ndarray, shift: int) -> float:
+    """atanh(r) sqrt(n) of the mouth of frame t and the sound of frame t - shift; 0 where it cannot be told."""
+    first, last = max(0, shift), min(len(mouth), len(mouth) + shift)
+    kept = seen[first:last]
+    a, b = mouth[first:last][kept], heard[first - shift : last - shift][kept]
+    if len(a) < MIN_FRAMES or min(a.std(), b.std()) < 1e-9:
+        return 0.0
+    return float(np.arctanh(np.clip(np.corrcoef(a, b)[0, 1], -0.999, 0.999)) * np.sqrt(len(a)))
