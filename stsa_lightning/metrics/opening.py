@@ -2,7 +2,7 @@
 
 A fixed linear filter: the logarithmic energies of five bands, slow changes taken out, weighted over five frames. Open
 vowels are strong where the first formant is high; consonants and closed mouths are not: the weights know it, plain
-energy does not. They were found by ridge regression on 31 clips of 26 people (`python benchmarks/sync.py --fit`).
+energy does not. They were found by ridge regression on 31 clips of 26 people (`python benchmarks/sync.py fit`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WEIGHTS = np.array(  # of the sound 2 frames later, 1 later, now, 1 earlier, 2 e
 )
 
 
-def heard_opening(wave: np.ndarray, frames: int, weights: np.ndarray = WEIGHTS) -> np.ndarray:
+def heard_opening(wave: np.ndarray, frames: int) -> np.ndarray:
     """The opening that the sound suggests, in no unit, with slow changes taken out.
 
     Args:
@@ -40,7 +40,7 @@ def heard_opening(wave: np.ndarray, frames: int, weights: np.ndarray = WEIGHTS) 
     Returns:
         (frames,) float64; zeros for digital silence.
     """
-    return neighbours(quick_changes(band_energies(wave, frames))) @ weights.reshape(-1)
+    return neighbours(quick_changes(band_energies(wave, frames))) @ WEIGHTS.reshape(-1)
 
 
 def band_energies(wave: np.ndarray, frames: int) -> np.ndarray:
