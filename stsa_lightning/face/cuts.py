@@ -49,17 +49,16 @@ class _Picture:
 
     def __init__(self, frame: np.ndarray) -> None:
         # Large frames are thinned first: to average all of their pixels costs more than it is worth.
-        step = max(1, min(frame.shape[:2]) // (4 * _SIDE))
-        small = cv2.resize(frame[::step, ::step], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-        levels = np.right_shift(small, 5).reshape(-1, 3) @ np.array([64, 8, 1])
-        self.histogram = np.bincount(levels, minlength=512) / len(levels)  # shares of 8 x 8 x 8 colours
-        self.pixels = small.astype(np.float32)
-        grey = self.pixels.mean(axis=2).ravel()
+        thin = cv2.resize(frame, (4 * _SIDE, 4 * _SIDE), interpolation=cv2.INTER_NEAREST)
+        self.pixels = cv2.resize(thin, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        colours = cv2.calcHist([self.pixels], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
+        self.histogram = colours / _SIDE**2  # shares of 8 x 8 x 8 colours
+        grey = cv2.cvtColor(self.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32).ravel()
         self.grey = grey - grey.mean()
         self.variance = float(self.grey @ self.grey) / len(grey) + _NOISE**2
 
     def change(self, before: _Picture) -> float:
-        difference = float(np.abs(self.pixels - before.pixels).mean())
+        difference = float(cv2.absdiff(self.pixels, before.pixels).mean())
         recoloured = float(np.abs(self.histogram - before.histogram).sum()) / 2
         covariance = float(self.grey @ before.grey) / len(self.grey) + _NOISE**2
         return difference * recoloured * (1 - covariance / (self.variance * before.variance) ** 0.5)

@@ -42,8 +42,8 @@ def landmark_detector(model: Path | str | None = None, static: bool = False, fac
 
     Args:
         model: None for the FaceMesh solution; a `.task` file for FaceLandmarker.
-        static: True looks for faces anew in every frame, for unrelated pictures; False follows them from frame to frame,
-            which is quicker and steadier, and looks anew once one is lost. Take a new detector for each video.
+        static: True looks for faces anew in every frame, for unrelated pictures; False follows them from frame to
+            frame, which is quicker and steadier, and looks anew once one is lost. Take a new detector for each video.
         faces: the most to find. While fewer than that are found, tracking looks for the others in every frame, which
             takes half as long again: ask for as many as there are.
 

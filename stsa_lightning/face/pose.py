@@ -6,15 +6,19 @@ import numpy as np
 
 from stsa_lightning.face.topology import LANDMARKS, positions
 
-_CHEEKS, _NOSE_TIP = positions([234, 454]), int(positions([4])[0])
+_EARS, _NOSE_TIP = positions([234, 454]), int(positions([4])[0])  # the oval's widest points lie before the ears
 _EYES = positions([33, 263])  # outer corners
-_DEPTH = 0.75  # how far the tip of the nose stands out before the cheeks, as a share of half their distance
+# How far the tip of the nose stands out before the widest points of the oval, as a share of half their distance. Fitted
+# to the pose that FaceLandmarker finds with a 3-D model in 294 frames of 70 videos: median difference 1.1 degrees, 4.4
+# in faces turned by more than 25.
+_DEPTH = 1.4
 
 
 def yaw_degrees(landmarks: np.ndarray) -> np.ndarray:
-    """How far a face is turned to the side: an estimate from where the nose's tip lies between the cheeks.
+    """How far a face is turned to the side: an estimate from where the nose's tip lies between the ears.
 
-    A head of average shape is assumed, seen from far; nothing of the third dimension is known.
+    A head of average shape is assumed, seen from far; nothing of the third dimension is known. Of faces in profile the
+    landmarks themselves are guesses: beyond some 45 degrees the estimate stays too low.
 
     Args:
         landmarks: (..., 131, 2), any unit with equal axes.
@@ -27,5 +31,5 @@ def yaw_degrees(landmarks: np.ndarray) -> np.ndarray:
     if points.shape[-2:] != (len(LANDMARKS), 2):
         raise ValueError(f"landmarks: expected (..., 131, 2), got {points.shape}")
     along = points[..., _EYES[1], :] - points[..., _EYES[0], :]  # the head may be tilted
-    left, right, nose = ((points[..., point, :] * along).sum(axis=-1) for point in (_CHEEKS[0], _CHEEKS[1], _NOSE_TIP))
+    left, right, nose = ((points[..., point, :] * along).sum(axis=-1) for point in (_EARS[0], _EARS[1], _NOSE_TIP))
     return np.degrees(np.arctan2((2 * nose - left - right) / _DEPTH, right - left)).astype(np.float32)
