@@ -10,12 +10,13 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
+from textwrap import shorten
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -28,34 +29,9 @@ from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.heatmaps import inner_lip_opening
-from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.tracks import FaceFollower, Following
 from stsa_lightning.stream import VideoStream
 from stsa_lightning.video import VideoInfo, probe
-
-
-class FaceFollower:  # TEMPORARY until face/tracks lands
-    def __init__(self, model: Any) -> None:
-        self._detect = landmark_detector(model)
-        self._found: list[np.ndarray] = []
-
-    def update(self, block: np.ndarray) -> None:
-        for frame in block:
-            points = self._detect(frame)
-            self._found.append(np.full((131, 2), np.nan, np.float32) if points is None else points)
-
-    def finish(self, wave: np.ndarray) -> Following:
-        self._detect.close()
-        return Following(np.stack(self._found), [], 1, "only face", np.zeros(len(self._found), np.float32))
-
-
-@dataclass
-class Following:
-    landmarks: np.ndarray
-    cuts: list[int]
-    faces: int
-    choice: str
-    yaw: np.ndarray
-
 
 SyncSetting = Literal["auto", "syncnet", "opening", "none"]
 
@@ -191,8 +167,11 @@ def _spool(path: Path) -> Iterator[Any]:
         file = TemporaryFile(dir=path.parent)  # noqa: SIM115
     except OSError as error:
         raise WriteError(f"{path.parent}: cannot be written to ({error.strerror})") from error
-    with file:
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # it tries once more to write what a full disk refused before
+            file.close()
 
 
 def _load_sound(source: Source, info: VideoInfo, spool: Any) -> np.ndarray:
@@ -260,16 +239,18 @@ def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: 
     Raises:
         RejectedError: too few frames, or too few with a face.
     """
-    follower = FaceFollower(settings.landmark_model)
     frames = 0
-    for block in video.blocks():
-        frames += len(block)
-        with stages("landmarks"):
-            follower.update(block)
-    if frames < settings.min_frames:
-        raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
     with stages("landmarks"):
-        following = follower.finish(wave)
+        follower = FaceFollower(settings.landmark_model)
+    with follower:
+        for block in video.blocks():
+            frames += len(block)
+            with stages("landmarks"):
+                follower.update(block)
+        if frames < settings.min_frames:
+            raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
+        with stages("landmarks"):
+            following = follower.finish(wave)
     landmarks = following.landmarks.copy()
     boxes = np.zeros((frames, 4), np.int32)
     for points, box in zip(landmarks, boxes, strict=True):
@@ -415,6 +396,6 @@ def _meta(
         part=source.part,
         split=source.split,
         language=source.language,
-        face_choice=face.following.choice,
+        face_choice=shorten(face.following.choice, 400),  # of a video with hundreds of shots it is long
         measures=measures,
     )

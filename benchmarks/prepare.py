@@ -1,0 +1,225 @@
+"""Preparation: frames/s by stage, against the public recipe, in tracking against static mode, by processes, by length.
+
+    python benchmarks/prepare.py VIDEOS [--json FILE]
+
+VIDEOS is a folder of talking faces. The public recipe, as several repositories for this task have it: FaceMesh in
+static mode over all frames twice (once for the crop, once for the sketch within the crop), a PNG of every crop and one
+of every sketch. Timings are medians of --runs; memory is the largest resident set of a fresh process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+from common import machine, median_time, parser, table, write_json
+
+from stsa_lightning.data.clip import Clip
+from stsa_lightning.data.corpora import Source, find_sources
+from stsa_lightning.data.extract import PrepareSettings, Stages, prepare_clip
+from stsa_lightning.data.index import clip_path
+from stsa_lightning.data.prepare import prepare
+from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
+from stsa_lightning.face.heatmaps import draw_heatmap
+from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.stream import VideoStream
+
+SETTINGS = PrepareSettings().resolved()
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from stsa_lightning.data.corpora import find_sources
+from stsa_lightning.data.extract import PrepareSettings, prepare_clip
+root, out = map(Path, sys.argv[1:])
+prepare_clip(find_sources("folder", root)[0], out, PrepareSettings().resolved())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def by_stage(sources: Sequence[Source], out: Path, runs: int) -> dict[str, float]:
+    """Milliseconds a frame in each stage: medians of `runs` passes over the sources."""
+    passes = []
+    for _ in range(runs + 1):  # the first one loads models and packages
+        stages, begun, frames = Stages(), time.perf_counter(), 0
+        for source in sources:
+            frames += prepare_clip(source, out, SETTINGS, stages).frames
+        stages.seconds["all"] = time.perf_counter() - begun
+        passes.append({name: 1000 * seconds / frames for name, seconds in stages.seconds.items()})
+    return {name: statistics.median(one[name] for one in passes[1:]) for name in passes[0]}
+
+
+def recipe(source: Source, out: Path) -> int:
+    """The public recipe on one video; returns the bytes that it writes."""
+    out.mkdir(parents=True, exist_ok=True)
+    frames = np.stack(list(VideoStream(source.path, 25)))
+    crops = []
+    with closing(landmark_detector(static=True)) as detect:
+        for number, frame in enumerate(frames):
+            points = detect(frame)
+            if points is not None:
+                crops.append((number, crop_face(frame, face_box(points, (frame.shape[1], frame.shape[0])), 128)))
+    with closing(landmark_detector(static=True)) as detect:
+        for number, crop in crops:
+            points = detect(crop)
+            if points is None:
+                continue
+            sketch = draw_heatmap(normalise_landmarks(points, np.array([0, 0, 128, 128])))
+            cv2.imwrite(str(out / f"{number}.png"), crop[..., ::-1])
+            cv2.imwrite(str(out / f"{number}_sketch.png"), (255 * sketch).astype(np.uint8))
+    return sum(path.stat().st_size for path in out.iterdir())
+
+
+def against_recipe(sources: Sequence[Source], out: Path, runs: int) -> dict[str, float]:
+    """Ratios of time and of bytes: of all our clip files, and of what the recipe has too, which is not the sound."""
+    theirs, ours = [], []
+    for source in sources:
+        folder = out / "recipe" / source.clip
+        recipe_s = median_time(lambda source=source, folder=folder: recipe(source, folder), runs)
+        ours_s = median_time(lambda source=source: prepare_clip(source, out, SETTINGS), runs)
+        pictures = sum(path.stat().st_size for path in folder.iterdir())
+        theirs.append((recipe_s, pictures))
+        ours.append((ours_s, clip_path(out, source.clip).stat().st_size, _bytes_of_sound(out, source)))
+    recipe_s, recipe_bytes = map(sum, zip(*theirs, strict=True))
+    ours_s, ours_bytes, sound_bytes = map(sum, zip(*ours, strict=True))
+    return {
+        "recipe_s": recipe_s,
+        "ours_s": ours_s,
+        "times_faster": recipe_s / ours_s,
+        "recipe_bytes": recipe_bytes,
+        "ours_bytes": ours_bytes,
+        "times_smaller_with_sound": recipe_bytes / ours_bytes,
+        "times_smaller": recipe_bytes / (ours_bytes - sound_bytes),
+    }
+
+
+def _bytes_of_sound(out: Path, source: Source) -> int:
+    clip = Clip.open(clip_path(out, source.clip))
+    return clip.audio.nbytes + sum(clip.features(kind).nbytes // 2 for kind in clip.feature_kinds)
+
+
+def tracking_error(sources: Sequence[Source], out: Path) -> dict[str, float]:
+    """Distance of the clips' landmarks to those of static mode in every frame, % of the face's height."""
+    distances, missed, frames = [], 0, 0
+    for source in sources:
+        clip = Clip.open(clip_path(out, source.clip))
+        heights = np.maximum(clip.boxes[:, 3] - clip.boxes[:, 1], 1)
+        with closing(landmark_detector(static=True)) as detect:
+            for number, frame in enumerate(VideoStream(source.path, 25)):
+                points = detect(frame)
+                if points is not None and clip.valid[number]:
+                    apart = np.linalg.norm(points - clip.landmarks[number], axis=1).mean()
+                    distances.append(100 * apart / heights[number])
+                missed += points is not None and not clip.valid[number]
+                frames += 1
+    return {
+        "median_percent": float(np.median(distances)),
+        "p95_percent": float(np.percentile(distances, 95)),
+        "frames_found_by_static_alone": missed,
+        "frames": frames,
+    }
+
+
+def scaling(sources: Sequence[Source], root: Path, out: Path, runs: int) -> dict[str, float]:
+    """Frames/s with one and with two worker processes, starting them left out: long runs do not feel it."""
+    figures = {}
+    for workers in (1, 2):
+        speeds = []
+        for run in range(runs):
+            folder = out / f"{workers}-{run}"
+            started = _seconds(
+                lambda w=workers, f=folder: prepare(sources[:w], f, root=root, workers=w, progress=False)
+            )
+            shutil.rmtree(folder)
+            all_s = _seconds(lambda w=workers, f=folder: prepare(sources, f, root=root, workers=w, progress=False))
+            frames = sum(Clip.open(clip_path(folder, source.clip)).frames for source in sources[workers:])
+            speeds.append(frames / (all_s - started))
+            shutil.rmtree(folder)
+        figures[f"frames_per_s_{workers}"] = statistics.median(speeds)
+    return {**figures, "ratio": figures["frames_per_s_2"] / figures["frames_per_s_1"]}
+
+
+def _seconds(work) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def peak_memory(video: Path, seconds: float, folder: Path) -> float:
+    """Largest resident set (MiB) of a process that prepares this video repeated to a length."""
+    import av
+
+    with av.open(str(video)) as container:
+        loops = max(0, round(seconds * 1e6 / (container.duration or 1)) - 1)
+    root = folder / f"{seconds:g}"
+    (root / "a").mkdir(parents=True)
+    _looped(video, root / "a" / "a.mp4", loops + 1)
+    arguments = [sys.executable, "-c", MEMORY, str(root), str(root / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _looped(video: Path, target: Path, times: int) -> None:
+    """The packets of a video again and again, without encoding anew."""
+    import av
+
+    with av.open(str(target), "w") as output:
+        streams, shift_s = {}, 0.0
+        for _ in range(times):
+            with av.open(str(video)) as container:
+                ends_s = 0.0
+                for packet in container.demux():
+                    if packet.dts is None or packet.pts is None or packet.stream.type not in ("video", "audio"):
+                        continue
+                    if packet.stream.type not in streams:
+                        streams[packet.stream.type] = output.add_stream_from_template(packet.stream)
+                    base = packet.time_base
+                    ends_s = max(ends_s, float((packet.pts + packet.duration) * base))
+                    ticks = round(shift_s / base)
+                    packet.dts, packet.pts = packet.dts + ticks, packet.pts + ticks
+                    packet.stream = streams[packet.stream.type]
+                    output.mux(packet)
+            shift_s += ends_s
+
+
+def main() -> None:
+    options = parser(__doc__, runs=3)
+    options.add_argument("videos", type=Path, help="folder of talking faces")
+    options.add_argument("--clips", type=int, default=8, help="videos taken, spread over the folder (8)")
+    options.add_argument("--skip", nargs="*", default=[], choices=("recipe", "tracking", "scaling", "memory"))
+    arguments = options.parse_args()
+    found = find_sources("folder", arguments.videos)
+    sources = [found[i] for i in np.linspace(0, len(found) - 1, min(arguments.clips, len(found))).astype(int)]
+    figures: dict[str, dict[str, float]] = {}
+    print(f"{machine()}\n{len(sources)} videos of {arguments.videos.name}, settings {SETTINGS}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        figures["stages_ms"] = by_stage(sources, out, arguments.runs)
+        rows = [(name, value, 1000 / value) for name, value in figures["stages_ms"].items()]
+        print(table(("stage", "ms/frame", "frames/s"), rows), "\n")
+        parts = {
+            "recipe": lambda: against_recipe(sources, out, arguments.runs),
+            "tracking": lambda: tracking_error(sources, out),
+            "scaling": lambda: scaling(sources, arguments.videos, out, arguments.runs),
+            "memory": lambda: {
+                f"peak_mib_{seconds}_s": peak_memory(sources[0].path, seconds, out) for seconds in (10, 1200)
+            },
+        }
+        for name, measure in parts.items():
+            if name not in arguments.skip:
+                figures[name] = measure()
+                print(table((name, "figure"), list(figures[name].items())), "\n", flush=True)
+    if arguments.json:
+        write_json(arguments.json, figures)
+
+
+if __name__ == "__main__":
+    main()
