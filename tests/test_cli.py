@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stsa_lightning import __version__
 from stsa_lightning.cli import main
@@ -96,6 +97,19 @@ def test_report_of_a_corpus(prepared_sample: Path, tmp_path: Path, capsys: pytes
     main(["prepare", "report", "--data", str(prepared_sample), "-o", str(page), "--filter", "max_yaw=30"])
     assert str(page) in capsys.readouterr().out
     assert "max_yaw" in page.read_text()
+
+
+def test_filters_in_a_file_and_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "mine.yaml").write_text("data:\n  root: here\n  filters: {min_confidence: 1.5, max_yaw: 20}\n")
+    words = ["--data.filters.max_yaw", "30", "--data.filters.languages=[en, zh]", "--print_config"]
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", str(tmp_path / "mine.yaml"), *words])
+    filters = yaml.safe_load(capsys.readouterr().out)["data"]["filters"]
+    assert {name: value for name, value in filters.items() if value is not None} == {
+        "min_confidence": 1.5,
+        "max_yaw": 30.0,
+        "languages": ["en", "zh"],
+    }
 
 
 @pytest.mark.parametrize("word", ["max_yaw", "max_yaw=wide", "beauty=3"])
