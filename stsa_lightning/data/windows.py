@@ -198,13 +198,13 @@ class WindowDataset(Dataset):
     def _drawn(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
         """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""
         count = self.window
-        images = _images(faces)
+        pictures = images(faces)
         maps = draw_all_kinds(landmarks[:count], self.face_size, self.sigma)
         reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.sigma)
         keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
         return {
-            "faces": images[:count],
-            "references": images[count:],
+            "faces": pictures[:count],
+            "references": pictures[count:],
             "heatmaps": torch.from_numpy(maps["whole"][:, None]),
             "masked_heatmaps": torch.from_numpy(maps["masked"][:, None]),
             "lip_heatmaps": torch.from_numpy(maps["lip"][:, None]),
@@ -215,7 +215,7 @@ class WindowDataset(Dataset):
         }
 
 
-def _images(faces: np.ndarray) -> Tensor:
+def images(faces: np.ndarray) -> Tensor:
     """(n, S, S, 3) uint8 -> (n, 3, S, S) float32 in [0, 1]."""
     planes = np.empty((len(faces), 3, *faces.shape[1:3]), np.uint8)
     for face, channels in zip(faces, planes, strict=True):
