@@ -91,15 +91,17 @@ def trials(clips: dict[str, Clip]) -> dict[str, Any]:
         others = [names[(i + step) % len(names)] for step in range(2, len(names) - 1, 2)]
         false += [sync.opening_sync(opening, clips[other][1])[1] for other in others]
     filters.WEIGHTS[:] = shipped
-    wrong, confidence, unrelated = np.array(errors) > 2, np.array(confidences), np.array(false)
+    error, confidence, unrelated = np.array(errors), np.array(confidences), np.array(false)
     thresholds = (0.0, 3.0, 4.0, 5.0, sync.CLEAR_CONFIDENCE, 6.0, 7.0)
-    rows = [
-        [t, float((confidence >= t).mean()), float(wrong[confidence >= t].mean()), float((unrelated >= t).mean())]
-        for t in thresholds
-    ]
-    print(f"{len(clips)} clips, {len(wrong)} trials, {len(unrelated)} with the sound of another clip")
-    print(table(["confidence from", "trials above", "of these off by > 2 frames", "unrelated sound above"], rows))
-    return {"clips": len(clips), "trials": len(wrong), "unrelated": len(unrelated), "rows": rows}
+    rows = []
+    for threshold in thresholds:
+        clear = confidence >= threshold
+        shares = [clear, error[clear] > 2, error[clear] > 3, unrelated >= threshold]
+        rows.append([threshold, *(float(share.mean()) for share in shares)])
+    print(f"{len(clips)} clips, {len(error)} trials, {len(unrelated)} with the sound of another clip")
+    head = ["confidence from", "trials above", "of these off by > 2 frames", "by > 3 frames", "unrelated sound above"]
+    print(table(head, rows))
+    return {"clips": len(clips), "trials": len(error), "unrelated": len(unrelated), "rows": rows}
 
 
 @torch.inference_mode()

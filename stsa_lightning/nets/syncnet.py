@@ -74,7 +74,8 @@ class SyncNet(nn.Module):
         """Embeddings of every run of five frames; entry t sees frames t to t + 4.
 
         The convolutions slide along time, so no frame is copied into several windows and no layer answers twice for one
-        moment; the result is that of the windows one by one.
+        moment; the result is that of the windows one by one. (The arithmetic is the same too, as only the first layer
+        looks across frames: it is the five-fold copy of the pictures that is saved.)
 
         Args:
             frames: (F, 3, 224, 224) floating point, BGR, 0..255; F of 5 or more.
