@@ -29,20 +29,20 @@ $(RUN)/.trained: $(OUT)/sample/index.parquet experiments/sample.yaml
 	$(BIN)/stsa fit -c experiments/sample.yaml --ckpt_path last
 	@touch $@
 
-$(OUT)/evaluation.json: $(RUN)/.trained
-	$(BIN)/stsa evaluate --checkpoint $(RUN)/last.ckpt --data $(OUT)/sample --out $@ --sheet $(OUT)/evaluation.png
+$(OUT)/evaluation/report.json: $(RUN)/.trained
+	$(BIN)/stsa evaluate checkpoint $(RUN)/last.ckpt --data $(OUT)/sample --protocol experiments/protocols/sample.yaml --out $(@D)
 
 # A speaker that training never saw says another one's sentence.
 $(OUT)/dubbed.mp4: $(RUN)/.trained
 	$(BIN)/stsa dub $(VIDEOS)/speaker05/clip01.mp4 $(VIDEOS)/speaker06/clip02.mp4 --checkpoint $(RUN)/last.ckpt -o $@
 
-demo: $(OUT)/evaluation.json $(OUT)/dubbed.mp4
-	@$(BIN)/stsa evaluate --show $(OUT)/evaluation.json
+demo: $(OUT)/evaluation/report.json $(OUT)/dubbed.mp4
+	@$(BIN)/stsa evaluate --show $(OUT)/evaluation
 	@echo
 	@echo "rendered videos    $(VIDEOS)/"
 	@echo "prepared corpus    $(OUT)/sample/ (clips/, index.parquet)"
 	@echo "training run       $(RUN)/ (last.ckpt, logs/, logs/pictures/)"
-	@echo "held-out frames    $(OUT)/evaluation.png"
+	@echo "evaluation         $(OUT)/evaluation/report.html (tables, plots, pictures)"
 	@echo "dubbed clip        $(OUT)/dubbed.mp4"
 
 # Two processes of one thread each: threads that share two cores wait for each other.

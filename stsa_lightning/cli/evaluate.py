@@ -1,38 +1,101 @@
-"""``stsa evaluate``: measure networks on held-out clips."""
+"""``stsa evaluate``: networks on held-out clips, or any system's videos against the true ones."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from stsa_lightning.cli.command import command
 from stsa_lightning.errors import UserError
 
+_LISTS = ("tasks", "regions", "metrics", "speakers")
+_PROTOCOL = ("split", "clips", "references", "crop", "sync", "identity", "resamples")
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "evaluate", _evaluate, "measure a checkpoint on held-out clips beside trivial answers and the truth"
+        commands, "evaluate", _show, "measure a checkpoint, or videos, beside trivial answers and the truth"
     )
-    parser.add_argument("--checkpoint", type=Path, help="trained networks: .ckpt of a run, or .safetensors")
-    parser.add_argument("--data", type=Path, help="prepared corpus")
-    parser.add_argument("--speakers", help="held-out speakers, separated by commas; the checkpoint's own when left out")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of generated frames (.png)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
-    parser.add_argument("--show", type=Path, help="print the table of an earlier --out file and do nothing else")
+    parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the tables of an earlier report")
+    actions = parser.add_subparsers(title="what is measured", metavar="checkpoint | videos")
+
+    checkpoint = command(actions, "checkpoint", _checkpoint, "a checkpoint on clips of a prepared corpus")
+    checkpoint.add_argument("checkpoint", type=Path, help="trained networks: .ckpt of a run, or .safetensors")
+    checkpoint.add_argument("--data", type=Path, required=True, help="prepared corpus")
+    _add_shared(checkpoint)
+    checkpoint.add_argument("--split", help="clips of the corpus's own split, val or test (default: val)")
+    checkpoint.add_argument("--speakers", help="these speakers' clips, separated by commas, in place of a split")
+    checkpoint.add_argument("--tasks", help="paired (own speech), unpaired (another speaker's), or both with a comma")
+    checkpoint.add_argument("--references", help="other-clip (of the speaker), same-clip or first-frame")
+
+    videos = command(actions, "videos", _videos, "generated videos against true ones, matched by name")
+    videos.add_argument("generated", type=Path, help="folder of generated videos, or one")
+    videos.add_argument("true", type=Path, help="folder of true videos with the same names, or one")
+    _add_shared(videos)
+    videos.add_argument("--crop", type=int, help="side of the face crops, pixels (default: 128)")
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.benchmark import evaluate, load_report
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.HelpFormatter  # defaults are the protocol's
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the report; an interrupted run goes on there"
+    )
+    parser.add_argument("--protocol", type=Path, help="YAML of settings (experiments/protocols/); options here win")
+    parser.add_argument("--metrics", help="names separated by commas, or fast (needs no weights; default), or all")
+    parser.add_argument("--regions", help="of picture metrics: mouth, face, frame (videos), separated by commas")
+    parser.add_argument("--clips", type=int, help="this many clips, spread evenly (default: all)")
+    parser.add_argument("--sync", help="how SyncNet sees a video: tracked (default) or lrs")
+    parser.add_argument("--identity", help="network of CSIM: arcface (default), sface or dlib")
+    parser.add_argument("--resamples", type=int, help="draws of the bootstrap (default: 1000)")
+    parser.add_argument("--no-baselines", action="store_true", help="leave the trivial answers out")
+    parser.add_argument("--name", help="what the tables call the system")
+    parser.add_argument("--weights-dir", type=Path, help="folder to look for metric weights in first")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
 
-    if arguments.show is not None:
-        load_report(arguments.show).print()
-        return
-    for option in ("checkpoint", "data"):
-        if getattr(arguments, option) is None:
-            raise UserError(f"evaluate needs --{option} (see stsa evaluate --help)")
-    speakers = arguments.speakers.split(",") if arguments.speakers else None
-    report = evaluate(arguments.checkpoint, arguments.data, speakers, arguments.device, arguments.sheet)
-    report.print()
-    if arguments.out is not None:
-        report.save(arguments.out)
+
+def _show(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.evaluation.report import load_report
+    from stsa_lightning.evaluation.tables import print_report
+
+    if arguments.show is None:
+        raise UserError("evaluate needs checkpoint, videos or --show FOLDER (see stsa evaluate --help)")
+    print_report(load_report(arguments.show))
+
+
+def _checkpoint(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.evaluation.run import evaluate_checkpoint
+
+    named = {"name": arguments.name} if arguments.name else {}
+    _finish(evaluate_checkpoint, arguments, arguments.checkpoint, arguments.data, **named)
+
+
+def _videos(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.evaluation.run import evaluate_videos
+
+    _finish(evaluate_videos, arguments, arguments.generated, arguments.true, name=arguments.name)
+
+
+def _finish(evaluate: Any, arguments: argparse.Namespace, *inputs: Path, **named: Any) -> None:
+    from stsa_lightning.evaluation.protocol import Protocol, load_protocol
+    from stsa_lightning.evaluation.tables import print_report
+
+    protocol = load_protocol(arguments.protocol) if arguments.protocol else Protocol()
+    options = {name: getattr(arguments, name, None) for name in _PROTOCOL}
+    options |= {name: _parts(getattr(arguments, name, None)) for name in _LISTS}
+    if arguments.no_baselines:
+        options["baselines"] = False
+    report = evaluate(
+        *inputs,
+        arguments.out,
+        protocol.changed(**options),
+        weights_dir=arguments.weights_dir,
+        device=arguments.device,
+        **named,
+    )
+    print_report(report)
+    print(f"report.html, report.md, report.tex, report.json, clips.csv: {arguments.out}/")
+
+
+def _parts(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,191 @@
+"""Mode "checkpoint": clips of a prepared corpus, drawn as dubbing draws them, beside trivial answers and the truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from stsa_lightning.audio import SAMPLE_RATE_HZ, audio_features
+from stsa_lightning.data.clip import FPS, Clip
+from stsa_lightning.data.index import clip_path, load_index, usable
+from stsa_lightning.errors import UserError
+from stsa_lightning.evaluation.case import TRUTH, Case
+from stsa_lightning.evaluation.networks import Networks, resized
+from stsa_lightning.evaluation.protocol import Protocol
+from stsa_lightning.evaluation.scoring import Pending
+from stsa_lightning.face.heatmaps import inner_lip_opening
+
+
+class PreparedClips:
+    """The cases of a prepared corpus.
+
+    Args:
+        networks: what draws.
+        root: prepared corpus.
+        clips: lines of its index.
+        protocol: tasks, references, baselines.
+        name: of the main answer.
+        silence: also draw under digital silence.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        root: Path | str,
+        clips: pd.DataFrame,
+        protocol: Protocol,
+        name: str = "STSA",
+        silence: bool = False,
+    ) -> None:
+        self.networks, self.root, self.protocol, self.answer, self.silence = networks, root, protocol, name, silence
+        self.names: list[str] = clips["clip"].tolist()
+        self.speakers: dict[str, str] = dict(zip(clips["clip"], clips["speaker"], strict=True))
+
+    def pending(self, names: Sequence[str] | None = None) -> list[Pending]:
+        """The clips to measure, all or these."""
+        return [Pending(name, self._identity(name), partial(self.cases, name)) for name in names or self.names]
+
+    def _identity(self, name: str) -> str:
+        """Of everything that a clip's cases read."""
+        used = {name, self.references_of(name), self.driver_of(name) or name}
+        stats = [clip_path(self.root, clip).stat() for clip in sorted(used)]
+        return " ".join([*sorted(used), *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)])
+
+    def references_of(self, name: str) -> str:
+        """The clip that references are taken from: another of the speaker's, where asked for and where there is one."""
+        if self.protocol.references != "other-clip":
+            return name
+        others = (n for n in self.names if n != name and self.speakers[n] == self.speakers[name])
+        return next(others, name)
+
+    def driver_of(self, name: str) -> str | None:
+        """The clip whose speech an unpaired task takes: the next one of another speaker; None: there is none."""
+        place = self.names.index(name)
+        order = self.names[place + 1 :] + self.names[:place]
+        return next((n for n in order if self.speakers[n] != self.speakers[name]), None)
+
+    def cases(self, name: str) -> list[Case]:
+        """Both tasks of one clip, as far as the protocol wants them."""
+        clip, other = self._open(name), self._open(self.references_of(name))
+        frames, networks = np.flatnonzero(clip.valid), self.networks
+        chosen = networks.reference_frames(other, self.protocol.references)
+        scored = clip.valid.copy()
+        notes = []
+        if other.path == clip.path:  # a reference is no answer to itself
+            scored[chosen] = False
+            if self.protocol.references == "other-clip":
+                notes.append(f"{name}: the speaker has no other clip; references come from the clip itself")
+        truth = resized(clip.faces(frames), networks.size)
+        shared: dict[str, Any] = {
+            "name": name,
+            "speaker": clip.meta.speaker,
+            "truth": truth,
+            "valid": clip.valid,
+            "scored": scored,
+            "boxes": clip.boxes,
+            "times_s": np.arange(clip.frames) / FPS,
+            "references": resized(other.faces(chosen), networks.size),
+            "true_wave": _wave(clip),
+            "notes": notes,
+        }
+        draw = partial(networks.draw, clip, frames, references=other, chosen=chosen)
+        silence = None
+        if self.silence:
+            quiet = np.zeros(len(clip.audio), np.float32)
+            silence = draw(speech=audio_features(cast(Any, networks.features))(quiet))
+        cases: list[Case] = []
+        for task in self.protocol.tasks:
+            answers = trivial(shared, self.protocol.seed) if self.protocol.baselines else {}
+            if task == "paired":
+                answers[self.answer] = draw(speech=clip.features(networks.features))
+                own = {"wave": shared["true_wave"]}
+            else:
+                driver = self.driver_of(name)
+                if driver is None:
+                    notes.append(f"{name}: no other speaker among the clips, so there is no unpaired task")
+                    continue
+                said = self._open(driver)
+                if self.protocol.baselines:
+                    answers["source frame"] = truth
+                answers[self.answer] = draw(speech=said.features(networks.features))
+                own = {"wave": _wave(said), "opening": _opening(said, clip.frames)}
+            answers[TRUTH] = truth
+            cases.append(Case(task=task, answers=answers, silence=None if cases else silence, **own, **shared))
+        return cases
+
+    def _open(self, name: str) -> Clip:
+        return Clip.open(clip_path(self.root, name))
+
+
+def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+    """Answers that need no networks: (n, S, S, 3) each.
+
+    The upper half is given to everybody, so that only the mouth is compared.
+    """
+    truth, references = shared["truth"], shared["references"]
+    half = truth.shape[1] // 2
+    faces = {
+        "masked input": np.zeros_like(truth),
+        "random reference": references[np.random.default_rng(seed).integers(len(references), size=len(truth))],
+        "mean of references": np.broadcast_to(references.mean(0).round().astype(np.uint8), truth.shape),
+    }
+    return {name: np.concatenate([truth[:, :half], made[:, half:]], axis=1) for name, made in faces.items()}
+
+
+def _wave(clip: Clip) -> np.ndarray:
+    return (clip.audio / 32768).astype(np.float32)[: clip.frames * SAMPLE_RATE_HZ // FPS]
+
+
+def _opening(said: Clip, frames: int) -> np.ndarray:
+    """(F,) true lip opening of a speaker over the frames of another's clip; NaN beyond the end."""
+    opening = np.full(frames, np.nan)
+    shared = min(frames, said.frames)
+    opening[:shared] = inner_lip_opening(said.face_landmarks[:shared])
+    return opening
+
+
+def choose_clips(
+    data: Path, protocol: Protocol, features: str, held_out: Sequence[str] | None
+) -> tuple[pd.DataFrame, str]:
+    """The clips that a protocol names, and in words how they were chosen.
+
+    Speakers named by the protocol come first, then the corpus's own split, then the speakers that a training run held
+    out.
+
+    Raises:
+        UserError: none of these says which clips, or no clip is left.
+    """
+    index = usable(load_index(data), features)
+    own_split = "split" in index.columns and bool((index["split"] == protocol.split).any())
+    if protocol.speakers:
+        speakers, how = list(protocol.speakers), "speakers named"
+    elif own_split:
+        index, speakers, how = index[index["split"] == protocol.split], [], f"the corpus's own split {protocol.split!r}"
+    elif held_out:
+        speakers, how = list(held_out), "speakers held out from training"
+    else:
+        raise UserError(f"{data}: nothing says which speakers were held out: name them with --speakers A,B")
+    if speakers:
+        index = index[index["speaker"].isin(speakers)]
+        how += f": {', '.join(speakers)}"
+    if index.empty:
+        raise UserError(f"{data}: no usable clips of speakers {', '.join(speakers)} in its index")
+    if protocol.clips is not None and protocol.clips < len(index):
+        how += f"; {protocol.clips} of {len(index)}, spread evenly"
+        index = index.iloc[np.linspace(0, len(index) - 1, protocol.clips).round().astype(int)]
+    return index.reset_index(drop=True), how
+
+
+def file_identity(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

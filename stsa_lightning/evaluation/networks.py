@@ -1,0 +1,89 @@
+"""Both networks of a checkpoint, drawing whole clips of a prepared corpus exactly as dubbing draws them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stsa_lightning.audio import feature_windows
+from stsa_lightning.data.clip import Clip
+from stsa_lightning.face.box import resize_face
+from stsa_lightning.face.crops import to_uint8
+from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
+from stsa_lightning.face.references import choose_references
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.synthesis import References, Synthesis
+
+ReferencePolicy = Literal["other-clip", "same-clip", "first-frame"]
+BATCH = 32
+
+
+class Networks:
+    """Draws the faces of clips.
+
+    Args:
+        guidance, synthesis: of one checkpoint; put into eval mode and onto ``device``.
+        meta: what the checkpoint says of itself: ``features``, ``window``, ``sigma``.
+    """
+
+    def __init__(self, guidance: Guidance, synthesis: Synthesis, meta: dict[str, Any], device: torch.device) -> None:
+        self.guidance, self.synthesis = guidance.to(device).eval(), synthesis.to(device).eval()
+        self.features, self.window, self.device = meta["features"], int(meta["window"]), device
+        self.size, self.count, self.sigma = synthesis.face_size, synthesis.references, float(meta.get("sigma", 1.0))
+
+    def reference_frames(self, clip: Clip, policy: ReferencePolicy) -> np.ndarray:
+        """Numbers of the N frames of a clip that serve as references: from closed to open lips, or the first face."""
+        if policy == "first-frame":
+            return np.full(self.count, np.flatnonzero(clip.valid)[0])
+        return choose_references(lip_openness(np.nan_to_num(clip.face_landmarks)), clip.valid, self.count)
+
+    @torch.inference_mode()
+    def draw(
+        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, references: Clip, chosen: np.ndarray
+    ) -> np.ndarray:
+        """Faces of some frames of a clip, saying another or the same speech.
+
+        Args:
+            clip: whose upper faces are given.
+            frames: (n,) numbers of valid frames.
+            speech: (steps, D) features, from the clip's first frame on.
+            references: the clip that shows what the face looks like, in its frames ``chosen`` (N,).
+
+        Returns:
+            (n, S, S, 3) uint8.
+        """
+        reference_maps = self._heatmaps(references.face_landmarks[chosen])[None]
+        faces = self._images(resized(references.faces(chosen), self.size))
+        encoded = self.synthesis.encode_references(faces[None], reference_maps)
+        blocks = np.array_split(frames, max(1, -(-len(frames) // BATCH)))
+        return np.concatenate([self._draw_block(clip, block, speech, encoded, reference_maps) for block in blocks])
+
+    def _draw_block(
+        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, encoded: References, reference_maps: Tensor
+    ) -> np.ndarray:
+        # Imported here: dubbing asks for packages of the full installation, training machines lack some.
+        from stsa_lightning.dubbing import draw_faces
+
+        valid = np.flatnonzero(clip.valid)
+        times = frames[:, None] + np.arange(self.window) - self.window // 2  # (n, T)
+        # A neighbour without a face lends the nearest face there is.
+        nearest = valid[np.abs(valid - times[..., None]).argmin(-1)]
+        masked = self._heatmaps(clip.face_landmarks[nearest], "masked")
+        windows = feature_windows(speech, times.ravel()).reshape(*times.shape, speech.shape[1], -1)
+        audio = torch.from_numpy(windows).float().to(self.device)
+        faces = self._images(resized(clip.faces(frames), self.size))
+        return to_uint8(draw_faces(self.guidance, self.synthesis, faces, masked, audio, reference_maps, encoded))
+
+    def _images(self, faces: np.ndarray) -> Tensor:
+        return torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).float() / 255
+
+    def _heatmaps(self, landmarks: np.ndarray, kind: Any = "whole") -> Tensor:
+        return torch.from_numpy(draw_heatmaps(landmarks, kind, self.size, self.sigma)).to(self.device).unsqueeze(-3)
+
+
+def resized(faces: np.ndarray, size: int) -> np.ndarray:
+    """(n, H, W, 3) uint8 -> (n, size, size, 3) uint8."""
+    return np.stack([resize_face(face, size) for face in faces])

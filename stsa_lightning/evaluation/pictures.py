@@ -1,0 +1,54 @@
+"""Side by side: what was shown, what is true, what was generated, where they differ, and where the mouth is."""
+
+from __future__ import annotations
+
+import base64
+
+import cv2
+import numpy as np
+
+from stsa_lightning.evaluation.case import Case, View
+from stsa_lightning.face.heatmaps import draw_heatmap
+
+COLUMNS = ("reference", "true", "generated", "difference", "heatmap")
+FRAMES = 3
+GAIN = 3  # differences are shown this much stronger
+
+
+def strip(case: Case, generated: View, truth: View, frames: int = FRAMES) -> np.ndarray:
+    """Rows of `COLUMNS` at evenly spaced frames: (frames * S, 5 * S, 3) uint8.
+
+    The difference is that of all channels, three times as strong. The heatmap shows the contours found: green in the
+    generated face, red in the true one, yellow where they agree.
+    """
+    places = np.flatnonzero(case.scored[case.valid])
+    chosen = places[((np.arange(frames) + 0.5) * len(places) / frames).astype(int)]
+    numbers = np.flatnonzero(case.valid)[chosen]
+    rows = []
+    for row, (place, number) in enumerate(zip(chosen, numbers, strict=True)):
+        made, true = generated.faces[place], case.truth[place]
+        reference = case.references[row * len(case.references) // frames]
+        difference = cv2.convertScaleAbs(cv2.absdiff(made, true), alpha=GAIN)
+        maps = contours(truth.landmarks[number], generated.landmarks[number], made.shape[0])
+        rows.append(np.concatenate([reference, true, made, difference, maps], axis=1))
+    return np.concatenate(rows)
+
+
+def contours(true: np.ndarray, generated: np.ndarray, size: int) -> np.ndarray:
+    """Contours of (131, 2) landmarks in pixels of the crop, true in red over generated in green: (S, S, 3) uint8."""
+    planes = [np.zeros((size, size), np.float32) for _ in range(3)]
+    for plane, landmarks in zip(planes, (true, generated), strict=False):
+        if np.isfinite(landmarks).all():
+            plane += draw_heatmap(landmarks / size, "whole", size, sigma=size / 128)
+    return (np.stack(planes, axis=-1) * 255).astype(np.uint8)
+
+
+def encode(picture: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A picture as a page holds it within itself."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

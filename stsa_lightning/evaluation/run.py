@@ -1,0 +1,227 @@
+"""An evaluation from beginning to end: what both modes share, and the folder that comes out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stsa_lightning import __version__
+from stsa_lightning.dubbing import choose_device
+from stsa_lightning.errors import UserError
+from stsa_lightning.evaluation.case import TRUTH
+from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips, file_identity
+from stsa_lightning.evaluation.html import write_page
+from stsa_lightning.evaluation.networks import Networks
+from stsa_lightning.evaluation.protocol import Protocol
+from stsa_lightning.evaluation.registry import Bench, Options, build, chosen_metrics
+from stsa_lightning.evaluation.report import (
+    REPORT_FILE,
+    Cell,
+    Report,
+    Row,
+    clip_records,
+    reasons_of_absence,
+    table_rows,
+)
+from stsa_lightning.evaluation.scoring import ClipScores, Pending, feature_key, kept_features, score_all
+from stsa_lightning.evaluation.tables import write_tables
+from stsa_lightning.evaluation.videos import DEFAULT_CROP_PX, REFERENCES, match, pending_videos
+from stsa_lightning.face.crops import landmarks_in_crops
+from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.metrics.perceptual import frechet_distance
+from stsa_lightning.nets.checkpoint import load_networks
+
+PARTS = "parts"
+_REFERENCES = {
+    "other-clip": "{count} frames of the speaker's other clip",
+    "same-clip": "{count} frames of the same clip (not scored themselves; in a paired task they leak the answer)",
+    "first-frame": "the first frame with a face",
+}
+
+
+def evaluate_checkpoint(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    protocol: Protocol | None = None,
+    *,
+    name: str = "STSA",
+    weights_dir: Path | None = None,
+    device: str = "auto",
+) -> Report:
+    """Measure a checkpoint on clips of a prepared corpus and write the report's folder.
+
+    Args:
+        checkpoint: ``.ckpt`` of a run or ``.safetensors``.
+        data: prepared corpus.
+        out: folder of the report; an interrupted evaluation goes on from what it finds there.
+        protocol: what is measured and how.
+        name: of the answer in tables.
+        weights_dir: folder to look for weights in first.
+        device: ``auto`` takes a GPU where there is one.
+
+    Raises:
+        FileNotFoundError, UserError: no such files; no clips; nothing that can be measured.
+    """
+    protocol = protocol or Protocol()
+    guidance, synthesis, meta = load_networks(checkpoint)
+    place = choose_device(device)
+    networks = Networks(guidance, synthesis, meta, place)
+    if "frame" in protocol.regions and len(protocol.regions) == 1:
+        raise UserError("regions: a prepared corpus holds faces alone; measure face or mouth, or the dubbed videos")
+    if protocol.crop not in (None, networks.size):
+        raise UserError(f"crop: the networks draw {networks.size} px, got {protocol.crop}; leave it out")
+    lines, how = choose_clips(data, protocol, networks.features, meta.get("validation_speakers"))
+    silence = "silence" in chosen_metrics(protocol.metrics)
+    prepared = PreparedClips(networks, data, lines, protocol, name, silence)
+    alone = sum(prepared.references_of(clip) == clip for clip in prepared.names)
+    references = _REFERENCES[protocol.references].format(count=networks.count)
+    if protocol.references == "other-clip" and alone:
+        references += f" (of the same clip in {alone} clips, which are then not scored themselves)"
+    settings = {
+        "checkpoint": checkpoint.name,
+        "clips": how,
+        "tasks": protocol.tasks,
+        "references": references,
+        "audio features": networks.features,
+    }
+    identity = file_identity(checkpoint)
+    return _evaluate(
+        prepared.pending(), settings, identity, protocol, networks.size, name, out, weights_dir, str(place), []
+    )
+
+
+def evaluate_videos(
+    generated: Path,
+    true: Path,
+    out: Path,
+    protocol: Protocol | None = None,
+    *,
+    name: str | None = None,
+    weights_dir: Path | None = None,
+    device: str = "auto",
+) -> Report:
+    """Measure any system's videos against the true ones; arguments as `evaluate_checkpoint`."""
+    protocol = replace(protocol or Protocol(), tasks=("paired",))
+    name = name or generated.stem or "generated"
+    if name == TRUTH:
+        raise UserError(f"name: {TRUTH!r} is the true video's own row; choose another")
+    matched = match(generated, true)
+    settings = {
+        "generated": generated.name,
+        "true": true.name,
+        "clips": f"{len(matched.pairs)} pairs of one name, {len(matched.alone)} videos without a partner",
+        "tasks": protocol.tasks,
+        "references": f"of the trivial answers: {REFERENCES} frames of the true clip, not scored themselves"
+        if protocol.baselines
+        else "none",
+        "boxes": "of the true video's face, for both",
+    }
+    pending = pending_videos(matched, protocol, name)
+    crop = protocol.crop or DEFAULT_CROP_PX
+    place = str(choose_device(device))
+    return _evaluate(pending, settings, "", protocol, crop, name, out, weights_dir, place, matched.alone)
+
+
+def _evaluate(
+    pending: Sequence[Pending],
+    settings: dict[str, Any],
+    identity: str,
+    protocol: Protocol,
+    crop: int,
+    name: str,
+    out: Path,
+    weights_dir: Path | None,
+    device: str,
+    notes: list[str],
+) -> Report:
+    options = Options(protocol.regions, crop, protocol.sync, protocol.identity, weights_dir, device)
+    bench = build(protocol.metrics, options)
+    settings |= {
+        "crop": f"{crop} px",
+        "regions": protocol.regions,
+        "detector": "MediaPipe FaceMesh, each crop on its own",
+        "SyncNet variant": protocol.sync,
+        "identity network": protocol.identity,
+        "intervals": f"bootstrap over videos, {protocol.resamples} resamples, seed {protocol.seed}",
+        "version": __version__,
+    }
+    # What was absent then and is there now must be measured: it is part of what names the kept results.
+    key = {**settings, "identity": identity, "protocol": protocol.record(), "absent": sorted(bench.absent)}
+    key["name"] = name
+    out.mkdir(parents=True, exist_ok=True)
+    detector = landmark_detector(static=True)
+    try:
+        scores, failed = score_all(
+            pending, key, bench, lambda faces: landmarks_in_crops(faces, detector), out / PARTS, device
+        )
+    finally:
+        detector.close()
+    if not scores:
+        raise UserError("no clip could be measured:\n" + "\n".join(failed[:10]))
+    columns = list(bench.columns.values())
+    rows = table_rows(scores, columns, protocol.resamples, protocol.seed)
+    rows = _with_sets(rows, bench, pending, key, out / PARTS)
+    done = {clip.clip for clip in scores}
+    settings["videos"] = f"{len(scores)} measured, {len(failed)} not"
+    settings["clips measured"] = [clip.name for clip in pending if clip.name in done]
+    lines = [line for text in (protocol.corpus, protocol.notes) for line in [text.strip()] if line]
+    lines += [*notes, *failed, *(note for clip in scores for note in clip.notes)]
+    absent = reasons_of_absence(scores, columns, rows) | bench.absent
+    title = protocol.name or f"Evaluation of {name}"
+    report = Report(title, name, settings, columns, rows, absent, lines, clip_records(scores))
+    _write(report, scores, out)
+    return report
+
+
+def _write(report: Report, scores: Sequence[ClipScores], out: Path) -> None:
+    write_tables(report, out)
+    write_page(report, scores, out / "report.html")
+    report.save(out / REPORT_FILE)
+    shutil.rmtree(out / PARTS)  # all of it is in the report now
+
+
+def _with_sets(
+    rows: list[Row], bench: Bench, pending: Sequence[Pending], key: dict[str, Any], parts: Path
+) -> list[Row]:
+    """Rows with the distances of whole sets: the sums are gathered from the clips' kept features."""
+    if not bench.set_meters:
+        return rows
+    sums: dict[str, Gaussian] = {}
+    for clip in pending:
+        for place, samples in kept_features(parts, clip, key).items():
+            sums.setdefault(place, Gaussian()).add(samples)
+    complete = []
+    for row in rows:
+        cells = dict(row.cells)
+        for column in bench.set_meters:
+            pair = [sums.get(feature_key(row.task, answer, column)) for answer in (row.answer, TRUTH)]
+            if pair[0] is not None and pair[1] is not None and min(pair[0].count, pair[1].count) > 1:
+                value = float(frechet_distance(*pair[0].moments(), *pair[1].moments()))
+                cells[column] = Cell(max(value, 0.0), float("nan"), float("nan"), row.videos)
+        complete.append(replace(row, cells=cells))
+    return complete
+
+
+class Gaussian:
+    """Sums of features, whatever their number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Any = 0
+        self.outer: Any = 0
+
+    def add(self, samples: Any) -> None:
+        """(N, D)."""
+        x = torch.as_tensor(samples).double()
+        self.count, self.total, self.outer = self.count + len(x), self.total + x.sum(0), self.outer + x.mT @ x
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean (D,) and covariance (D, D)."""
+        mean = self.total / self.count
+        return mean, (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)

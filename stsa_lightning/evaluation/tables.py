@@ -1,0 +1,190 @@
+"""The tables of a report: on the terminal, in Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from stsa_lightning.evaluation.figures import Column
+from stsa_lightning.evaluation.report import Cell, Report, Row
+from stsa_lightning.files import written_whole
+
+NOTHING = "–"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+}
+_TASKS = {
+    "paired": "Paired: the clip's own speech",
+    "unpaired": "Unpaired: another speaker's speech",
+}
+
+
+def task_title(task: str) -> str:
+    """A table's heading."""
+    return _TASKS[task]
+
+
+def number(value: float, digits: int) -> str:
+    """As tables show it; a dash for what was not measured."""
+    if math.isnan(value):
+        return NOTHING
+    return ("-∞" if value < 0 else "∞") if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def cell_text(cell: Cell | None, column: Column, bounds: bool = True) -> str:
+    """``12.34 [12.01, 12.60]``."""
+    if cell is None:
+        return NOTHING
+    text = number(cell.value, column.digits)
+    if not bounds or math.isnan(cell.low):
+        return text
+    return f"{text} [{number(cell.low, column.digits)}, {number(cell.high, column.digits)}]"
+
+
+def settings_lines(report: Report) -> list[str]:
+    """What the figures depend on, a line each."""
+    return [f"{name}: {_shown(value)}" for name, value in report.settings.items() if name != "clips measured"]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "no" if value is False else "yes" if value is True else str(value)
+
+
+def _tail(row: Row) -> list[str]:
+    return [str(row.videos), f"{row.unmeasured}/{row.frames}"]
+
+
+def print_report(report: Report) -> None:
+    """The tables on the terminal."""
+    console = Console()
+    console.print(f"[bold]{report.title}[/bold]", highlight=False)
+    for task in report.tasks:
+        columns = report.task_columns(task)
+        table = Table(title=task_title(task), title_justify="left")
+        table.add_column("answer", no_wrap=True)
+        for column in columns:
+            table.add_column(column.heading, justify="right")
+        table.add_column("no face", justify="right")
+        for row in report.task_rows(task):
+            figures = [cell_text(row.cells.get(column.name), column, bounds=False) for column in columns]
+            style = "bold" if row.answer == report.main else None
+            table.add_row(row.answer, *figures, _tail(row)[1], style=style)
+        console.print(table)
+    for line in [*settings_lines(report), *_not_measured(report)]:
+        console.print(line, highlight=False, markup=False)
+
+
+def _not_measured(report: Report) -> list[str]:
+    titles = {column.name: column.heading for column in report.columns}
+    return [f"{titles[name]}: not measured: {reason}" for name, reason in report.absent.items()]
+
+
+def markdown(report: Report) -> str:
+    """Tables with intervals, variants, settings and notes."""
+    lines = [f"# {_md(report.title)}", ""]
+    for task in report.tasks:
+        columns = report.task_columns(task)
+        headings = ["answer", *(column.heading for column in columns), "videos", "no face"]
+        lines += [f"## {task_title(task)}", "", _md_row(headings), _md_row(["---"] + ["---:"] * (len(headings) - 1))]
+        for row in report.task_rows(task):
+            figures = [cell_text(row.cells.get(column.name), column) for column in columns]
+            lines.append(_md_row([row.answer, *figures, *_tail(row)]))
+        lines.append("")
+    lines += [
+        "Means over videos with bootstrapped 95 % intervals. *no face*: scored frames in which no face was found."
+    ]
+    lines += ["", "## What the columns mean", ""]
+    lines += [
+        f"- **{_md(column.heading)}**: "
+        + _md(f"not measured: {report.absent[column.name]}" if column.name in report.absent else column.variant)
+        for column in report.columns
+    ]
+    lines += ["", "## Settings", "", *(f"- {_md(line)}" for line in settings_lines(report))]
+    if report.notes:
+        lines += ["", "## Notes", "", *(f"- {_md(note)}" for note in report.notes)]
+    clips = report.settings.get("clips measured", [])
+    lines += ["", f"## Clips ({len(clips)})", "", ", ".join(map(_md, clips))]
+    return "\n".join(lines) + "\n"
+
+
+def _md(text: str) -> str:
+    for sign in "\\|*_<>`":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("\n", " ")
+
+
+def _md_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell if set(cell) <= set("-:") else _md(cell) for cell in cells) + " |"
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def latex(report: Report) -> str:
+    """One booktabs table per task, to be read in with ``\\input``."""
+    lines = [r"% Needs \usepackage{booktabs}, \usepackage{graphicx}.", f"% {report.title}".replace("\n", " ")]
+    lines += [f"% {line}".replace("\n", " ") for line in [*settings_lines(report), *_not_measured(report)]]
+    for task in report.tasks:
+        columns = report.task_columns(task)
+        caption = f"{report.title}. {task_title(task)}. " + "; ".join(settings_lines(report)) + "."
+        lines += [
+            "",
+            r"\begin{table}[t]",
+            r"\centering",
+            rf"\caption{{{tex(caption)}}}",
+            rf"\label{{tab:stsa-{task}}}",
+            r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * len(columns)}r}}",
+            r"\toprule",
+            " & ".join(tex(text) for text in ["", *(column.heading for column in columns), "no face"]) + r" \\",
+            r"\midrule",
+        ]
+        for row in report.task_rows(task):
+            figures = [_tex_cell(row.cells.get(column.name), column) for column in columns]
+            answer = tex(row.answer)
+            shown = rf"\textbf{{{answer}}}" if row.answer == report.main else answer
+            lines.append(" & ".join([shown, *figures, _tail(row)[1]]) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_cell(cell: Cell | None, column: Column) -> str:
+    if cell is None or math.isnan(cell.low):
+        return tex(cell_text(cell, column))
+    bounds = f"{number(cell.low, column.digits)}, {number(cell.high, column.digits)}"
+    return rf"{tex(number(cell.value, column.digits))} {{\scriptsize [{tex(bounds)}]}}"
+
+
+def write_tables(report: Report, folder: Path) -> None:
+    """``report.md``, ``report.tex`` and ``clips.csv``, each whole or not at all."""
+    for name, text in {"report.md": markdown(report), "report.tex": latex(report)}.items():
+        with written_whole(folder / name) as part:
+            part.write_text(text)
+    with written_whole(folder / "clips.csv") as part:
+        pd.DataFrame(report.clips).to_csv(part, index=False)

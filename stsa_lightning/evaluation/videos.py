@@ -1,0 +1,277 @@
+"""Mode "videos": any system's videos against the true ones, matched where that is safe, listed where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stsa_lightning.audio import AudioError, load_audio
+from stsa_lightning.dubbing import Faces, block_size, find_faces
+from stsa_lightning.errors import UserError
+from stsa_lightning.evaluation.case import CLOCK_FPS, TRUTH, Case
+from stsa_lightning.evaluation.checkpoint import trivial
+from stsa_lightning.evaluation.protocol import Protocol
+from stsa_lightning.evaluation.scoring import Pending
+from stsa_lightning.face.box import crop_face
+from stsa_lightning.face.heatmaps import lip_openness
+from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.references import choose_references
+from stsa_lightning.video import VideoReader, nearest
+
+SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg")
+REFERENCES = 5
+BLOCK = 32
+SAME_RATE = 1e-3  # relative difference of frame rates that is rounding
+DEFAULT_CROP_PX = 128
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Pairs of files (name, generated, true), and those without a partner."""
+
+    pairs: list[tuple[str, Path, Path]]
+    alone: list[str] = field(default_factory=list)
+
+
+def match(generated: Path, true: Path) -> Matched:
+    """Pair videos by their place and name below both folders (without suffix), else by name where it is unique.
+
+    Two files are a pair whatever their names.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        UserError: no pair at all, or a file against a folder.
+    """
+    for path in (generated, true):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such video or folder of videos")
+    if generated.is_file() and true.is_file():
+        return Matched([(true.stem, generated, true)])
+    if generated.is_file() or true.is_file():
+        raise UserError(f"{generated} and {true}: expected two folders or two files, got one of each")
+    made, real = _videos(generated), _videos(true)
+    pairs, alone = [], []
+    by_name = {name: [place for place in real if place.rsplit("/", 1)[-1] == name] for name in _names(real)}
+    taken = set()
+    for place, path in made.items():
+        partner = place
+        if partner not in real:
+            name = place.rsplit("/", 1)[-1]
+            others = by_name.get(name, [])
+            if len(others) != 1 or sum(p.rsplit("/", 1)[-1] == name for p in made) != 1:
+                alone.append(
+                    f"not measured: {path}: no true video of this name"
+                    if not others
+                    else f"not measured: {path}: its name is ambiguous"
+                )
+                continue
+            partner = others[0]
+        taken.add(partner)
+        pairs.append((partner, path, real[partner]))
+    alone += [
+        f"not measured: {path}: no generated video of this name" for place, path in real.items() if place not in taken
+    ]
+    if not pairs:
+        raise UserError(
+            f"{generated} and {true}: no video of one has the name of a video of the other "
+            f"(found {_some(made)} and {_some(real)}); give them the same names, suffixes may differ"
+        )
+    return Matched(pairs, alone)
+
+
+def _videos(folder: Path) -> dict[str, Path]:
+    """Place and name without suffix -> file."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{folder}: expected videos ({', '.join(SUFFIXES)}), found none")
+    found: dict[str, Path] = {}
+    for path in files:
+        place = path.relative_to(folder).with_suffix("").as_posix()
+        if place in found:
+            raise UserError(f"{path} and {found[place].name}: two videos of one name; keep one")
+        found[place] = path
+    return found
+
+
+def _names(places: dict[str, Path]) -> set[str]:
+    return {place.rsplit("/", 1)[-1] for place in places}
+
+
+def _some(places: dict[str, Path]) -> str:
+    shown = ", ".join(list(places)[:3])
+    return shown + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+
+
+def pending_videos(matched: Matched, protocol: Protocol, answer: str, model: str | None = None) -> list[Pending]:
+    """The pairs to measure, spread evenly where the protocol wants fewer."""
+    pairs = matched.pairs
+    if protocol.clips is not None and protocol.clips < len(pairs):
+        pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, protocol.clips).round().astype(int)]
+    waiting = []
+    for name, generated, true in pairs:
+        stats = [path.stat() for path in (generated, true)]
+        identity = " ".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
+        waiting.append(Pending(name, identity, partial(video_cases, name, generated, true, protocol, answer, model)))
+    return waiting
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Which frames are compared: ``true`` and ``generated`` (F,) numbers, ``times_s`` (F,); ``notes``."""
+
+    true: np.ndarray
+    generated: np.ndarray
+    times_s: np.ndarray
+    notes: list[str]
+
+
+def match_times(true_s: np.ndarray, true_fps: float, made_s: np.ndarray, made_fps: float) -> Timing:
+    """Frames of two videos that are shown at the same time, as long as both last.
+
+    Videos of one rate go frame by frame. Otherwise each true frame meets the generated one nearest in time.
+
+    Args:
+        true_s, made_s: rising time stamps of all frames, from 0.
+        true_fps, made_fps: average rates.
+    """
+    notes = []
+    if abs(true_fps - made_fps) <= SAME_RATE * true_fps:
+        count = min(len(true_s), len(made_s))
+        if len(true_s) != len(made_s):
+            notes.append(f"{len(made_s)} generated and {len(true_s)} true frames: the first {count} are compared")
+        return Timing(np.arange(count), np.arange(count), true_s[:count], notes)
+    notes.append(f"{made_fps:.4g} generated and {true_fps:.4g} true frames/s: matched by time")
+    kept = np.flatnonzero(true_s < made_s[-1] + 1 / made_fps)
+    if len(kept) < len(true_s):
+        notes.append(f"the generated video ends after {len(kept)} of {len(true_s)} true frames: these are compared")
+    elif made_s[-1] > true_s[-1] + 1 / true_fps:
+        notes.append("the generated video is longer: its end is not compared")
+    return Timing(kept, nearest(made_s, true_s[kept]), true_s[kept], notes)
+
+
+def video_cases(
+    name: str, generated: Path, true: Path, protocol: Protocol, answer: str, model: str | None = None
+) -> list[Case]:
+    """One pair of videos, cropped by the true one's faces.
+
+    Raises:
+        VideoError: a file that cannot be read.
+        UserError: no face in the true video.
+    """
+    size = protocol.crop or DEFAULT_CROP_PX
+    with VideoReader(true) as real, VideoReader(generated) as made:
+        timing = match_times(real.timestamps_s, float(real.fps), made.timestamps_s, float(made.fps))
+        frame_size = (real.info.width, real.info.height)
+        notes = list(timing.notes)
+        if (made.info.width, made.info.height) != frame_size:
+            notes.append(
+                f"{made.info.width} x {made.info.height} generated and {frame_size[0]} x {frame_size[1]} true pixels: "
+                "generated frames are resized"
+            )
+        faces = _find(real, timing, frame_size, model)
+        if not faces.valid.any():
+            raise UserError(f"{true}: no face was found in any of {len(timing.true)} frames")
+        crops = [
+            np.concatenate(list(_crops(reader, numbers, faces, frame_size, size)))
+            for reader, numbers in ((real, timing.true), (made, timing.generated))
+        ]
+    true_wave, wave = (_sound(path, notes) for path in (true, generated))
+    chosen = choose_references(lip_openness(faces.landmarks), faces.valid, REFERENCES)
+    references = crops[0][np.searchsorted(np.flatnonzero(faces.valid), chosen)]
+    scored = faces.valid.copy()
+    if protocol.baselines:  # a reference is no answer to itself
+        scored[chosen] = False
+    if not scored.any():
+        scored = faces.valid
+    shared = {"truth": crops[0], "references": references}
+    answers = trivial(shared, protocol.seed) if protocol.baselines else {}
+    answers |= {answer: crops[1], TRUTH: crops[0]}
+    notes = [f"{name}: {note}" for note in notes]
+    case = Case(
+        name=name,
+        speaker=name.split("/")[0] if "/" in name else "",
+        task="paired",
+        truth=crops[0],
+        answers=answers,
+        valid=faces.valid,
+        scored=scored,
+        boxes=faces.boxes,
+        times_s=timing.times_s,
+        references=references,
+        wave=wave if wave is not None else true_wave,
+        true_wave=true_wave if true_wave is not None else wave,
+        pairs=partial(_pairs, generated, true, timing),
+        frames={
+            answer: partial(_at_clock, generated, frame_size),
+            TRUTH: partial(_at_clock, true, frame_size),
+        },
+        notes=notes,
+    )
+    return [case]
+
+
+def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
+    try:
+        return load_audio(path)
+    except AudioError as error:
+        notes.append(f"no sound ({error}); the other video's is taken")
+        return None
+
+
+def _find(reader: VideoReader, timing: Timing, size: tuple[int, int], model: str | None) -> Faces:
+    detector = landmark_detector(model)
+    try:
+        frames = (frame for block in _blocks(reader, timing.true, size) for frame in block)
+        return find_faces(frames, size, detector)
+    finally:
+        detector.close()
+
+
+def _blocks(reader: VideoReader, numbers: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Frames of these numbers, block by block, resized to ``size`` (width, height)."""
+    step = block_size(BLOCK, size)
+    for start in range(0, len(numbers), step):
+        yield _sized(reader.get(numbers[start : start + step]), size)
+
+
+def _sized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if frames.shape[2] == size[0] and frames.shape[1] == size[1]:
+        return frames
+    shrinks = frames.shape[2] > size[0] or frames.shape[1] > size[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(frame, size, interpolation=how) for frame in frames])
+
+
+def _crops(
+    reader: VideoReader, numbers: np.ndarray, faces: Faces, size: tuple[int, int], crop: int
+) -> Iterator[np.ndarray]:
+    start = 0
+    for block in _blocks(reader, numbers, size):
+        places = range(start, start + len(block))
+        start += len(block)
+        found = [
+            crop_face(frame, faces.boxes[place], crop)
+            for frame, place in zip(block, places, strict=True)
+            if faces.valid[place]
+        ]
+        yield np.stack(found) if found else np.zeros((0, crop, crop, 3), np.uint8)
+
+
+def _pairs(generated: Path, true: Path, timing: Timing) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Whole frames, generated and true."""
+    with ExitStack() as stack:
+        made, real = (stack.enter_context(VideoReader(path)) for path in (generated, true))
+        size = (real.info.width, real.info.height)
+        yield from zip(_blocks(made, timing.generated, size), _blocks(real, timing.true, size), strict=True)
+
+
+def _at_clock(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Whole frames at 25/s."""
+    with VideoReader(path, fps=CLOCK_FPS) as reader:
+        yield from _blocks(reader, np.arange(len(reader)), size)
