@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -236,15 +237,17 @@ class RayWorkers:
 
     def __enter__(self) -> RayWorkers:
         self._is_mine = not self._ray.is_initialized()
-        if not self._is_mine:
-            return self
-        try:
-            self._ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"ray: expected a cluster at {self._address!r}, found none ({error}); start one with "
-                f"`ray start --head`, and on every other machine `ray start --address=HOST:6379`"
-            ) from error
+        if self._is_mine:
+            try:
+                if ":" in self._address:  # Ray itself would try for minutes
+                    host, port = self._address.rsplit(":", 1)
+                    socket.create_connection((host, int(port)), timeout=10).close()
+                self._ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"ray: expected a cluster at {self._address!r}, found none ({error}); start one with "
+                    f"`ray start --head`, and on every other machine `ray start --address=HOST:6379`"
+                ) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -253,13 +256,13 @@ class RayWorkers:
 
     def run(self, function: Callable[[Job], Any], jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         ray, attempts = self._ray, _Attempts(jobs)
-        task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self._gpu_share())(function)
+        task = ray.remote(max_retries=0, num_cpus=1, num_gpus=self._gpu_share())(_apply)
         pending: dict[Any, _Attempt] = {}
         while True:
             # Twice what runs at once, asked again each time as machines come and go: nobody waits for work.
             room = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
             while len(pending) < room and (attempt := attempts.next()) is not None:
-                pending[task.remote(attempt.job)] = attempt
+                pending[task.remote(function, attempt.job)] = attempt
             if not pending:
                 return
             for reference in ray.wait(list(pending))[0]:
@@ -277,6 +280,10 @@ class RayWorkers:
     def _gpu_share(self) -> float:
         found = self._ray.cluster_resources()
         return found.get("GPU", 0) / max(1, found.get("CPU", 1)) if self._gpu else 0
+
+
+def _apply(function: Callable[[Any], Any], job: Any) -> Any:
+    return function(job)
 
 
 if __name__ == "__main__":
