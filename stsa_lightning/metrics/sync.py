@@ -36,9 +36,9 @@ BLOCK_FRAMES = 20
 # sound of another clip 4.4 % reach it. At 7: 56 %, 97.8 %, 0.5 %.
 CLEAR_CONFIDENCE = 5.5
 MIN_FRAMES = 25  # that opening_sync compares at any shift
-# By which opening_sync's best shift is too early, frames: half-way between what it gives for 22 clips in sync (mean -0.2)
-# and for SyncNet's own example, whose offset is 3 (3.8).
-OPENING_LEAD = 0.3
+# Frames by which the best shift of opening_sync is too large: half-way between what it is for 22 clips in sync (mean
+# -0.2) and for SyncNet's own example (3.8), whose offset is 3.
+OPENING_BIAS = 0.3
 
 Variant = Literal["lrs", "tracked"]
 
@@ -331,7 +331,7 @@ def opening_sync(opening: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHI
         return 0, 0.0
     before, peak, after = clearness[best - 1 : best + 2]
     fraction = (before - after) / (2 * (before - 2 * peak + after))  # the vertex of the parabola through the three
-    return round(best - max_shift + fraction - OPENING_LEAD), float(peak)
+    return round(best - max_shift + fraction - OPENING_BIAS), float(peak)
 
 
 def _clearness(mouth: np.ndarray, heard: np.ndarray, seen: np.ndarray, shift: int) -> float:
