@@ -53,5 +53,6 @@ def _shifted(level: np.ndarray, frames: int) -> np.ndarray:
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
-    spread = a.std() * b.std() if len(a) else 0.0
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 1e-9 else float("nan")
+    if len(a) < 2 or min(a.std(), b.std()) < 1e-6:
+        return float("nan")
+    return float(((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std()))

@@ -94,7 +94,13 @@ class FaceFollower:
         self._detector(static=False)  # what is amiss with the model shows before the work begins
 
     def update(self, frames: np.ndarray) -> None:
-        """Follow the next frames: (n, H, W, 3) uint8 RGB at 25/s."""
+        """Follow the next frames: (n, H, W, 3) uint8 RGB at 25/s.
+
+        Raises:
+            ValueError: frames of another shape or type.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
+            raise ValueError(f"frames: expected (n, H, W, 3) uint8 RGB, got {frames.shape} {frames.dtype}")
         for frame in frames:
             self._follow(frame)
 
