@@ -199,7 +199,7 @@ def _sync_columns(sync: SyncReading | None) -> dict[str, Any]:
 def _clear_confidence(method: SyncMethod) -> float:
     if method == "syncnet":
         return CLEAR_LSE_C
-    from stsa_lightning.metrics.sync import CLEAR_CONFIDENCE
+    from stsa_lightning.metrics.sync import CLEAR_CONFIDENCE  # brings torch, which reading an index does not need
 
     return CLEAR_CONFIDENCE
 

@@ -12,7 +12,7 @@ from stsa_lightning.data.index import COLUMNS, INDEX_FILE
 from stsa_lightning.data.measures import MEASURES
 from stsa_lightning.data.report import corpus_report
 from stsa_lightning.data.report.figures import histograms
-from stsa_lightning.data.report.tables import duration, rejections, removals, speakers
+from stsa_lightning.data.report.tables import duration, groups, rejections, removals, speakers
 from stsa_lightning.data.report.worst import badness, worst_clips
 from stsa_lightning.errors import UserError
 
@@ -157,6 +157,13 @@ def test_sync_is_told_by_method(tmp_path):
     assert "The sound of 2 was corrected, by -5 to +4 frames." in said
 
 
+def test_groups_are_shares_of_the_time():
+    lines = index({"split": "train", "duration_s": 6.0}, {"split": "train", "duration_s": 3.0}, {"duration_s": 1.0})
+    found = [(row.name, row.clips, row.speakers, row.time, row.share) for row in groups(lines, "split")]
+    assert found == [("train", 2, 2, "9 s", 0.9), ("not said", 1, 1, "1 s", 0.1)]
+    assert groups(index({}), "split") == []
+
+
 def test_reasons_are_grouped_without_their_numbers():
     lines = index(*(rejected(f"too few faces: {n} of 75 frames") for n in range(5)), rejected("has no sound"))
     first, second = rejections(lines)
@@ -192,6 +199,8 @@ def test_badness_by_hand():
     assert missed["min_face_px"].tolist() == [0.5, -1, -1]
     assert missed["max_yaw"].iloc[:2].tolist() == [-1, 0.5]  # 1 - 35 / 5 is less than the least that is told
     assert np.isnan(missed["max_yaw"].iloc[2])
+    lines = index({"valid_frames": 60}, {"valid_frames": 80}, {})
+    assert badness(lines, Filters(min_valid=0.8)).iloc[:, 0].tolist() == pytest.approx([0.5, 0, -1])
     lines = index({"sync_offset": 0.0}, {"sync_offset": 3.0})
     assert badness(lines, Filters(max_offset=0)).iloc[:, 0].tolist() == [0, 1]
 

@@ -68,12 +68,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 
-def groups(clips: pd.DataFrame, column: str, unnamed: str) -> list[Group]:
-    """Clips by a column, the largest group first; `unnamed` stands for an empty name."""
+def groups(clips: pd.DataFrame, column: str) -> list[Group]:
+    """Clips by a column, the largest group first; nothing where the index names none."""
+    if not (clips[column] != "").any():
+        return []
     total = max(float(clips["duration_s"].sum()), 1e-9)
     table = clips.groupby(column).agg(clips=("clip", "size"), speakers=("speaker", "nunique"), s=("duration_s", "sum"))
     return [
-        Group(str(name) or unnamed, int(line.clips), int(line.speakers), duration(line.s), line.s / total)
+        Group(str(name) or "not said", int(line.clips), int(line.speakers), duration(line.s), line.s / total)
         for name, line in table.sort_values("s", ascending=False).iterrows()
     ]
 

@@ -49,14 +49,17 @@ def badness(clips: pd.DataFrame, limits: Filters) -> pd.DataFrame:
     """By how much each clip misses each limit, as a share: lines of `clips` by limits, within [-1, 1].
 
     1 - value / limit where a limit is the least allowed, 1 - limit / value where it is the most: 0 at the limit, 0.5 at
-    half the least or twice the most, negative within it. NaN where a clip has no such measure.
+    half the least or twice the most, negative within it. NaN where a clip has no such measure. Of `min_valid` the
+    frames without a face count, as a most: else the best there is would lie just above the limit.
     """
     table: dict[str, pd.Series] = {}
     for name, limit in limits.active().items():
-        least = name.startswith("min_")
+        least = name.startswith("min_") and name != "min_valid"
         if not isinstance(limit, (int, float)) or (least and limit <= 0):
             continue
         values = judged_values(clips, name).astype("float64")
+        if name == "min_valid":
+            values, limit = 1 - values, 1 - limit
         missed = 1 - (values / limit if least else limit / values)
         table[name] = missed.fillna(0).clip(-1, 1).where(values.notna())  # 0 / 0 is at the limit
     return pd.DataFrame(table, index=clips.index, dtype="float64")
