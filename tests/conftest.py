@@ -48,8 +48,10 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared_sample(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The rendered corpus after preparation."""
-    from stsa_lightning.data.prepare import PrepareSettings, prepare_folder
+    from stsa_lightning.data.corpora import find_sources
+    from stsa_lightning.data.prepare import PrepareSettings, prepare
 
     out = tmp_path_factory.mktemp("prepared")
-    prepare_folder(sample_root, out, PrepareSettings(), progress=False)
+    sources = find_sources("sample", sample_root)
+    prepare(sources, out, PrepareSettings(), root=sample_root, workers=0, progress=False)
     return out

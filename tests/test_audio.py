@@ -338,3 +338,56 @@ def test_feature_windows_errors() -> None:
         feature_windows(np.zeros(5), [0])
     with pytest.raises(ValueError, match="finite"):
         feature_windows(np.zeros((5, 2)), [np.nan])
+
+
+# --------------------------------------------------------------------------------------------------- parts and pieces
+
+
+@pytest.mark.parametrize(("start_s", "stop_s"), [(0.0, 0.5), (0.7, 1.9), (1.25, None)])
+@pytest.mark.parametrize("name", ["a.wav", "a.mp4", "a.mp3"])
+def test_a_part_is_that_of_the_whole(tmp_path: Path, name: str, start_s: float, stop_s: float | None) -> None:
+    codec = {"a.wav": "pcm_s16le", "a.mp4": "aac", "a.mp3": "libmp3lame"}[name]
+    mux(tmp_path / name, noise(48_000), 16_000, codec, video_from=0.0 if name == "a.mp4" else None)
+    whole = load_audio(tmp_path / name)
+    part = load_audio(tmp_path / name, start_s=start_s, stop_s=stop_s)
+    expected = whole[round(start_s * 16_000) : None if stop_s is None else round(stop_s * 16_000)]
+    assert abs(len(part) - len(expected)) <= (0 if stop_s else 1)
+    length = min(len(part), len(expected)) - 400
+    assert abs(lag(part[:length], expected[:length])) <= 16
+    if name != "a.mp3":  # whose seeking is good to a packet's part alone
+        np.testing.assert_allclose(part[:length], expected[:length], atol=1e-3)
+
+
+def test_a_part_past_the_end(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", noise(16_000))
+    assert len(load_audio(tmp_path / "a.wav", start_s=0.5, stop_s=9.0)) == 8_000
+    with pytest.raises(AudioError, match="no samples in this part"):
+        load_audio(tmp_path / "a.wav", start_s=3.0)
+
+
+def test_a_spool_holds_what_memory_would(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", noise(16_000))
+    with open(tmp_path / "spool", "w+b") as spool:
+        mapped = load_audio(tmp_path / "a.wav", spool=spool)
+        assert isinstance(mapped, np.memmap)
+        np.testing.assert_array_equal(mapped, load_audio(tmp_path / "a.wav"))
+        np.testing.assert_array_equal(audio_features("logmel")(mapped), audio_features("logmel")(np.asarray(mapped)))
+
+
+@pytest.mark.parametrize("kind", ["logmel", "mfcc"])
+def test_chunks_are_exactly_the_whole(kind: audio.FeatureKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    wave = noise(320 * 200 + 77)
+    extract = audio_features(kind)
+    whole = extract(wave)
+    np.testing.assert_array_equal(np.concatenate(list(extract.chunks(wave))), whole)
+    monkeypatch.setattr(type(extract), "chunk_steps", 23)  # cut elsewhere, the sums of a row may round otherwise
+    pieces = list(extract.chunks(wave))
+    assert [len(piece) for piece in pieces] == [23] * 8 + [17]
+    np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=1e-5, atol=1e-4)
+
+
+def test_wav2vec2_in_batches_is_the_same(tiny_wav2vec2: Path) -> None:
+    wave = noise(16_000 * 12)
+    options = {"model": tiny_wav2vec2, "whole_s": 2.0, "chunk_s": 2.0, "overlap_s": 0.5, "device": "cpu"}
+    one, three = (audio_features("wav2vec2", batch=batch, **options)(wave) for batch in (1, 3))
+    np.testing.assert_allclose(three, one, atol=1e-4)

@@ -97,22 +97,6 @@ def prepare(
     return run.report
 
 
-def prepare_folder(
-    root: Path | str,
-    out: Path | str,
-    settings: PrepareSettings | None = None,
-    *,
-    speaker_pattern: str | None = None,
-    limit: int | None = None,
-    progress: bool = True,
-) -> PrepareReport:
-    """`prepare` of the corpus `folder`."""
-    from stsa_lightning.data.corpora import find_sources
-
-    sources = find_sources("folder", root, speaker=speaker_pattern)
-    return prepare(sources, out, settings, root=root, limit=limit, progress=progress)
-
-
 # ----------------------------------------------------------------------------------------------------------- one video
 
 
