@@ -122,9 +122,9 @@ class AlexFrechet(FrechetDistance):
 class Judge:
     """Scores damaged clips with every metric whose weights are here; ``absent`` says why others are not."""
 
-    def __init__(self, detector: LandmarkDetector, every: int) -> None:
+    def __init__(self, detector: LandmarkDetector, every: int, skip: Sequence[str] = ()) -> None:
         self.detector, self.every = detector, every
-        self.absent: dict[str, str] = {}
+        self.absent: dict[str, str] = dict.fromkeys(skip, "skipped")
         self.alex = self._try("LPIPS alex", lambda: LPIPSNetwork("alex"))
         self.vgg = self._try("LPIPS vgg", lambda: LPIPSNetwork("vgg"))
         self.inception = self._try("FID", FID)
@@ -136,6 +136,8 @@ class Judge:
                 self.people[name] = network
 
     def _try(self, name: str, build: Callable):
+        if name in self.absent:
+            return None
         try:
             return build()
         except (WeightsError, ImportError) as error:
@@ -270,10 +272,11 @@ def main() -> None:
     options.add_argument("clips", nargs="+", type=Path, help="videos of talking faces")
     options.add_argument("--seconds", type=float, default=2.0, help="length taken of each clip (2)")
     options.add_argument("--identity-every", type=int, default=10, help="CSIM looks at every so manieth frame (10)")
+    options.add_argument("--skip", nargs="*", default=[], help='networks to leave out, such as "LPIPS vgg"')
     arguments = options.parse_args()
     static = landmark_detector(static=True)
     clips = [load_clip(path, arguments.seconds, landmark_detector()) for path in arguments.clips]
-    judge = Judge(static, arguments.identity_every)
+    judge = Judge(static, arguments.identity_every, arguments.skip)
     truth = score(clips, judge, lambda faces, frames: faces[:frames])
     ladders = {}
     for ladder in LADDERS:

@@ -238,12 +238,27 @@ class FID(FrechetDistance):
         return torch.cat([self._held[0](batch)[0].flatten(1) for batch in pixels.split(_BATCH)])
 
 
+def video_samples(frames: Tensor, network: nn.Module) -> Tensor:
+    """R3D-18 features of a clip, RGB (F, 3, H, W) in [0, 1] -> (F // 16, 512), one for every 16 frames.
+
+    Frames are resized to 112 x 112 px whole, without the centre crop of the network's own recipe; windows do not
+    overlap, and frames that fill no window at the end are left out.
+    """
+    mean = frames.new_tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)
+    std = frames.new_tensor([0.22803, 0.22145, 0.216989]).view(3, 1, 1)
+    samples = [frames.new_zeros(0, 512)]
+    for start in range(0, len(frames) - FVD.WINDOW + 1, FVD.WINDOW):
+        window = frames[start : start + FVD.WINDOW]
+        window = F.interpolate(window, (FVD.SIDE_PX, FVD.SIDE_PX), mode="bilinear", antialias=True)
+        samples.append(network(((window - mean) / std).transpose(0, 1)[None]))
+    return torch.cat(samples)
+
+
 class FVD(FrechetDistance):
     """Fréchet distance of video features: torchvision's R3D-18 (Kinetics-400), 512-d, of 16 frames at a time.
 
-    Its name in tables is :attr:`label`; it is not the FVD of papers, which looks through I3D. Frames are resized to
-    112 x 112 px whole, without the centre crop of the network's own recipe; windows do not overlap, and frames
-    that fill no window at a clip's end are left out.
+    Its name in tables is :attr:`label`; it is not the FVD of papers, which looks through I3D. How a clip is seen:
+    :func:`video_samples`.
 
     Raises:
         WeightsError: weights ``r3d_18`` are neither here nor to be fetched.
@@ -261,12 +276,4 @@ class FVD(FrechetDistance):
         super().__init__(network, 512, **kwargs)
 
     def features(self, frames: Tensor) -> Tensor:
-        mean = frames.new_tensor([0.43216, 0.394666, 0.37645]).view(3, 1, 1)
-        std = frames.new_tensor([0.22803, 0.22145, 0.216989]).view(3, 1, 1)
-        windows = frames[: len(frames) // self.WINDOW * self.WINDOW].split(self.WINDOW)
-        samples = [frames.new_zeros(0, 512)]
-        for window in windows:
-            if len(window) == self.WINDOW:
-                window = F.interpolate(window, (self.SIDE_PX, self.SIDE_PX), mode="bilinear", antialias=True)
-                samples.append(self._held[0](((window - mean) / std).transpose(0, 1)[None]))
-        return torch.cat(samples)
+        return video_samples(frames, self._held[0])

@@ -39,7 +39,7 @@ def reference(pred: torch.Tensor, true: torch.Tensor) -> tuple[list[float], list
     )
 
 
-@pytest.mark.parametrize("region", ["face", "mouth"])
+@pytest.mark.parametrize("region", ["face", "mouth", "frame"])
 def test_every_frame_equals_skimage(pair, region):
     cut = (lambda x: x[:, :, 32:]) if region == "mouth" else (lambda x: x)
     expected_psnr, expected_ssim = reference(*map(cut, pair))
