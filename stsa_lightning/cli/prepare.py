@@ -127,8 +127,7 @@ def _run(arguments: argparse.Namespace, sources: list, root: Path) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.report import corpus_report
 
-    corpus_report(arguments.data, arguments.out, _filters(arguments.filter))
-    print(arguments.out)
+    print(corpus_report(arguments.data, arguments.out, _filters(arguments.filter)))
 
 
 def _filters(words: list[str]):
