@@ -96,14 +96,14 @@ def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
     clip = Clip.open(path)
     rng = np.random.default_rng(0)
     chosen = rng.choice(np.flatnonzero(clip.valid), 10)
-    faces = dataset._faces(clip, chosen)
+    faces = clip.faces(chosen, dataset.face_size)
     landmarks = normalise_landmarks(clip.landmarks[chosen], clip.boxes[chosen])
     augmented = WindowDataset(dataset.root, dataset.clips, face_size=dataset.face_size, **_AUGMENTED)
     items = [dataset[i] for i in range(min(BATCH, len(dataset)))]
 
     def opened() -> None:
         fresh = Clip.open(path)
-        _ = fresh.valid, fresh.boxes, fresh.landmarks
+        _ = fresh.valid, fresh.boxes, fresh.landmarks_of(chosen)
 
     def heatmaps() -> None:
         draw_all_kinds(landmarks[:5], dataset.face_size)
@@ -111,7 +111,7 @@ def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
 
     stages: tuple[Callable[[], Any], ...] = (
         opened,
-        lambda: dataset._faces(clip, chosen),
+        lambda: clip.faces(chosen, dataset.face_size),
         heatmaps,
         lambda: images(faces),
         lambda: dataset._audio(clip, int(chosen[0])),

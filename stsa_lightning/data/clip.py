@@ -26,7 +26,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.box import normalise_landmarks
+from stsa_lightning.face.box import normalise_landmarks, resize_face
 from stsa_lightning.files import written_whole
 
 FORMAT_VERSION = 2
@@ -34,6 +34,12 @@ FPS = 25
 JPEG_QUALITY = 90  # 43 dB to the crop: far above what networks reach; 95 would take a half more
 _META_KEY = "stsa"
 _FEATURES = "features."
+_DECODING = {  # by how many times smaller
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
 _HEADER_BYTES = 8192  # room of the header, its length included; a safetensors header may end in spaces
 _DIGEST_BYTES = 16
 _DTYPES: dict[type[np.generic], str] = {
@@ -303,23 +309,42 @@ class Clip:
     def _face_offsets(self) -> np.ndarray:
         return self._tensor("face_offsets")
 
-    def faces(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def landmarks_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """`landmarks` of some frames, (n, 131, 2); only these are read, however long the clip is."""
+        landmarks = self._file.get_slice("landmarks")
+        return np.concatenate([landmarks[i : i + 1] for i in np.asarray(indices).tolist()])
+
+    def faces(self, indices: Sequence[int] | np.ndarray, size: int | None = None) -> np.ndarray:
         """The faces of some frames: (n, S, S, 3) uint8 RGB; only these are read and decoded.
 
+        Args:
+            indices: the frames.
+            size: S, at most that of the stored faces, which is the default. Where half of the stored size (a quarter,
+                an eighth) is enough, no more than that is decoded.
+
         Raises:
-            ClipError: a frame that does not exist, is not valid, or whose picture is damaged.
+            ClipError: a frame that does not exist, is not valid, or whose picture is damaged; faces asked for that are
+                larger than stored.
         """
-        size = self.meta.face_size
+        stored = self.meta.face_size
+        size = stored if size is None else size
+        if size > stored:
+            raise ClipError(
+                f"{self.path}: expected a face size of at most the stored {stored} px, got {size}; prepare the corpus "
+                f"again with --face-size {size} (the filter min_face_px leaves out faces smaller in the video itself)"
+            )
+        times = max(times for times in _DECODING if times * size <= stored)
+        decoded = -(-stored // times)
         out = np.empty((len(indices), size, size, 3), np.uint8)
         data = self._file.get_slice("faces")
         for face, index in zip(out, np.asarray(indices).tolist(), strict=True):
             if not (0 <= index < self.frames and self.valid[index]):
                 raise ClipError(f"{self.path}: frame {index}: expected a valid one of its {self.frames} frames")
             start, stop = self._face_offsets[index : index + 2].tolist()
-            picture = cv2.imdecode(data[start:stop], cv2.IMREAD_COLOR)
-            if picture is None or picture.shape != face.shape:
-                raise ClipError(f"{self.path}: frame {index}: expected a {size} px JPEG, found a damaged one")
-            cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=face)
+            picture = cv2.imdecode(data[start:stop], _DECODING[times])
+            if picture is None or picture.shape != (decoded, decoded, 3):
+                raise ClipError(f"{self.path}: frame {index}: expected a {stored} px JPEG, found a damaged one")
+            cv2.cvtColor(resize_face(picture, size), cv2.COLOR_BGR2RGB, dst=face)
         return out
 
     def features(self, kind: str, start: int = 0, stop: int | None = None) -> np.ndarray:

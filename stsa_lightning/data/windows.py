@@ -18,7 +18,7 @@ from stsa_lightning.data import augment
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.box import normalise_landmarks, resize_face
+from stsa_lightning.face.box import normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
@@ -57,7 +57,7 @@ class WindowDataset(Dataset):
         root: prepared corpus.
         clips: names of clips.
         features: kind of audio features.
-        face_size: side of the faces and heatmaps, at most that of the stored faces; larger ones are made smaller.
+        face_size: side of the faces and heatmaps, at most that of the stored faces (see :meth:`Clip.faces`).
         window: frames of a window, T.
         references: reference frames, N.
         windows_per_clip: items of each clip in an epoch.
@@ -135,9 +135,9 @@ class WindowDataset(Dataset):
         start = self._window_start(clip, index % self.windows_per_clip, rng)
         frames = np.arange(start, start + self.window)
         chosen = np.concatenate([frames, self._references(clip, frames, rng)])
-        landmarks = normalise_landmarks(clip.landmarks[chosen], clip.boxes[chosen])
+        landmarks = normalise_landmarks(clip.landmarks_of(chosen), clip.boxes[chosen])
         item = {
-            **self._drawn(*self._augmented(self._faces(clip, chosen), landmarks, rng)),
+            **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
             "audio": torch.from_numpy(self._audio(clip, start)),
             "frame": start + self.window // 2,
             "clip": name,
@@ -169,20 +169,6 @@ class WindowDataset(Dataset):
         last = start + self.window - 1 - 2
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
         return feature_windows(features, np.arange(self.window) + start - first)
-
-    def _faces(self, clip: Clip, frames: np.ndarray) -> np.ndarray:
-        """(n, S, S, 3) uint8."""
-        stored = clip.meta.face_size
-        if stored < self.face_size:
-            raise ClipError(
-                f"{clip.path}: face_size: expected at most the {stored} px of the stored faces, got {self.face_size}; "
-                f"prepare the corpus again with --face-size {self.face_size} (the filter min_face_px leaves out faces "
-                f"that are smaller in the video itself)"
-            )
-        faces = clip.faces(frames)
-        if stored == self.face_size:
-            return faces
-        return np.stack([resize_face(face, self.face_size) for face in faces])
 
     def _augmented(
         self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator

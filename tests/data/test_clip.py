@@ -23,6 +23,7 @@ from stsa_lightning.data.clip import (
     encode_face,
     write_clip,
 )
+from stsa_lightning.face.box import resize_face
 
 FRAMES, SIZE = 6, 32
 
@@ -200,3 +201,18 @@ def test_files_that_are_no_clips(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ClipError, match="found a damaged one"):
         Clip.open(path)
+
+
+def test_faces_of_half_the_size_are_those_made_smaller(prepared_sample: Path) -> None:
+    """Reduced decoding leaves out fine detail, as making the picture smaller does."""
+    clip = Clip.open(next(prepared_sample.glob("clips/**/*.safetensors")))
+    stored = clip.meta.face_size
+    frames = np.flatnonzero(clip.valid)[[0, -1]]
+    for size in (stored, stored // 2, stored // 2 - 3, stored // 4):
+        expected = np.stack([resize_face(face, size) for face in clip.faces(frames)]).astype(float)
+        faces = clip.faces(frames, size)
+        assert faces.shape == expected.shape
+        assert np.sqrt(np.square(faces - expected).mean()) < 2.5
+    np.testing.assert_array_equal(clip.landmarks_of(frames), clip.landmarks[frames])
+    with pytest.raises(ClipError, match=f"at most the stored {stored} px, got {stored + 1}"):
+        clip.faces(frames, stored + 1)

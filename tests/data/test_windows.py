@@ -193,7 +193,7 @@ def test_larger_faces_are_made_smaller(root: Path) -> None:
 
 
 def test_faces_are_not_made_larger_than_they_are_stored(root: Path) -> None:
-    with pytest.raises(ClipError, match=r"expected at most the 64 px .* --face-size 128 .* min_face_px"):
+    with pytest.raises(ClipError, match=r"at most the stored 64 px, got 128; .* --face-size 128 .* min_face_px"):
         _dataset(root, face_size=128)[0]
 
 
