@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from stsa_lightning.callbacks.ema import GeneratorEMA
-from stsa_lightning.callbacks.evaluation import FaceMetrics
+from stsa_lightning.callbacks.evaluation import EvaluationCallback
 from stsa_lightning.callbacks.phases import PhaseSchedule, PhaseSpec
 from stsa_lightning.callbacks.pictures import ValidationPictures
 from stsa_lightning.data.datamodule import STSADataModule
@@ -85,7 +85,7 @@ def trainer(folder: Path, epochs: int, *callbacks: Callback, **options: Any) -> 
 def uninterrupted(prepared_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, STSA]:
     """Four epochs, one of each phase, with everything that a run has."""
     folder, recorder, model = tmp_path_factory.mktemp("run"), Recorder(), module()
-    run = trainer(folder, 4, recorder, FaceMetrics(landmark_frames=2), ValidationPictures(count=2))
+    run = trainer(folder, 4, recorder, EvaluationCallback(landmark_frames=2, clips=1), ValidationPictures(count=2))
     run.fit(model, data(prepared_sample))
     return folder, recorder, model
 
@@ -130,7 +130,10 @@ def test_validation_of_a_checkpoint_repeats_the_runs_own(uninterrupted, prepared
     with (folder / "logs" / "metrics.csv").open() as file:
         logged = [float(row["val/psnr_mouth"]) for row in csv.DictReader(file) if row["val/psnr_mouth"]]
     measuring = Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[GeneratorEMA(0.9), FaceMetrics(0)]
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[GeneratorEMA(0.9), EvaluationCallback(landmark_frames=0, clips=0)],
     )
     (values,) = measuring.validate(module(), data(prepared_sample), ckpt_path=folder / "last.ckpt", verbose=False)
     assert values["val/psnr_mouth"] == pytest.approx(logged[-1], abs=1e-3)
@@ -150,14 +153,15 @@ from lightning.pytorch import Trainer
 sys.path.insert(0, sys.argv[1])
 from test_training import PHASES, data, module
 from stsa_lightning.callbacks.phases import PhaseSchedule
-from stsa_lightning.callbacks.evaluation import FaceMetrics
+from stsa_lightning.callbacks.evaluation import EvaluationCallback
 from stsa_lightning.callbacks.pictures import ValidationPictures
 
 folder, root = sys.argv[2:]
 model = module()
 run = Trainer(accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", max_epochs=4, logger=False,
               default_root_dir=folder, enable_progress_bar=False, enable_checkpointing=False, num_sanity_val_steps=0,
-              callbacks=[PhaseSchedule(PHASES), FaceMetrics(landmark_frames=2), ValidationPictures(count=1)])
+              callbacks=[PhaseSchedule(PHASES), EvaluationCallback(landmark_frames=2, clips=1),
+                         ValidationPictures(count=1)])
 run.fit(model, data(root, windows_per_clip=4))
 torch.save({"parameters": dict(model.named_parameters()), "metrics": run.callback_metrics},
            f"{folder}/rank{run.global_rank}.pt")

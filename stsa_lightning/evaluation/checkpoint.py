@@ -178,8 +178,14 @@ def choose_clips(
         raise UserError(f"{data}: no usable clips of speakers {', '.join(speakers)} in its index")
     if protocol.clips is not None and protocol.clips < len(index):
         how += f"; {protocol.clips} of {len(index)}, spread evenly"
-        index = index.iloc[np.linspace(0, len(index) - 1, protocol.clips).round().astype(int)]
+        index = index[index["clip"].isin(evenly(index["clip"].tolist(), protocol.clips))]
     return index.reset_index(drop=True), how
+
+
+def evenly(names: Sequence[Any], count: int) -> list[Any]:
+    """``count`` of the names, spread evenly; all where there are no more."""
+    count = min(count, len(names))
+    return [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
 
 
 def file_identity(path: Path) -> str:

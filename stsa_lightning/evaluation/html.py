@@ -42,7 +42,6 @@ def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None
         galleries=[gallery for task in report.tasks if (gallery := _gallery(report, scores, task))],
         picture_columns=COLUMNS,
         gain=GAIN,
-        titles={column.name: column.heading for column in report.columns},
         clips=report.settings.get("clips measured", []),
     )
     with written_whole(path) as part:
@@ -50,21 +49,16 @@ def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None
 
 
 def _table(report: Report, task: str) -> dict[str, Any]:
-    columns = report.task_columns(task)
-    rows = [
-        {
-            "answer": row.answer,
-            "kind": "main" if row.answer == report.main else "truth" if row.answer == TRUTH else "",
-            "cells": [_shown(cell_text(row.cells.get(column.name), column)) for column in columns],
-            "videos": row.videos,
-            "unmeasured": f"{row.unmeasured}/{row.frames}",
-        }
-        for row in report.task_rows(task)
-    ]
+    """Metrics down, answers across: many metrics fit a page so."""
+    columns, rows = report.task_columns(task), report.task_rows(task)
+    kinds = {report.main: "main", TRUTH: "truth"}
     return {
         "title": task_title(task),
-        "columns": columns,
-        "rows": rows,
+        "answers": [(row.answer, kinds.get(row.answer, "")) for row in rows],
+        "lines": [
+            (column, [_shown(cell_text(row.cells.get(column.name), column)) for row in rows]) for column in columns
+        ],
+        "tail": [(row.videos, f"{row.unmeasured} of {row.frames}") for row in rows],
         "plots": [plot for column in columns if (plot := _plot(report, task, column))],
     }
 

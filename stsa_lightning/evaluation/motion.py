@@ -49,7 +49,7 @@ def opening(view: View) -> dict[str, Figure]:
 
 
 def _landmarks(view: View) -> tuple[Tensor, Tensor, Tensor]:
-    if not view.says_own:
+    if view.case.task == "unpaired":
         raise NotMeasuredError("an unpaired task has no true landmarks")
     generated, true = view.scored_landmarks
     return generated, true, inter_ocular_distance(true, LEFT_EYE, RIGHT_EYE)

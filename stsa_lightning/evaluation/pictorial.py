@@ -32,7 +32,7 @@ class PictureMeter:
 
     @torch.inference_mode()
     def __call__(self, view: View) -> dict[str, Figure]:
-        if not view.says_own:
+        if view.case.task == "unpaired":
             raise NotMeasuredError("an unpaired task has no true pictures")
         figures = {}
         for region in self.regions:
@@ -70,7 +70,7 @@ def frame_pairs(view: View) -> FramePairs | None:
 
 def flow_warped(view: View) -> dict[str, Figure]:
     """Flow-warped error over neighbouring face crops, of the frames that follow on one another."""
-    if not view.says_own:
+    if view.case.task == "unpaired":
         raise NotMeasuredError("an unpaired task has no true pictures")
     numbers = np.flatnonzero(view.case.valid)
     runs = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1)

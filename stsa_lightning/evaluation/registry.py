@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation import motion
-from stsa_lightning.evaluation.figures import Better, Column, Meter
+from stsa_lightning.evaluation.case import View
+from stsa_lightning.evaluation.figures import Better, Column, Figure, Meter, NotMeasuredError
 from stsa_lightning.evaluation.networked import Identity, LipSync
 from stsa_lightning.evaluation.pictorial import PictureMeter, flow_warped
 from stsa_lightning.metrics.identity import IdentityName, identity_network
@@ -42,6 +43,7 @@ class Metric:
     """One entry: ``columns`` without weights at hand, ``build`` raising WeightsError or ImportError where they lack.
 
     ``build_set`` in place of ``build`` for a distance of whole sets. ``fast``: no weights, some 50 frames/s.
+    ``landmarks``: looks for a face in every picture.
     """
 
     needs: Needs
@@ -49,6 +51,7 @@ class Metric:
     build: Callable[[Options], Meter] | None = None
     build_set: Callable[[Options], FrechetDistance] | None = None
     fast: bool = False
+    landmarks: bool = True
 
 
 def _pictorial(name: str, title: str, unit: str, better: Better, digits: int, variant: str) -> Columns:
@@ -168,29 +171,41 @@ METRICS: dict[str, Metric] = {
         _pictorial("psnr", "PSNR", "dB", "higher", 2, "RGB, data range 1"),
         lambda options: PictureMeter("psnr", psnr, options.regions),
         fast=True,
+        landmarks=False,
     ),
     "ssim": Metric(
         "frames",
         _pictorial("ssim", "SSIM", "", "higher", 3, "RGB, Gaussian window 11, sigma 1.5"),
         lambda options: PictureMeter("ssim", ssim, options.regions),
         fast=True,
+        landmarks=False,
     ),
     "lpips_alex": Metric(
-        "frames", _pictorial("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"), _build_lpips("alex")
+        "frames",
+        _pictorial("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"),
+        _build_lpips("alex"),
+        landmarks=False,
     ),
     "lpips_vgg": Metric(
-        "frames", _pictorial("lpips_vgg", "LPIPS vgg", "", "lower", 3, "VGG16, v0.1"), _build_lpips("vgg")
+        "frames",
+        _pictorial("lpips_vgg", "LPIPS vgg", "", "lower", 3, "VGG16, v0.1"),
+        _build_lpips("vgg"),
+        landmarks=False,
     ),
-    "fid": Metric("set", _fid_columns, build_set=lambda options: FID(options.weights_dir).to(options.device)),
-    "fvd": Metric("set", _fvd_columns, build_set=lambda options: FVD(options.weights_dir).to(options.device)),
+    "fid": Metric(
+        "set", _fid_columns, build_set=lambda options: FID(options.weights_dir).to(options.device), landmarks=False
+    ),
+    "fvd": Metric(
+        "set", _fvd_columns, build_set=lambda options: FVD(options.weights_dir).to(options.device), landmarks=False
+    ),
     "lmd": Metric("frames", _lmd_columns, lambda options: motion.landmark_distances, fast=True),
     "lmv": Metric("clip", _lmv_columns, lambda options: motion.landmark_velocities, fast=True),
     "opening": Metric("clip", _opening_columns, lambda options: motion.opening, fast=True),
     "mouth_sound": Metric("clip", _mouth_sound_columns, lambda options: motion.opening_offset, fast=True),
-    "sync": Metric("clip", _sync_columns, _build_sync),
+    "sync": Metric("clip", _sync_columns, _build_sync, landmarks=False),
     "csim": Metric("frames", _identity_columns, _build_identity),
     "jitter": Metric("clip", _jitter_columns, lambda options: motion.jitter, fast=True),
-    "flow": Metric("clip", _flow_columns, lambda options: flow_warped, fast=True),
+    "flow": Metric("clip", _flow_columns, lambda options: flow_warped, fast=True, landmarks=False),
     "silence": Metric("clip", _silence_columns, lambda options: motion.silence, fast=True),
 }
 
@@ -214,30 +229,39 @@ def chosen_metrics(names: Sequence[str]) -> list[str]:
 class Bench:
     """The metrics that could be built, the columns that each fills (``owned``), and why others could not be built."""
 
-    columns: dict[str, Column]
-    meters: dict[str, Meter]
-    set_meters: dict[str, FrechetDistance]
-    absent: dict[str, str]
-    owned: dict[str, list[str]]
+    columns: dict[str, Column] = field(default_factory=dict)
+    meters: dict[str, Meter] = field(default_factory=dict)
+    set_meters: dict[str, FrechetDistance] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    owned: dict[str, list[str]] = field(default_factory=dict)
+
+    def measure(
+        self, view: View, meters: Mapping[str, Meter] | None = None
+    ) -> tuple[dict[str, Figure], dict[str, str]]:
+        """Figures of one answer by all meters or by these, and for each column that has none the reason."""
+        figures: dict[str, Figure] = {}
+        reasons: dict[str, str] = {}
+        for name, meter in (self.meters if meters is None else meters).items():
+            try:
+                figures |= meter(view)
+            except (NotMeasuredError, ValueError) as error:
+                reasons |= dict.fromkeys(self.owned[name], str(error))
+        return figures, reasons
 
 
 def build(names: Sequence[str], options: Options) -> Bench:
     """Build metrics; absent weights and packages become reasons, not errors."""
-    columns: dict[str, Column] = {}
-    meters: dict[str, Meter] = {}
-    set_meters: dict[str, FrechetDistance] = {}
-    absent: dict[str, str] = {}
-    owned: dict[str, list[str]] = {}
+    bench = Bench()
     for name in chosen_metrics(names):
         metric = METRICS[name]
         mine = metric.columns(options)
-        columns |= {column.name: column for column in mine}
-        owned[name] = [column.name for column in mine]
+        bench.columns.update({column.name: column for column in mine})
+        bench.owned[name] = [column.name for column in mine]
         try:
             if metric.build is not None:
-                meters[name] = metric.build(options)
+                bench.meters[name] = metric.build(options)
             if metric.build_set is not None:
-                set_meters[mine[0].name] = metric.build_set(options)
+                bench.set_meters[mine[0].name] = metric.build_set(options)
         except (FileNotFoundError, ImportError) as error:
-            absent |= dict.fromkeys(owned[name], str(error))
-    return Bench(columns, meters, set_meters, absent, owned)
+            bench.absent.update(dict.fromkeys(bench.owned[name], str(error)))
+    return bench

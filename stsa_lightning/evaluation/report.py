@@ -80,6 +80,14 @@ class Report:
         """The columns that have a figure in this task."""
         return [column for column in self.columns if any(column.name in row.cells for row in self.task_rows(task))]
 
+    def absences(self) -> list[tuple[str, str]]:
+        """What was not measured, columns of one reason together, and why."""
+        headings = {column.name: column.heading for column in self.columns}
+        together: dict[str, list[str]] = {}
+        for name, reason in self.absent.items():
+            together.setdefault(reason, []).append(headings[name])
+        return [(", ".join(names), reason) for reason, names in together.items()]
+
     def save(self, path: Path) -> None:
         """Write as JSON; infinities as text, what was not measured as null."""
         with written_whole(path) as part:
@@ -151,7 +159,7 @@ def reasons_of_absence(scores: Sequence[ClipScores], columns: Sequence[Column], 
             for name, reason in row.items()
             if name == column.name
         )
-        reasons[column.name] = next(said, "no clip has what it needs")
+        reasons[column.name] = next(said, "no clip gave a clear value")
     return reasons
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import TRUTH, Case, FindLandmarks, View
-from stsa_lightning.evaluation.figures import Figure, NotMeasuredError
+from stsa_lightning.evaluation.figures import Figure
 from stsa_lightning.evaluation.pictures import encode, strip
 from stsa_lightning.evaluation.registry import Bench
 from stsa_lightning.files import written_whole
@@ -57,7 +56,7 @@ def score_clip(name: str, cases: Sequence[Case], bench: Bench, find: FindLandmar
         views = {answer: View(case, answer, find, truth, device) for answer in case.answers if answer != TRUTH}
         figures, reasons = scores.figures.setdefault(case.task, {}), scores.reasons.setdefault(case.task, {})
         for answer, view in {**views, TRUTH: truth}.items():
-            figures[answer], reasons[answer] = measure(view, bench)
+            figures[answer], reasons[answer] = bench.measure(view)
             for column, meter in bench.set_meters.items():
                 with torch.inference_mode():
                     samples = meter.features(view.images[0])
@@ -65,18 +64,6 @@ def score_clip(name: str, cases: Sequence[Case], bench: Bench, find: FindLandmar
         scores.frames[case.task] = int(case.scored.sum())
         scores.pictures[case.task] = encode(strip(case, views[case.main], truth))
     return scores
-
-
-def measure(view: View, bench: Bench) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Figures of one answer, and the reasons of what has none."""
-    figures: dict[str, Figure] = {}
-    reasons: dict[str, str] = {}
-    for name, meter in bench.meters.items():
-        try:
-            figures |= meter(view)
-        except (NotMeasuredError, ValueError) as error:
-            reasons |= dict.fromkeys(bench.owned[name], str(error))
-    return figures, reasons
 
 
 def feature_key(task: str, answer: str, column: str) -> str:
@@ -93,6 +80,9 @@ def score_all(
     Returns:
         The clips' scores, and a line for each clip that could not be measured.
     """
+    # Imported here: training scores clips too, on machines without it.
+    from rich.progress import track
+
     parts.mkdir(parents=True, exist_ok=True)
     done, failed = [], []
     for clip in track(pending, description="measuring"):

@@ -83,24 +83,23 @@ def print_report(report: Report) -> None:
     console = Console()
     console.print(f"[bold]{report.title}[/bold]", highlight=False)
     for task in report.tasks:
-        columns = report.task_columns(task)
+        rows = report.task_rows(task)
         table = Table(title=task_title(task), title_justify="left")
-        table.add_column("answer", no_wrap=True)
-        for column in columns:
-            table.add_column(column.heading, justify="right")
-        table.add_column("no face", justify="right")
-        for row in report.task_rows(task):
-            figures = [cell_text(row.cells.get(column.name), column, bounds=False) for column in columns]
-            style = "bold" if row.answer == report.main else None
-            table.add_row(row.answer, *figures, _tail(row)[1], style=style)
+        table.add_column("", no_wrap=True)
+        for row in rows:
+            table.add_column(row.answer, justify="right", style="bold" if row.answer == report.main else None)
+        for column in report.task_columns(task):
+            table.add_row(
+                column.heading, *(cell_text(row.cells.get(column.name), column, bounds=False) for row in rows)
+            )
+        table.add_row("frames without a face", *(_tail(row)[1] for row in rows))
         console.print(table)
     for line in [*settings_lines(report), *_not_measured(report)]:
         console.print(line, highlight=False, markup=False)
 
 
 def _not_measured(report: Report) -> list[str]:
-    titles = {column.name: column.heading for column in report.columns}
-    return [f"{titles[name]}: not measured: {reason}" for name, reason in report.absent.items()]
+    return [f"not measured: {names}: {reason}" for names, reason in report.absences()]
 
 
 def markdown(report: Report) -> str:
@@ -118,11 +117,9 @@ def markdown(report: Report) -> str:
         "Means over videos with bootstrapped 95 % intervals. *no face*: scored frames in which no face was found."
     ]
     lines += ["", "## What the columns mean", ""]
-    lines += [
-        f"- **{_md(column.heading)}**: "
-        + _md(f"not measured: {report.absent[column.name]}" if column.name in report.absent else column.variant)
-        for column in report.columns
-    ]
+    measured = [column for column in report.columns if column.name not in report.absent]
+    lines += [f"- **{_md(column.heading)}**: {_md(column.variant)}" for column in measured]
+    lines += [f"- **{_md(names)}**: not measured: {_md(reason)}" for names, reason in report.absences()]
     lines += ["", "## Settings", "", *(f"- {_md(line)}" for line in settings_lines(report))]
     if report.notes:
         lines += ["", "## Notes", "", *(f"- {_md(note)}" for note in report.notes)]

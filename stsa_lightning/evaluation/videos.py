@@ -15,7 +15,7 @@ from stsa_lightning.audio import AudioError, load_audio
 from stsa_lightning.dubbing import Faces, block_size, find_faces
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import CLOCK_FPS, TRUTH, Case
-from stsa_lightning.evaluation.checkpoint import trivial
+from stsa_lightning.evaluation.checkpoint import evenly, trivial
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Pending
 from stsa_lightning.face.box import crop_face
@@ -110,11 +110,8 @@ def _some(places: dict[str, Path]) -> str:
 
 def pending_videos(matched: Matched, protocol: Protocol, answer: str, model: str | None = None) -> list[Pending]:
     """The pairs to measure, spread evenly where the protocol wants fewer."""
-    pairs = matched.pairs
-    if protocol.clips is not None and protocol.clips < len(pairs):
-        pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, protocol.clips).round().astype(int)]
     waiting = []
-    for name, generated, true in pairs:
+    for name, generated, true in evenly(matched.pairs, protocol.clips or len(matched.pairs)):
         stats = [path.stat() for path in (generated, true)]
         identity = " ".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
         waiting.append(Pending(name, identity, partial(video_cases, name, generated, true, protocol, answer, model)))
