@@ -14,43 +14,48 @@ _QUIET_DB = 50.0  # below the loudest frame: silence
 
 
 def sound_level(wave: np.ndarray, frames: int) -> np.ndarray:
-    """How loud each video frame is: (samples,) at 16 kHz -> (frames,) decibels above silence; 0 past the end."""
+    """How loud each video frame is: (samples,) at 16 kHz -> (frames,) root mean square; 0 past the end."""
     hop = _RATE_HZ // _FPS
     padded = np.zeros(frames * hop, np.float64)
     padded[: len(wave)] = wave[: len(padded)]
-    power = (padded.reshape(frames, hop) ** 2).mean(axis=1)
-    loudest = float(power.max(initial=0.0))
-    if loudest <= 1e-10:  # digital silence, and the rounding of 16 bits
-        return np.zeros(frames)
-    return _QUIET_DB + np.maximum(10 * np.log10(power / loudest + 1e-12), -_QUIET_DB)
+    return np.sqrt((padded.reshape(frames, hop) ** 2).mean(axis=1))
 
 
 def mouth_follows_sound(landmarks: np.ndarray, level: np.ndarray) -> float:
-    """How well a mouth follows the sound: the best correlation of opening and level, up to 3 frames early or late.
+    """How well a mouth follows the sound.
+
+    The mean of two correlations, at the best of the shifts up to 3 frames early or late: of the lips' velocity (opening
+    or closing) with the growth of the sound, and of their speed (however they move) with its level in decibels. Lips
+    meet in the midst of speech, so the opening alone says less.
 
     Args:
         landmarks: (F, 131, 2), pixels; NaN where the face is not seen.
         level: (F,) of `sound_level`.
 
     Returns:
-        A correlation within [-1, 1]; NaN if the face is seen in fewer than 50 frames, or mouth or sound do not change.
+        Within [-1, 1]; NaN if the face is seen in fewer than 50 frames, or mouth or sound do not change.
     """
     seen = np.isfinite(landmarks[:, 0, 0])
-    if seen.sum() < _LEAST_FRAMES:
+    if seen.sum() < _LEAST_FRAMES or not level.any():
         return float("nan")
-    height = np.ptp(landmarks[..., 1], axis=1)
-    opening = inner_lip_opening(landmarks) / np.where(seen, np.maximum(height, 1), np.nan)
-    shifts = range(-_LARGEST_SHIFT, _LARGEST_SHIFT + 1)
-    return max((_correlation(opening, _shifted(level, shift)) for shift in shifts), key=lambda r: -2 if r != r else r)
+    opening = inner_lip_opening(landmarks) / np.ptp(landmarks[..., 1], axis=1).clip(1)
+    velocity, growth = np.gradient(_smooth(opening, 3)), np.gradient(_smooth(np.sqrt(level), 3))
+    speed = _smooth(np.abs(np.gradient(opening)), 5)
+    decibels = 20 * np.log10(np.maximum(level / level.max(), 10 ** (-_QUIET_DB / 20)))
+    found = [
+        (_correlation(velocity, growth, shift) + _correlation(speed, decibels, shift)) / 2
+        for shift in range(-_LARGEST_SHIFT, _LARGEST_SHIFT + 1)
+    ]
+    return float("nan") if np.isnan(found).all() else float(np.nanmax(found))
 
 
-def _shifted(level: np.ndarray, frames: int) -> np.ndarray:
-    out = np.full(len(level), np.nan)
-    out[max(frames, 0) : len(level) + min(frames, 0)] = level[max(-frames, 0) : len(level) - max(frames, 0)]
-    return out
+def _smooth(x: np.ndarray, frames: int) -> np.ndarray:
+    return np.convolve(x, np.full(frames, 1 / frames), mode="same")
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def _correlation(a: np.ndarray, b: np.ndarray, shift: int) -> float:
+    """Of a with b moved so many frames later; NaN where either hardly changes."""
+    a, b = a[max(shift, 0) : len(a) + min(shift, 0)], b[max(-shift, 0) : len(b) - max(shift, 0)]
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
     if len(a) < 2 or min(a.std(), b.std()) < 1e-6:

@@ -168,11 +168,12 @@ def _person(seed: int, opening: np.ndarray, size: float) -> FaceTrack:
 
 
 def test_choice_between_people() -> None:
-    level = np.abs(np.convolve(np.random.default_rng(0).normal(size=100), np.hanning(7), mode="same"))
-    speaks, other = _person(0, 0.02 * level, 50), _person(1, 0.02 * level[::-1], 100)
+    rng = np.random.default_rng(1)
+    level = np.convolve(rng.random(100) * (rng.random(100) < 0.2), np.hanning(7), mode="same")
+    speaks, other = _person(0, 0.2 * np.sqrt(level), 50), _person(1, 0.2 * np.sqrt(level[::-1]), 100)
     assert choose([other, speaks], 0, 100, level)[0] is speaks
     assert choose([other, speaks], 0, 100, None) == (other, "largest of 2 faces")
-    both = [_person(2, 0.02 * level, 50), _person(3, 0.021 * level, 60)]
+    both = [_person(2, 0.2 * np.sqrt(level), 50), _person(3, 0.21 * np.sqrt(level), 60)]
     assert choose(both, 0, 100, level) == (both[1], "largest of 2 faces")  # neither stands out
     assert choose([other], 0, 100, level) == (other, "only face")
 
