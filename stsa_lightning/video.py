@@ -72,6 +72,8 @@ def probe(path: str | Path) -> VideoInfo:
                 duration_s = (container.duration or 0) / av.time_base
             fps = stream.average_rate or stream.guessed_rate or Fraction(frames / duration_s).limit_denominator(1001)
             return VideoInfo(path, width, height, Fraction(fps), frames, duration_s, bool(container.streams.audio))
+    except av.error.PermissionError as error:
+        raise VideoError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
     except av.error.FFmpegError as error:
         raise VideoError(f"{path}: cannot be read as video ({error.strerror}); is it damaged?") from error
 

@@ -387,8 +387,19 @@ def test_reasons_that_a_user_needs(few: Path, tmp_path: Path, monkeypatch: pytes
     assert "states" in reasons["cut.mp4"]
     assert "cut short" in reasons["cut.mp4"]
     assert reasons["empty.mp4"].startswith("cannot be read")
-    assert "Permission denied" in reasons["locked.mp4"]
+    assert reasons["locked.mp4"] == "may not be read (Permission denied); change its permissions"
     assert str(tmp_path) not in "".join(reasons.values())
+
+
+def test_reasons_of_real_bad_clips(corpus: Path, tmp_path: Path) -> None:
+    for name in ("noaudio_expr_01", "noface_noaudio_01", "silent_track_01"):
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        shutil.copy(corpus / "hard" / f"{name}.mp4", tmp_path / "bad")
+    assert dict(run(tmp_path / "bad", tmp_path / "out").rejected) == {
+        "noaudio_expr_01.mp4": "has no sound",
+        "noface_noaudio_01.mp4": "has no sound",
+        "silent_track_01.mp4": "its sound is silent throughout",
+    }
 
 
 def test_an_unforeseen_error_costs_one_video(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
