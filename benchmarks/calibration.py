@@ -32,7 +32,8 @@ from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance
 from stsa_lightning.metrics.perceptual import FID, LPIPS, FrechetDistance, LPIPSNetwork
 from stsa_lightning.metrics.stability import FlowWarpedError, Jitter
-from stsa_lightning.metrics.sync import opening_sync
+from stsa_lightning.metrics.sync import SyncMeter, opening_sync
+from stsa_lightning.nets.syncnet import PICTURE_PX, load_syncnet
 from stsa_lightning.video import VideoReader
 from stsa_lightning.weights import WeightsError
 
@@ -44,12 +45,14 @@ DELAYS = (-8, -4, -2, 0, 2, 4, 8)  # frames by which the sound is made late
 
 @dataclass
 class Clip:
-    """One clip's crops (F, S, S, 3) uint8 with MARGIN frames more at its end, and the whole file's mouth and sound."""
+    """One clip's crops (F, S, S, 3) uint8 with MARGIN frames more at its end; of the whole file the mouth's
+    opening, the sound, and the frames as SyncNet sees them, where it is here."""
 
     name: str
     faces: np.ndarray
     opening: np.ndarray
     wave: np.ndarray
+    pictures: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def _flicker(faces: np.ndarray, strength: float, frames: int) -> np.ndarray:
 
 
 LADDERS = {
-    "blur": Ladder(_blur, (1, 2, 4, 8), "sigma, px"),
+    "blur": Ladder(_blur, (0.5, 1, 2, 4), "sigma, px"),
     "jpeg": Ladder(_jpeg, (60, 30, 15, 5), "quality"),
     "noise": Ladder(_noise, (5, 10, 20, 40), "sigma, levels"),
     "shift": Ladder(_shift, (1, 2, 4, 8), "px"),
@@ -128,6 +131,7 @@ class Judge:
         self.alex = self._try("LPIPS alex", lambda: LPIPSNetwork("alex"))
         self.vgg = self._try("LPIPS vgg", lambda: LPIPSNetwork("vgg"))
         self.inception = self._try("FID", FID)
+        self.sync = self._try("SyncNet", load_syncnet)
         self._truths: dict[int, torch.Tensor] = {}
         self.people: dict[str, IdentityNetwork] = {}
         for name in ("arcface", "sface", "dlib"):
@@ -166,6 +170,16 @@ class Judge:
             key: value for name, metric in metrics.items() for key, value in _values(name, metric.compute()).items()
         }
 
+    def offset(self, clip: Clip, late: int) -> tuple[int, float]:
+        """Offset found with the sound made late by so many frames, and how clear it is: SyncNet, or the opening."""
+        wave = delayed(clip.wave, late)
+        if self.sync is None:
+            return opening_sync(clip.opening, wave)
+        meter = SyncMeter(self.sync, "lrs")
+        meter.update(np.stack(clip.pictures))
+        score = meter.finish(wave)
+        return score.offset, score.lse_c
+
     def _truth(self, faces: np.ndarray) -> torch.Tensor:
         """Landmarks of true faces, found once."""
         key = faces.__array_interface__["data"][0]
@@ -203,10 +217,13 @@ def _values(name: str, result: torch.Tensor | dict[str, torch.Tensor]) -> dict[s
 HIGHER = ("PSNR", "SSIM", "CSIM arcface", "CSIM sface", "CSIM dlib")
 # What a metric does not look for, by its definition: a row of these says nothing about it.
 BLIND = {
-    "jitter": ("shift", "late"),
-    "warp": ("shift", "late", "blur"),
+    "jitter": ("blur", "shift", "late", "flicker"),
+    "warp": ("blur", "shift", "late"),
     "Fréchet (AlexNet)": ("late", "tremble"),
     "FID": ("late", "tremble"),
+} | {
+    f"CSIM {name}": ("shift", "tremble", "flicker")
+    for name in ("arcface", "sface", "dlib", "arcface L2", "sface L2", "dlib L2")
 }
 
 
@@ -216,13 +233,15 @@ def monotone(name: str, values: Sequence[float]) -> bool:
     return all(sign * b > sign * a for a, b in pairwise(values))
 
 
-def load_clip(path: Path, seconds: float, detector: LandmarkDetector) -> Clip:
-    """The first seconds of a clip as face crops in one box a frame, and the whole clip's mouth opening and sound."""
+def load_clip(path: Path, seconds: float, detector: LandmarkDetector, with_pictures: bool) -> Clip:
+    """The first seconds of a clip as face crops in one box, and of the whole clip what sync is measured from."""
     frames_wanted = round(seconds * FPS) + MARGIN
-    faces, opening, box = [], [], None
+    faces, opening, pictures, box = [], [], [], None
     with VideoReader(path, FPS) as reader:
         for block in reader.blocks():
             for frame in block:
+                if with_pictures:
+                    pictures.append(cv2.resize(frame, (PICTURE_PX, PICTURE_PX)))
                 landmarks = detector(frame)
                 if landmarks is None:
                     opening.append(math.nan)
@@ -233,7 +252,7 @@ def load_clip(path: Path, seconds: float, detector: LandmarkDetector) -> Clip:
                     box = face_box(landmarks, (frame.shape[1], frame.shape[0]), margin_px=round(0.1 * height))
                 if len(faces) < frames_wanted:
                     faces.append(crop_face(frame, box, SIDE_PX))
-    return Clip(path.stem, np.stack(faces), np.array(opening), load_audio(path))
+    return Clip(path.stem, np.stack(faces), np.array(opening), load_audio(path), pictures)
 
 
 def delayed(wave: np.ndarray, frames: int) -> np.ndarray:
@@ -275,15 +294,19 @@ def main() -> None:
     options.add_argument("--skip", nargs="*", default=[], help='networks to leave out, such as "LPIPS vgg"')
     arguments = options.parse_args()
     static = landmark_detector(static=True)
-    clips = [load_clip(path, arguments.seconds, landmark_detector()) for path in arguments.clips]
     judge = Judge(static, arguments.identity_every, arguments.skip)
+    with_pictures = judge.sync is not None
+    clips = [load_clip(path, arguments.seconds, landmark_detector(), with_pictures) for path in arguments.clips]
     truth = score(clips, judge, lambda faces, frames: faces[:frames])
     ladders = {}
     for ladder in LADDERS:
         ladders[ladder] = {"truth": truth} | climb(clips, judge, LADDERS[ladder])
         print_ladder(ladder, ladders[ladder])
-    print("\ndelay of the sound, frames (offset found: negative where the sound is late)")
-    offsets = {clip.name: [opening_sync(clip.opening, delayed(clip.wave, k)) for k in DELAYS] for clip in clips}
+    measure = "mouth opening against sound" if judge.sync is None else "SyncNet, lrs"
+    print(
+        f"\nsound made late by so many frames: offset found by {measure} (confidence); each step must take as many off"
+    )
+    offsets = {clip.name: [judge.offset(clip, k) for k in DELAYS] for clip in clips}
     rows = [[name, *(f"{offset} ({confidence:.2f})" for offset, confidence in row)] for name, row in offsets.items()]
     print(table(["clip", *map(str, DELAYS)], rows))
     for name, why in judge.absent.items():

@@ -96,7 +96,8 @@ def flow_warped_error(pred: Tensor, true: Tensor) -> Tensor:
         pred, true: RGB (F, 3, H, W) in [0, 1], frames of one clip in order.
 
     Returns:
-        (F - 1,), in units of the pixel range; 0 for the truth itself; NaN for a pair with no pixel that can be trusted.
+        (F - 1,), in units of the pixel range; 0 for the truth itself, below 0 for what is smoother than it (a blur);
+        NaN for a pair with no pixel that can be trusted.
     """
     pred, true = checked_pair(pred, true)
     errors = [_pair_error(a, b) for a, b in zip(_neighbours(pred), _neighbours(true), strict=True)]
