@@ -140,6 +140,17 @@ def test_a_face_that_jumps_is_looked_up_anew(speakers: list[Speaker]) -> None:
     np.testing.assert_allclose(found.landmarks[10] - found.landmarks[9], np.tile((128, 0), (131, 1)), atol=4)
 
 
+def test_a_face_of_one_frame_is_a_mistake(speakers: list[Speaker]) -> None:
+    frames = np.full((20, 256, 256, 3), speakers[0][0][0, 0, 0], np.uint8)
+    frames[9, 90:186, 80:176] = cv2.resize(speakers[0][0][0], (96, 96), interpolation=cv2.INTER_AREA)
+    with closing(landmark_detector(static=True)) as detect:
+        assert detect(frames[9]) is not None
+    found = _follow(frames)
+    assert found.cuts == []
+    assert not _seen(found).any()
+    assert found.faces == 0
+
+
 def test_no_face_and_no_frames() -> None:
     found = _follow(np.full((30, 64, 64, 3), 90, np.uint8))
     assert (found.faces, found.choice) == (0, "no face")
