@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -217,8 +218,8 @@ def _within(faces: list[np.ndarray], frame: np.ndarray) -> list[np.ndarray]:
     """The faces whose middle lies in the frame, each once."""
     kept: list[np.ndarray] = []
     for face in faces:
-        middle = face.mean(axis=0)
-        inside = (middle >= 0).all() and (middle < (frame.shape[1], frame.shape[0])).all()
+        x, y, _ = _place(face)
+        inside = 0 <= x < frame.shape[1] and 0 <= y < frame.shape[0]
         if inside and all(_distance(face, other) > _SAME for other in kept):
             kept.append(face)
     return kept
@@ -226,14 +227,20 @@ def _within(faces: list[np.ndarray], frame: np.ndarray) -> list[np.ndarray]:
 
 def _went_astray(before: np.ndarray, faces: list[np.ndarray]) -> bool:
     """Whether a face of the frame before is not where it must be in this one."""
-    return min((_distance(before, face) for face in faces), default=np.inf) > _JUMP
+    return min((_distance(before, face) for face in faces), default=math.inf) > _JUMP
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     """How far two faces are apart in place and size, as a share of the larger one's size."""
-    sizes = np.ptp(a, axis=0).max(), np.ptp(b, axis=0).max()
-    apart = np.linalg.norm(a.mean(axis=0) - b.mean(axis=0))
-    return float(max(apart, abs(sizes[0] - sizes[1])) / max(*sizes, 1e-6))
+    (ax, ay, a_size), (bx, by, b_size) = _place(a), _place(b)
+    return max(math.hypot(ax - bx, ay - by), abs(a_size - b_size)) / max(a_size, b_size, 1e-6)
+
+
+def _place(face: np.ndarray) -> tuple[float, float, float]:
+    """Middle and size of a face's box. Asked for several times a frame, hence the bare reductions."""
+    left, top = np.minimum.reduce(face).tolist()
+    right, bottom = np.maximum.reduce(face).tolist()
+    return (left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top)
 
 
 def _add(faces: list[np.ndarray], tracks: list[FaceTrack], number: int) -> None:
