@@ -172,22 +172,22 @@ def _looped(video: Path, target: Path, times: int) -> None:
     import av
 
     with av.open(str(target), "w") as output:
-        streams, shift_s = {}, 0.0
+        with av.open(str(video)) as container:
+            taken = [*container.streams.video[:1], *container.streams.audio[:1]]
+            streams = {stream.index: output.add_stream_from_template(stream) for stream in taken}
+        begin_s = 0.0
         for _ in range(times):
             with av.open(str(video)) as container:
-                ends_s = 0.0
-                for packet in container.demux():
-                    if packet.dts is None or packet.pts is None or packet.stream.type not in ("video", "audio"):
+                end_s = begin_s
+                for packet in container.demux([container.streams[index] for index in streams]):
+                    if packet.dts is None or packet.pts is None:
                         continue
-                    if packet.stream.type not in streams:
-                        streams[packet.stream.type] = output.add_stream_from_template(packet.stream)
-                    base = packet.time_base
-                    ends_s = max(ends_s, float((packet.pts + packet.duration) * base))
-                    ticks = round(shift_s / base)
+                    ticks = round(begin_s / packet.time_base)
                     packet.dts, packet.pts = packet.dts + ticks, packet.pts + ticks
-                    packet.stream = streams[packet.stream.type]
+                    end_s = max(end_s, float((packet.pts + packet.duration) * packet.time_base))
+                    packet.stream = streams[packet.stream.index]
                     output.mux(packet)
-            shift_s += ends_s
+            begin_s = end_s
 
 
 def main() -> None:
