@@ -263,21 +263,29 @@ def test_killed_and_run_again(many: Path, undisturbed: dict[str, bytes], tmp_pat
     assert _kill_and_go_on(many, tmp_path, undisturbed, enough) >= clips
 
 
+class _Blow:
+    """True some time after so many clips stand."""
+
+    def __init__(self, out: Path, clips: int, delay_s: float) -> None:
+        self._out, self._clips, self._delay_s = out, clips, delay_s
+        self._due_s: float | None = None
+
+    def __call__(self) -> bool:
+        if self._due_s is None and len(_finished(self._out)) >= self._clips:
+            self._due_s = time.monotonic() + self._delay_s
+        return self._due_s is not None and time.monotonic() >= self._due_s
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_at_twenty_random_points(many: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    begun = time.monotonic()
-    assert _start(many, tmp_path / "timed").wait() == 0
-    assert files(tmp_path / "timed") == undisturbed
-    length_s = time.monotonic() - begun
     rng = np.random.default_rng(0)
     stood = []
-    for number, share in enumerate(rng.uniform(0.05, 1, 20)):
-        end = time.monotonic() + share * length_s
-        stood.append(
-            _kill_and_go_on(many, tmp_path / str(number), undisturbed, lambda end=end: time.monotonic() >= end)
-        )
-    assert len(set(stood)) > 3  # the blows did fall at different places
+    for number in range(20):
+        out = tmp_path / str(number)
+        blow = _Blow(out, clips=number % 8, delay_s=rng.uniform(0, 0.5))
+        stood.append(_kill_and_go_on(many, out, undisturbed, blow))
+    assert len(set(stood)) > 4  # the blows did fall at different places
 
 
 @pytest.mark.slow
