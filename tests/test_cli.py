@@ -120,7 +120,7 @@ def test_a_filter_that_is_none(word: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_evaluate_names_what_it_needs(capsys: pytest.CaptureFixture[str]):
-    assert "--checkpoint" in failed(["evaluate"], capsys)
+    assert "checkpoint, videos or --show" in failed(["evaluate"], capsys)
 
 
 def test_weights_are_listed_with_their_licence(capsys: pytest.CaptureFixture[str]):

@@ -20,7 +20,7 @@ from stsa_lightning.files import written_whole
 SHOWN = 3  # best and as many worst clips
 # What decides which clips are best: the first of these that was measured.
 _RANKING = ("lpips_alex_mouth", "psnr_mouth", "psnr_face", "opening_r", "lmd", "csim")
-_WIDTH, _LEFT, _ROW = 460, 150, 22
+_WIDTH, _LEFT, _ROW = 420, 130, 22
 
 
 def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None:
@@ -151,7 +151,8 @@ def _gallery(report: Report, scores: Sequence[ClipScores], task: str) -> dict[st
     pictures = {clip.clip: clip.pictures[task] for clip in scores if task in clip.pictures}
     if not order:
         return None
-    best, worst = order[:SHOWN], order[SHOWN:][-SHOWN:][::-1]
+    half = min(SHOWN, -(-len(order) // 2))
+    best, worst = order[:half], order[half:][-SHOWN:][::-1]
     values = {
         clip["clip"]: number(clip[column.name], column.digits)
         for clip in report.clips

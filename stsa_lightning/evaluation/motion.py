@@ -80,7 +80,7 @@ def silence(view: View) -> dict[str, Figure]:
     silent = inner_lip_opening(view.found_in(view.case.silence))
     leak = float(silence_leak(torch.from_numpy(silent), torch.from_numpy(view.opening)))
     if np.isnan(leak):
-        raise NotMeasuredError("the mouth does not move to speech either")
+        raise NotMeasuredError("no mouth was found, or it does not move to speech either")
     return {"silence": Figure(leak, 1)}
 
 

@@ -144,23 +144,16 @@ def _missed(clips: list[dict[str, Figure]]) -> int:
     return sum(max((figure.missed for figure in figures.values()), default=0) for figures in clips)
 
 
-def reasons_of_absence(scores: Sequence[ClipScores], columns: Sequence[Column], rows: Sequence[Row]) -> dict[str, str]:
-    """Why a column has no figure in any row, as far as the clips say so."""
+def reasons_of_absence(
+    scores: Sequence[ClipScores], columns: Sequence[Column], rows: Sequence[Row], main: str
+) -> dict[str, str]:
+    """Why a column has no figure in any row, as far as the clips say so of the main answer."""
     found = {name for row in rows for name in row.cells}
-    reasons = {}
-    for column in columns:
-        if column.name in found:
-            continue
-        said = (
-            reason
-            for clip in scores
-            for answers in clip.reasons.values()
-            for row in answers.values()
-            for name, reason in row.items()
-            if name == column.name
-        )
-        reasons[column.name] = next(said, "no clip gave a clear value")
-    return reasons
+    said: dict[str, str] = {}
+    for clip in scores:
+        for answers in clip.reasons.values():
+            said = {**answers.get(main, {}), **said}
+    return {c.name: said.get(c.name, "no clip gave a clear value") for c in columns if c.name not in found}
 
 
 def clip_records(scores: Sequence[ClipScores]) -> list[dict[str, Any]]:

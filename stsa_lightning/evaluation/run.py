@@ -115,7 +115,7 @@ def evaluate_videos(
     settings = {
         "generated": generated.name,
         "true": true.name,
-        "clips": f"{len(matched.pairs)} pairs of one name, {len(matched.alone)} videos without a partner",
+        "clips": f"{len(matched.pairs)} matched by name; without a partner: {len(matched.alone)}",
         "tasks": protocol.tasks,
         "references": f"of the trivial answers: {REFERENCES} frames of the true clip, not scored themselves"
         if protocol.baselines
@@ -142,12 +142,12 @@ def _evaluate(
 ) -> Report:
     options = Options(protocol.regions, crop, protocol.sync, protocol.identity, weights_dir, device)
     bench = build(protocol.metrics, options)
+    named = (("sync", "SyncNet variant", protocol.sync), ("csim", "identity network", protocol.identity))
     settings |= {
         "crop": f"{crop} px",
         "regions": protocol.regions,
         "detector": "MediaPipe FaceMesh, each crop on its own",
-        "SyncNet variant": protocol.sync,
-        "identity network": protocol.identity,
+        **{said: value for metric, said, value in named if metric in bench.owned},
         "intervals": f"bootstrap over videos, {protocol.resamples} resamples, seed {protocol.seed}",
         "version": __version__,
     }
@@ -171,8 +171,10 @@ def _evaluate(
     settings["videos"] = f"{len(scores)} measured, {len(failed)} not"
     settings["clips measured"] = [clip.name for clip in pending if clip.name in done]
     lines = [line for text in (protocol.corpus, protocol.notes) for line in [text.strip()] if line]
+    if "unpaired" in protocol.tasks:
+        lines.append("Unpaired, the ground truth is the source's real video with its own sound.")
     lines += [*notes, *failed, *(note for clip in scores for note in clip.notes)]
-    absent = reasons_of_absence(scores, columns, rows) | bench.absent
+    absent = reasons_of_absence(scores, columns, rows, name) | bench.absent
     title = protocol.name or f"Evaluation of {name}"
     report = Report(title, name, settings, columns, rows, absent, lines, clip_records(scores))
     _write(report, scores, out)

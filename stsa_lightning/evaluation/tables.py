@@ -58,9 +58,14 @@ def cell_text(cell: Cell | None, column: Column, bounds: bool = True) -> str:
     if cell is None:
         return NOTHING
     text = number(cell.value, column.digits)
-    if not bounds or math.isnan(cell.low):
+    if not bounds or not _spread(cell):
         return text
     return f"{text} [{number(cell.low, column.digits)}, {number(cell.high, column.digits)}]"
+
+
+def _spread(cell: Cell) -> bool:
+    """Whether there is an interval to show: the truth's own scores of 0 and 1 have none."""
+    return cell.low < cell.high
 
 
 def settings_lines(report: Report) -> list[str]:
@@ -172,7 +177,7 @@ def latex(report: Report) -> str:
 
 
 def _tex_cell(cell: Cell | None, column: Column) -> str:
-    if cell is None or math.isnan(cell.low):
+    if cell is None or not _spread(cell):
         return tex(cell_text(cell, column))
     bounds = f"{number(cell.low, column.digits)}, {number(cell.high, column.digits)}"
     return rf"{tex(number(cell.value, column.digits))} {{\scriptsize [{tex(bounds)}]}}"
