@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pandas as pd
 
@@ -117,7 +118,8 @@ def reasons(index: pd.DataFrame, filters: Filters) -> pd.Series:
         limit = getattr(filters, name)
         label = f"{name} {', '.join(limit) if name == 'languages' else f'{limit:g}'}: "
         texts = [label + _shown(value) for value in values[~passed]]
-        said[~passed] = [f"{old}; {new}" if old else new for old, new in zip(said[~passed], texts, strict=True)]
+        joined = [f"{old}; {new}" if old else new for old, new in zip(said[~passed], texts, strict=True)]
+        said[~passed] = pd.Series(joined, index=said.index[~passed], dtype=object)
     return said
 
 
@@ -147,7 +149,8 @@ _COLUMN = {
 
 def _judged(index: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, pd.Series, pd.Series]]:
     """For each limit that is set: its name, the values it acts on, and which lines pass."""
-    for name, limit in filters.active().items():
+    limits: dict[str, Any] = filters.active()
+    for name, limit in limits.items():
         values = judged_values(index, name)
         if name == "languages":
             passed = values.isin(limit)
@@ -178,7 +181,7 @@ def _column(index: pd.DataFrame, name: str) -> pd.Series:
     return index[name]
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value or "unknown"
     return "not measured" if pd.isna(value) else f"{value:.4g}"
