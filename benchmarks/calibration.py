@@ -30,9 +30,10 @@ from stsa_lightning.face.topology import MOUTH, positions
 from stsa_lightning.metrics.identity import CSIM, IdentityNetwork, identity_network
 from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance
+from stsa_lightning.metrics.opening import opening_sync
 from stsa_lightning.metrics.perceptual import FID, LPIPS, FrechetDistance, LPIPSNetwork
 from stsa_lightning.metrics.stability import FlowWarpedError, Jitter
-from stsa_lightning.metrics.sync import SyncMeter, opening_sync
+from stsa_lightning.metrics.sync import SyncMeter
 from stsa_lightning.nets.syncnet import PICTURE_PX, load_syncnet
 from stsa_lightning.video import VideoReader
 from stsa_lightning.weights import WeightsError

@@ -22,7 +22,6 @@ from stsa_lightning.audio import load_audio
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.metrics import opening as filters
-from stsa_lightning.metrics import sync
 from stsa_lightning.nets.syncnet import STEPS_PER_FRAME, WINDOW_FRAMES, WINDOW_STEPS, SyncNet
 from stsa_lightning.video import VideoReader
 
@@ -84,15 +83,15 @@ def trials(clips: dict[str, Clip]) -> dict[str, Any]:
         speaker = name.split("_")[0]
         filters.WEIGHTS[:] = fit([c for n, c in clips.items() if n.split("_")[0] != speaker])
         opening, wave, known = clips[name]
-        for delay in (d for d in DELAYS if abs(known - d) < sync.MAX_SHIFT):
-            offset, confidence = sync.opening_sync(opening, sync.shift_sound(wave, delay))
+        for delay in (d for d in DELAYS if abs(known - d) < filters.MAX_SHIFT):
+            offset, confidence = filters.opening_sync(opening, filters.shift_sound(wave, delay))
             errors.append(abs(offset - (known - delay)))
             confidences.append(confidence)
         others = [names[(i + step) % len(names)] for step in range(2, len(names) - 1, 2)]
-        false += [sync.opening_sync(opening, clips[other][1])[1] for other in others]
+        false += [filters.opening_sync(opening, clips[other][1])[1] for other in others]
     filters.WEIGHTS[:] = shipped
     error, confidence, unrelated = np.array(errors), np.array(confidences), np.array(false)
-    thresholds = (0.0, 3.0, 4.0, 5.0, sync.CLEAR_CONFIDENCE, 6.0, 7.0)
+    thresholds = (0.0, 3.0, 4.0, 5.0, filters.CLEAR_CONFIDENCE, 6.0, 7.0)
     rows = []
     for threshold in thresholds:
         clear = confidence >= threshold

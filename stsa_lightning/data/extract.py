@@ -30,6 +30,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.tracks import FaceFollower, Following
+from stsa_lightning.metrics.opening import opening_sync, shift_sound
 from stsa_lightning.stream import VideoStream
 from stsa_lightning.video import VideoInfo, probe
 
@@ -302,8 +303,6 @@ def _stretch(face: _Face) -> tuple[int, int]:
 
 
 def _opening_reading(face: _Face, wave: np.ndarray) -> SyncReading:
-    from stsa_lightning.metrics.sync import opening_sync
-
     first, stop = _stretch(face)
     heights = face.boxes[first:stop, 3] - face.boxes[first:stop, 1]
     opening = inner_lip_opening(face.landmarks[first:stop]) / np.maximum(heights, 1)
@@ -346,11 +345,7 @@ def _syncnet() -> Any:
 
 
 def _in_sync(wave: np.ndarray, shift: int) -> np.ndarray:
-    if not shift:
-        return wave
-    from stsa_lightning.metrics.sync import shift_sound
-
-    return shift_sound(wave, shift)
+    return shift_sound(wave, shift) if shift else wave
 
 
 def _write_sound(writer: ClipWriter, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> None:

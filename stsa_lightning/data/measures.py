@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.audio import SAMPLE_RATE_HZ
+from stsa_lightning.metrics.opening import CLEAR_CONFIDENCE
 
 SyncMethod = Literal["syncnet", "opening", "none"]
 
@@ -199,8 +200,6 @@ def _sync_columns(sync: SyncReading | None) -> dict[str, Any]:
 def _clear_confidence(method: SyncMethod) -> float:
     if method == "syncnet":
         return CLEAR_LSE_C
-    from stsa_lightning.metrics.sync import CLEAR_CONFIDENCE  # brings torch, which reading an index does not need
-
     return CLEAR_CONFIDENCE
 
 

@@ -11,8 +11,8 @@ from stsa_lightning.evaluation.figures import Figure, NotMeasuredError
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.topology import MOUTH, positions
 from stsa_lightning.metrics.landmarks import inter_ocular_distance, lmd, opening_correlation, velocity, vico
+from stsa_lightning.metrics.opening import CLEAR_CONFIDENCE, opening_sync
 from stsa_lightning.metrics.stability import acceleration_energy, landmark_jitter, silence_leak
-from stsa_lightning.metrics.sync import CLEAR_CONFIDENCE, opening_sync
 
 LEFT_EYE, RIGHT_EYE = positions([362, 263]).tolist(), positions([33, 133]).tolist()
 

@@ -1,8 +1,6 @@
-"""Lips and sound: LSE-D, LSE-C and offset of SyncNet v2, and a weaker measure that needs no network.
+"""Lips and sound: LSE-D, LSE-C and offset of SyncNet v2.
 
-The sign of an offset, everywhere in this project: **positive, k: the sound is k frames early** (what is heard at frame
-t belongs to the mouth of frame t + k); negative: it is late. :func:`shift_sound` with the offset puts it right. Frames
-are of 25/s: 640 samples.
+Positive offsets: the sound is early, as in :mod:`stsa_lightning.metrics.opening`, the weaker measure that needs no network.
 
 LSE-D and LSE-C are taken at the best shift, so neither sees a constant delay: print the offset beside them.
 """
@@ -20,25 +18,14 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from stsa_lightning.errors import UserError
-from stsa_lightning.metrics.opening import heard_opening, quick_changes
+from stsa_lightning.metrics.opening import MAX_SHIFT, SAMPLES_PER_FRAME
 from stsa_lightning.nets.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 
-MAX_SHIFT = 15  # frames
-SAMPLES_PER_FRAME = 640
 MFCC_HOP = 160  # samples: 100 Hz
 PADDING_VALUE = 110  # outside the picture, in the tracked variant
 SMOOTHING_FRAMES = 13
 CROP_SCALE = 0.4
 BLOCK_FRAMES = 20
-
-# Of opening_sync. Measured (`benchmarks/sync.py trials`, 31 clips, weights fitted without the speaker): of 398 delayed
-# clips 83 % reach it, and their offsets are within two frames in 95.5 %, within three in all; of 434 pairs with the
-# sound of another clip 4.4 % reach it. At 7: 56 %, 97.8 %, 0.5 %.
-CLEAR_CONFIDENCE = 5.5
-MIN_FRAMES = 25  # that opening_sync compares at any shift
-# Frames by which the best shift of opening_sync is too large: half-way between what it is for 22 clips in sync (mean
-# -0.2) and for SyncNet's own example (3.8), whose offset is 3.
-OPENING_BIAS = 0.3
 
 Variant = Literal["lrs", "tracked"]
 
@@ -87,20 +74,6 @@ def sync_score(lip: Tensor, speech: Tensor, max_shift: int = MAX_SHIFT) -> SyncS
         frames=len(lip),
         distances=distances.detach().cpu().numpy(),
     )
-
-
-def shift_sound(wave: np.ndarray, offset: int) -> np.ndarray:
-    """The sound moved so that a clip of this offset gets offset 0: (samples,) -> (samples,).
-
-    A positive offset delays the sound, a negative one brings it forward; what comes in at the beginning or at the end
-    is silence.
-    """
-    wave = np.asarray(wave)
-    if wave.ndim != 1:
-        raise ValueError(f"wave must be mono, of shape (samples,), got shape {wave.shape}")
-    by = min(abs(int(offset)) * SAMPLES_PER_FRAME, len(wave))
-    silence = np.zeros(by, wave.dtype)
-    return np.concatenate([silence, wave[: len(wave) - by]] if offset > 0 else [wave[by:], silence])
 
 
 def speech_mfcc(wave: np.ndarray) -> Tensor:
@@ -292,53 +265,3 @@ class SyncScores(Metric):
             "clips": clips,
             "frames": self.frames.clone(),
         }
-
-
-# ------------------------------------------------------------------------------------------------------ without network
-
-
-def opening_sync(opening: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHIFT) -> tuple[int, float]:
-    """Offset of a clip from how far the mouth opens: the weaker measure, for where SyncNet's weights are not at hand.
-
-    The opening is correlated with the one that the sound suggests (:mod:`stsa_lightning.metrics.opening`) at every
-    shift; slow changes are taken out of both. The confidence is Fisher's z of the best correlation in units of its
-    error for independent frames, atanh(r) sqrt(n): it needs speech, movement and seconds. From
-    :data:`CLEAR_CONFIDENCE` on, the offset may be believed to within two frames: an offset of three or more is worth
-    putting right, a smaller one is not.
-
-    Args:
-        opening: (F,) distance of the inner lips at 25/s, in any unit that does not change with the face's distance; NaN
-            where no face was found.
-        wave: (samples,) float at 16 kHz; sample 0 sounds when the first frame is shown.
-        max_shift: the largest offset looked for, frames.
-
-    Returns:
-        Frames by which the sound is early (negative: late), and the confidence. 0.0 where nothing can be said: a mouth
-        that does not move, silence, too few frames, or a best shift at the very end of the range.
-    """
-    opening = np.asarray(opening, np.float64)
-    if opening.ndim != 1:
-        raise ValueError(f"opening must be (F,), got shape {opening.shape}")
-    seen = np.isfinite(opening)
-    if seen.sum() < MIN_FRAMES or len(opening) < max_shift + MIN_FRAMES:
-        return 0, 0.0
-    frames = np.arange(len(opening))
-    mouth = quick_changes(np.interp(frames, frames[seen], opening[seen]))
-    heard = heard_opening(wave, len(opening))
-    clearness = np.array([_clearness(mouth, heard, seen, shift) for shift in range(-max_shift, max_shift + 1)])
-    best = int(clearness.argmax())
-    if best in (0, 2 * max_shift) or clearness[best] <= 0:
-        return 0, 0.0
-    before, peak, after = clearness[best - 1 : best + 2]
-    fraction = (before - after) / (2 * (before - 2 * peak + after))  # the vertex of the parabola through the three
-    return round(best - max_shift + fraction - OPENING_BIAS), float(peak)
-
-
-def _clearness(mouth: np.ndarray, heard: np.ndarray, seen: np.ndarray, shift: int) -> float:
-    """atanh(r) sqrt(n) of the mouth of frame t and the sound of frame t - shift; 0 where it cannot be told."""
-    first, last = max(0, shift), min(len(mouth), len(mouth) + shift)
-    kept = seen[first:last]
-    a, b = mouth[first:last][kept], heard[first - shift : last - shift][kept]
-    if len(a) < MIN_FRAMES or min(a.std(), b.std()) < 1e-9:
-        return 0.0
-    return float(np.arctanh(np.clip(np.corrcoef(a, b)[0, 1], -0.999, 0.999)) * np.sqrt(len(a)))

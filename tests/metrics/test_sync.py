@@ -9,15 +9,12 @@ from torch import nn
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.metrics import sync
-from stsa_lightning.metrics.opening import heard_opening
+from stsa_lightning.metrics.opening import CLEAR_CONFIDENCE, heard_opening, opening_sync, shift_sound
 from stsa_lightning.metrics.sync import (
-    CLEAR_CONFIDENCE,
     SyncMeter,
     SyncScore,
     SyncScores,
     crop_tracked,
-    opening_sync,
-    shift_sound,
     speech_mfcc,
     sync_score,
     tracked_boxes,
