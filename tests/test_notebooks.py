@@ -1,4 +1,4 @@
-"""Notebooks run top to bottom on the sample."""
+"""Notebooks run top to bottom: on the rendered sample, with networks that were trained for a moment."""
 
 from __future__ import annotations
 
@@ -6,14 +6,38 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+from stsa_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo` leaves behind, made small: `sample/` and `run/`."""
+    folder = tmp_path_factory.mktemp("demo")
+    main(["prepare", "sample", "--out", str(folder / "sample"), "--clips", "1", "--seconds", "1.2"])
+    text = (ROOT / "experiments/sample.yaml").read_text().replace("outputs/demo", str(folder))
+    settings = yaml.safe_load(text)
+    settings["data"] |= {"windows_per_clip": 4, "num_workers": 0}
+    settings["trainer"] |= {"max_epochs": 4, "check_val_every_n_epoch": 2, "log_every_n_steps": 1}
+    phases, *_ = (callback["init_args"].get("phases") for callback in settings["trainer"]["callbacks"])
+    for phase in phases:
+        phase["epochs"] = 1
+    (folder / "short.yaml").write_text(yaml.safe_dump(settings))
+    main(["fit", "-c", str(folder / "short.yaml")])
+    return folder
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_notebook_runs(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("STSA_RUN", str(demo / "run"))
+    monkeypatch.setenv("STSA_DATA", str(demo / "sample"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(path.parent)
     import matplotlib
 
     matplotlib.use("Agg")

@@ -28,7 +28,7 @@ class PreparedClips:
     Args:
         networks: what draws.
         root: prepared corpus.
-        clips: lines of its index.
+        clips: lines of its index: what is measured, and where references and other speech are taken from.
         protocol: tasks, references, baselines.
         name: of the main answer.
         silence: also draw under digital silence.
@@ -152,8 +152,8 @@ def _opening(said: Clip, frames: int) -> np.ndarray:
 
 def choose_clips(
     data: Path, protocol: Protocol, features: str, held_out: Sequence[str] | None
-) -> tuple[pd.DataFrame, str]:
-    """The clips that a protocol names, and in words how they were chosen.
+) -> tuple[pd.DataFrame, list[str], str]:
+    """The clips that a protocol names (references and other speech may come from all), those measured, and how chosen.
 
     Speakers named by the protocol come first, then the corpus's own split, then the speakers that a training run held
     out.
@@ -176,10 +176,11 @@ def choose_clips(
         how += f": {', '.join(speakers)}"
     if index.empty:
         raise UserError(f"{data}: no usable clips of speakers {', '.join(speakers)} in its index")
-    if protocol.clips is not None and protocol.clips < len(index):
-        how += f"; {protocol.clips} of {len(index)}, spread evenly"
-        index = index[index["clip"].isin(evenly(index["clip"].tolist(), protocol.clips))]
-    return index.reset_index(drop=True), how
+    measured = index["clip"].tolist()
+    if protocol.clips is not None and protocol.clips < len(measured):
+        how += f"; {protocol.clips} of {len(measured)}, spread evenly"
+        measured = evenly(measured, protocol.clips)
+    return index.reset_index(drop=True), measured, how
 
 
 def evenly(names: Sequence[Any], count: int) -> list[Any]:

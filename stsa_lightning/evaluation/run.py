@@ -76,10 +76,10 @@ def evaluate_checkpoint(
         raise UserError("regions: a prepared corpus holds faces alone; measure face or mouth, or the dubbed videos")
     if protocol.crop not in (None, networks.size):
         raise UserError(f"crop: the networks draw {networks.size} px, got {protocol.crop}; leave it out")
-    lines, how = choose_clips(data, protocol, networks.features, meta.get("validation_speakers"))
+    lines, measured, how = choose_clips(data, protocol, networks.features, meta.get("validation_speakers"))
     silence = "silence" in chosen_metrics(protocol.metrics)
     prepared = PreparedClips(networks, data, lines, protocol, name, silence)
-    alone = sum(prepared.references_of(clip) == clip for clip in prepared.names)
+    alone = sum(prepared.references_of(clip) == clip for clip in measured)
     references = _REFERENCES[protocol.references].format(count=networks.count)
     if protocol.references == "other-clip" and alone:
         references += f" (of the same clip in {alone} clips, which are then not scored themselves)"
@@ -92,7 +92,7 @@ def evaluate_checkpoint(
     }
     identity = file_identity(checkpoint)
     return _evaluate(
-        prepared.pending(), settings, identity, protocol, networks.size, name, out, weights_dir, str(place), []
+        prepared.pending(measured), settings, identity, protocol, networks.size, name, out, weights_dir, str(place), []
     )
 
 

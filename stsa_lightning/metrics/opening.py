@@ -1,9 +1,9 @@
 """Lips and sound without a network: how early the sound is, from how far the mouth opens.
 
-The mouth is compared with its opening as one would guess it from the sound alone: a fixed linear filter on the logarithmic
-energies of five bands, slow changes taken out, weighted over five frames. Open vowels are strong where the first formant
-is high; consonants and closed mouths are not: the weights know it, plain energy does not. They were found by ridge
-regression on 31 clips of 26 people (`python benchmarks/sync.py fit`).
+The mouth is compared with its opening as one would guess it from the sound alone: a fixed linear filter on the
+logarithmic energies of five bands, slow changes taken out, weighted over five frames. Open vowels are strong where the
+first formant is high; consonants and closed mouths are not: the weights know it, plain energy does not. They were found
+by ridge regression on 31 clips of 26 people (`python benchmarks/sync.py fit`).
 
 The sign of an offset, everywhere in this project: **positive, k: the sound is k frames early** (what is heard at frame
 t belongs to the mouth of frame t + k); negative: it is late. :func:`shift_sound` with the offset puts it right. Frames
@@ -63,10 +63,10 @@ def shift_sound(wave: np.ndarray, offset: int) -> np.ndarray:
 def opening_sync(opening: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHIFT) -> tuple[int, float]:
     """Offset of a clip from how far the mouth opens: the weaker measure, for where SyncNet's weights are not at hand.
 
-    The opening is correlated with the one that the sound suggests (:func:`heard_opening`) at every shift; slow changes are taken out of both. The confidence is Fisher's z of the best correlation in units of its
-    error for independent frames, atanh(r) sqrt(n): it needs speech, movement and seconds. From
-    :data:`CLEAR_CONFIDENCE` on, the offset may be believed to within two frames: an offset of three or more is worth
-    putting right, a smaller one is not.
+    The opening is correlated with the one that the sound suggests (:func:`heard_opening`) at every shift; slow changes
+    are taken out of both. The confidence is Fisher's z of the best correlation in units of its error for independent
+    frames, atanh(r) sqrt(n): it needs speech, movement and seconds. From :data:`CLEAR_CONFIDENCE` on, the offset may be
+    believed to within two frames: an offset of three or more is worth putting right, a smaller one is not.
 
     Args:
         opening: (F,) distance of the inner lips at 25/s, in any unit that does not change with the face's distance; NaN

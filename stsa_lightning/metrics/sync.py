@@ -1,6 +1,6 @@
 """Lips and sound: LSE-D, LSE-C and offset of SyncNet v2.
 
-Positive offsets: the sound is early, as in :mod:`stsa_lightning.metrics.opening`, the weaker measure that needs no network.
+A positive offset: the sound is early, as in :mod:`stsa_lightning.metrics.opening`, the weaker measure of sync.
 
 LSE-D and LSE-C are taken at the best shift, so neither sees a constant delay: print the offset beside them.
 """

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from stsa_lightning.data.clip import Clip
+from stsa_lightning.data.index import empty_row, save_index
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation import run as runs
 from stsa_lightning.evaluation import scoring
+from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips
 from stsa_lightning.evaluation.networks import Networks, resized
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.registry import METRICS
@@ -142,3 +144,18 @@ def test_bad_input_is_named(checkpoint: Path, prepared_sample: Path, tmp_path: P
         evaluate_checkpoint(tmp_path / "none.ckpt", prepared_sample, tmp_path)
     with pytest.raises(FileNotFoundError, match="stsa evaluate"):
         load_report(tmp_path / "none")
+
+
+def test_fewer_clips_keep_their_speakers_other_clips_as_references(tmp_path: Path):
+    rows = [
+        {**empty_row(), "clip": f"{who}/{n}", "speaker": who, "status": "ok", "features": "logmel", "longest_run": 9}
+        for who in ("ann", "bob")
+        for n in (1, 2)
+    ]
+    save_index(tmp_path, rows)
+    pool, measured, how = choose_clips(tmp_path, Protocol(speakers=("ann", "bob"), clips=2), "logmel", None)
+    assert measured == ["ann/1", "bob/2"]
+    assert "2 of 4" in how
+    prepared = PreparedClips(None, tmp_path, pool, Protocol())  # type: ignore[arg-type]
+    assert [prepared.references_of(clip) for clip in measured] == ["ann/2", "bob/1"]
+    assert prepared.driver_of("ann/1") == "bob/1"
