@@ -3,7 +3,7 @@
     python benchmarks/metrics.py [--frames 32] [--runs 3] [--json FILE]
 
 Networks whose weights are not here run with random ones: that is as fast. LRS2's test set is planned as 1,243 clips of
-60 frames (2.4 s, the set's mean), each frame scored by each metric on one process.
+60 frames (2.4 s, an assumption), each frame scored by each metric on one process.
 """
 
 from __future__ import annotations

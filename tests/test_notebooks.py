@@ -23,8 +23,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = yaml.safe_load(text)
     settings["data"] |= {"windows_per_clip": 4, "num_workers": 0}
     settings["trainer"] |= {"max_epochs": 4, "check_val_every_n_epoch": 2, "log_every_n_steps": 1}
-    phases, *_ = (callback["init_args"].get("phases") for callback in settings["trainer"]["callbacks"])
-    for phase in phases:
+    schedule = next(c for c in settings["trainer"]["callbacks"] if c["class_path"].endswith("PhaseSchedule"))
+    for phase in schedule["init_args"]["phases"]:
         phase["epochs"] = 1
     (folder / "short.yaml").write_text(yaml.safe_dump(settings))
     main(["fit", "-c", str(folder / "short.yaml")])
