@@ -100,8 +100,9 @@ class PreparedClips:
             quiet = np.zeros(len(clip.audio), np.float32)
             silence = draw(speech=audio_features(cast(Any, networks.features))(quiet))
         cases: list[Case] = []
+        baselines = trivial(shared, self.protocol.seed) if self.protocol.baselines else {}
         for task in self.protocol.tasks:
-            answers = trivial(shared, self.protocol.seed) if self.protocol.baselines else {}
+            answers = dict(baselines)
             if task == "paired":
                 answers[self.answer] = draw(speech=clip.features(networks.features))
                 own = {"wave": shared["true_wave"]}
