@@ -179,7 +179,9 @@ def _levels_db(wave: np.ndarray) -> np.ndarray:
 
 
 def _loudness_db(wave: np.ndarray) -> float:
-    return float(_decibels(np.mean(np.square(wave, dtype=np.float64)))) if len(wave) else _SILENCE_DB
+    minutes = np.array_split(wave, len(wave) // (60 * SAMPLE_RATE_HZ) + 1)  # no copy of an hour in double precision
+    power = sum(float(np.square(minute, dtype=np.float64).sum()) for minute in minutes)
+    return float(_decibels(power / len(wave))) if len(wave) else _SILENCE_DB
 
 
 def _decibels(power: np.ndarray | float) -> np.ndarray:
