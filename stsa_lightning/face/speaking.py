@@ -16,9 +16,12 @@ _QUIET_DB = 50.0  # below the loudest frame: silence
 def sound_level(wave: np.ndarray, frames: int) -> np.ndarray:
     """How loud each video frame is: (samples,) at 16 kHz -> (frames,) root mean square; 0 past the end."""
     hop = _RATE_HZ // _FPS
-    padded = np.zeros(frames * hop, np.float64)
-    padded[: len(wave)] = wave[: len(padded)]
-    return np.sqrt((padded.reshape(frames, hop) ** 2).mean(axis=1))
+    power, whole = np.zeros(frames), min(frames, len(wave) // hop)
+    samples = wave[: whole * hop].reshape(whole, hop)  # a view: the sound of an hour is not copied
+    power[:whole] = np.einsum("fs,fs->f", samples, samples)
+    if whole < frames:
+        power[whole] = np.square(wave[whole * hop :], dtype=np.float64).sum()
+    return np.sqrt(power / hop)
 
 
 def mouth_follows_sound(landmarks: np.ndarray, level: np.ndarray) -> float:
