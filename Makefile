@@ -18,6 +18,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.10, 3.11 or 3.12 found. Install one, or call make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+# What tests and checks need besides, which the demo does not wait for.
+$(VENV)/.developed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -46,10 +51,10 @@ demo: $(OUT)/evaluation/report.json $(OUT)/dubbed.mp4
 	@echo "dubbed clip        $(OUT)/dubbed.mp4"
 
 # Two processes of one thread each: threads that share two cores wait for each other.
-test: $(VENV)/.installed
+test: $(VENV)/.developed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 15
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
