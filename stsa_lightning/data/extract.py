@@ -1,4 +1,4 @@
-"""One video -> one clip file, in memory that does not grow with the video's length.
+"""One video -> one clip file; frames are held block by block, however long the video is.
 
 The frames go by twice: first faces are followed through them, then the chosen face is cut out of each. A short video is
 decoded once and kept in between, a long one is decoded again.
