@@ -144,10 +144,7 @@ class EvaluationCallback(Callback):
             cases = prepared.cases(name)
             scores = score_clip(name, cases, self.whole, self._find, str(pl_module.device))
             self.clip_sums.update(scores.figures["paired"][cases[0].main])
-            error = (cases[0].answers[cases[0].main].astype(np.float32) - cases[0].truth)[
-                :, cases[0].truth.shape[1] // 2 :
-            ]
-            self.pictures.append((float(np.square(error).mean()), name, scores.pictures["paired"]))
+            self.pictures.append((_mouth_error(cases[0]), name, scores.pictures["paired"]))
 
     def _show(self, trainer: Trainer, folder: Path, stage: str) -> None:
         """Best and worst of the clips drawn, to loggers and files."""
@@ -208,6 +205,13 @@ class EvaluationCallback(Callback):
         self._end(trainer, pl_module, "test")
 
 
+def _mouth_error(case: Case) -> float:
+    """Mean square of the main answer's lower half, in bytes."""
+    half = case.truth.shape[1] // 2
+    pairs = zip(case.answers[case.main], case.truth, strict=True)
+    return float(np.mean([np.square(made[half:].astype(np.float32) - true[half:]).mean() for made, true in pairs]))
+
+
 def batch_view(generated: Tensor, true: Tensor, find: Any) -> View:
     """Unrelated frames (B, 3, S, S) in [0, 1] as metrics of frames look at them."""
     made, real = to_uint8(generated), to_uint8(true)
@@ -215,9 +219,7 @@ def batch_view(generated: Tensor, true: Tensor, find: Any) -> View:
     boxes = np.tile(np.array([0, 0, real.shape[2], real.shape[1]]), (len(real), 1))
     times_s = np.arange(len(real)) / 25
     case = Case("batch", "", "paired", real, {"generated": made}, every, every, boxes, times_s, real[:1])
-    view = View(case, "generated", find, View(case, "ground truth", find))
-    view.images = generated, true
-    return view
+    return View(case, "generated", find, View(case, "ground truth", find), pictures=(generated, true))
 
 
 class FigureSums(Metric):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stsa_lightning.face.box import denormalise_landmarks
+from stsa_lightning.evaluation.spool import in_blocks
 from stsa_lightning.face.heatmaps import inner_lip_opening
 
 Task = Literal["paired", "unpaired"]
@@ -27,6 +28,8 @@ FrameBlocks = Callable[[], Iterator[np.ndarray]]
 @dataclass
 class Case:
     """One clip under one task. F frames, of which n have a face; crops S x S, one box for truth and answers.
+
+    Pictures may be mapped from disk, so they are read some at a time.
 
     Args:
         name: of the clip.
@@ -71,6 +74,11 @@ class Case:
         return [name for name in self.answers if name != TRUTH][-1]
 
 
+def as_images(pictures: np.ndarray, device: str = "cpu") -> Tensor:
+    """(n, H, W, 3) uint8 -> (n, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 255  # a copy: maps are read-only
+
+
 class View:
     """One answer of a case, as metrics look at it; what is costly is found once.
 
@@ -80,23 +88,31 @@ class View:
         find: landmarks of crops.
         truth: the view of the truth, whose landmarks are shared; None: this is it.
         device: of the picture tensors.
+        pictures: generated and true faces of the scored frames, (m, 3, S, S) in [0, 1], where they are known more
+            exactly than the case's bytes.
     """
 
     def __init__(
-        self, case: Case, answer: str, find: FindLandmarks, truth: View | None = None, device: str = "cpu"
+        self,
+        case: Case,
+        answer: str,
+        find: FindLandmarks,
+        truth: View | None = None,
+        device: str = "cpu",
+        pictures: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.case, self.answer, self._find, self.device = case, answer, find, device
+        self.case, self.answer, self._find, self.device, self._pictures = case, answer, find, device, pictures
         self.truth = self if truth is None else truth
         self.faces = case.truth if truth is None else case.answers[answer]
         self.kept: dict[Any, Any] = {}  # what a meter found here and will ask for again
 
-    @cached_property
-    def images(self) -> tuple[Tensor, Tensor]:
-        """Generated and true faces of the scored frames, (m, 3, S, S) in [0, 1]."""
-        kept = self.case.scored[self.case.valid]
-        pair = [torch.from_numpy(faces[kept]).to(self.device) for faces in (self.faces, self.case.truth)]
-        generated, true = (faces.permute(0, 3, 1, 2).float() / 255 for faces in pair)
-        return generated, true
+    def images(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Generated and true faces of the scored frames, ``size`` at a time: (m, 3, S, S) in [0, 1]."""
+        if self._pictures is not None:
+            yield from zip(*(faces.split(size) for faces in self._pictures), strict=True)
+            return
+        for places in in_blocks(np.flatnonzero(self.case.scored[self.case.valid]), size):
+            yield as_images(self.faces[places], self.device), as_images(self.case.truth[places], self.device)
 
     @cached_property
     def landmarks(self) -> np.ndarray:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ, audio_features
+from stsa_lightning.audio import SAMPLE_RATE_HZ, AudioFeatures, audio_features
 from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
 from stsa_lightning.errors import UserError
@@ -19,6 +19,7 @@ from stsa_lightning.evaluation.case import TRUTH, Case
 from stsa_lightning.evaluation.networks import Networks, resized
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Pending
+from stsa_lightning.evaluation.spool import in_blocks, spooled
 from stsa_lightning.face.heatmaps import inner_lip_opening
 
 
@@ -81,7 +82,7 @@ class PreparedClips:
             scored[chosen] = False
             if self.protocol.references == "other-clip":
                 notes.append(f"{name}: the speaker has no other clip; references come from the clip itself")
-        truth = resized(clip.faces(frames), networks.size)
+        truth = spooled(resized(clip.faces(block), networks.size) for block in in_blocks(frames))
         shared: dict[str, Any] = {
             "name": name,
             "speaker": clip.meta.speaker,
@@ -98,7 +99,7 @@ class PreparedClips:
         silence = None
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)
-            silence = draw(speech=audio_features(cast(Any, networks.features))(quiet))
+            silence = draw(speech=self._listen(quiet))
         cases: list[Case] = []
         baselines = trivial(shared, self.protocol.seed) if self.protocol.baselines else {}
         for task in self.protocol.tasks:
@@ -120,6 +121,10 @@ class PreparedClips:
             cases.append(Case(task=task, answers=answers, silence=None if cases else silence, **own, **shared))
         return cases
 
+    @cached_property
+    def _listen(self) -> AudioFeatures:
+        return audio_features(cast(Any, self.networks.features))
+
     def _open(self, name: str) -> Clip:
         return Clip.open(clip_path(self.root, name))
 
@@ -130,13 +135,24 @@ def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     The upper half is given to everybody, so that only the mouth is compared.
     """
     truth, references = shared["truth"], shared["references"]
-    half = truth.shape[1] // 2
-    faces = {
-        "masked input": np.zeros_like(truth),
-        "random reference": references[np.random.default_rng(seed).integers(len(references), size=len(truth))],
-        "mean of references": np.broadcast_to(references.mean(0).round().astype(np.uint8), truth.shape),
+    half, frames = truth.shape[1] // 2, np.arange(len(truth))
+    chosen = np.random.default_rng(seed).integers(len(references), size=len(truth))
+    mean = references.mean(0).round().astype(np.uint8)
+    faces: dict[str, Callable[[np.ndarray], Any]] = {
+        "masked input": lambda block: 0,
+        "random reference": lambda block: references[chosen[block]],
+        "mean of references": lambda block: mean,
     }
-    return {name: np.concatenate([truth[:, :half], made[:, half:]], axis=1) for name, made in faces.items()}
+
+    def lower_replaced(block: np.ndarray, made: Any) -> np.ndarray:
+        pictures = np.array(truth[block])
+        pictures[:, half:] = np.broadcast_to(made, pictures.shape)[:, half:]
+        return pictures
+
+    return {
+        name: spooled(lower_replaced(block, made(block)) for block in in_blocks(frames))
+        for name, made in faces.items()
+    }
 
 
 def _wave(clip: Clip) -> np.ndarray:

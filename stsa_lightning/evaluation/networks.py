@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stsa_lightning.audio import feature_windows
 from stsa_lightning.data.clip import Clip
+from stsa_lightning.evaluation.spool import in_blocks, spooled
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
@@ -18,7 +19,6 @@ from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import References, Synthesis
 
 ReferencePolicy = Literal["other-clip", "same-clip", "first-frame"]
-BATCH = 32
 
 
 class Networks:
@@ -58,8 +58,9 @@ class Networks:
         reference_maps = self._heatmaps(references.face_landmarks[chosen])[None]
         faces = self._images(resized(references.faces(chosen), self.size))
         encoded = self.synthesis.encode_references(faces[None], reference_maps)
-        blocks = np.array_split(frames, max(1, -(-len(frames) // BATCH)))
-        return np.concatenate([self._draw_block(clip, block, speech, encoded, reference_maps) for block in blocks])
+        return spooled(
+            self._draw_block(clip, block, speech, encoded, reference_maps) for block in in_blocks(frames)
+        )
 
     def _draw_block(
         self, clip: Clip, frames: np.ndarray, speech: np.ndarray, encoded: References, reference_maps: Tensor

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stsa_lightning.evaluation.case import TRUTH, FramePairs, View
+from stsa_lightning.evaluation.case import TRUTH, FramePairs, View, as_images
 from stsa_lightning.evaluation.figures import Figure, NotMeasuredError
 from stsa_lightning.metrics.image import mouth_region
 from stsa_lightning.metrics.stability import flow_warped_error
@@ -47,19 +47,18 @@ class PictureMeter:
         return figures
 
     def _faces(self, view: View, region: str) -> Tensor:
-        generated, true = view.images
-        if region == "mouth":
-            generated, true = mouth_region(generated), mouth_region(true)
-        pairs = zip(generated.split(BATCH), true.split(BATCH), strict=True)
-        values = [self.compare(*pair).cpu() for pair in pairs]
+        values = []
+        for generated, true in view.images(BATCH):
+            if region == "mouth":
+                generated, true = mouth_region(generated), mouth_region(true)
+            values.append(self.compare(generated, true).cpu())
         return torch.cat(values) if values else torch.zeros(0)
 
     def _frames(self, pairs: FramePairs, view: View) -> Tensor:
         values = []
         for generated, true in pairs():
             shown = true if view.answer == TRUTH else generated
-            pair = [torch.from_numpy(x).to(view.device).permute(0, 3, 1, 2).float() / 255 for x in (shown, true)]
-            values.append(self.compare(pair[0], pair[1]).cpu())
+            values.append(self.compare(as_images(shown, view.device), as_images(true, view.device)).cpu())
         return torch.cat(values) if values else torch.zeros(0)
 
 
@@ -76,9 +75,9 @@ def flow_warped(view: View) -> dict[str, Figure]:
     runs = np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1)
     errors = [torch.zeros(0)]
     for run in runs:
-        if len(run) > 1:
-            pair = [torch.from_numpy(x[run]).permute(0, 3, 1, 2).float() / 255 for x in (view.faces, view.case.truth)]
-            errors.append(flow_warped_error(pair[0], pair[1]))
+        for start in range(0, len(run) - 1, BATCH):
+            part = run[start : start + BATCH + 1]  # the last is the first of the next
+            errors.append(flow_warped_error(as_images(view.faces[part]), as_images(view.case.truth[part])))
     values = torch.cat(errors)
     found = values[values.isfinite()].double()
     if not len(found):

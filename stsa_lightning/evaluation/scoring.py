@@ -18,6 +18,7 @@ from stsa_lightning.evaluation.figures import Figure
 from stsa_lightning.evaluation.pictures import encode, strip
 from stsa_lightning.evaluation.registry import Bench
 from stsa_lightning.files import written_whole
+from stsa_lightning.metrics.perceptual import FVD, FrechetDistance
 
 # task -> answer -> column -> figure, or the reason why there is none.
 Figures = dict[str, dict[str, dict[str, Figure]]]
@@ -59,12 +60,16 @@ def score_clip(name: str, cases: Sequence[Case], bench: Bench, find: FindLandmar
         for answer, view in {**views, TRUTH: truth}.items():
             figures[answer], reasons[answer] = bench.measure(view)
             for column, meter in bench.set_meters.items():
-                with torch.inference_mode():
-                    samples = meter.features(view.images[0])
-                scores.features[feature_key(case.task, answer, column)] = samples.cpu().numpy().astype(np.float16)
+                scores.features[feature_key(case.task, answer, column)] = _features(meter, view)
         scores.frames[case.task] = int(case.scored.sum())
         scores.pictures[case.task] = encode(strip(case, views[case.main], truth))
     return scores
+
+
+@torch.inference_mode()
+def _features(meter: FrechetDistance, view: View) -> np.ndarray:
+    samples = [meter.features(generated).cpu().numpy() for generated, _ in view.images(10 * FVD.WINDOW)]
+    return np.concatenate(samples).astype(np.float16)
 
 
 def _once(find: FindLandmarks) -> FindLandmarks:

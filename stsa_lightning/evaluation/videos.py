@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from stsa_lightning.evaluation.case import CLOCK_FPS, TRUTH, Case
 from stsa_lightning.evaluation.checkpoint import evenly, trivial
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Pending
+from stsa_lightning.evaluation.spool import BLOCK, spooled
 from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
@@ -26,7 +28,6 @@ from stsa_lightning.video import VideoReader, nearest
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg")
 REFERENCES = 5
-BLOCK = 32
 SAME_RATE = 1e-3  # relative difference of frame rates that is rounding
 DEFAULT_CROP_PX = 128
 
@@ -175,7 +176,7 @@ def video_cases(
         if not faces.valid.any():
             raise UserError(f"{true}: no face was found in any of {len(timing.true)} frames")
         crops = [
-            np.concatenate(list(_crops(reader, numbers, faces, frame_size, size)))
+            spooled(_crops(reader, numbers, faces, frame_size, size))
             for reader, numbers in ((real, timing.true), (made, timing.generated))
         ]
     true_wave, wave = (_sound(path, notes) for path in (true, generated))
@@ -215,7 +216,7 @@ def video_cases(
 
 def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
     try:
-        return load_audio(path)
+        return load_audio(path, spool=TemporaryFile())  # noqa: SIM115 (the map keeps it)
     except AudioError as error:
         notes.append(f"no sound ({error}); the other video's is taken")
         return None
