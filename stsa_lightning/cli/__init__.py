@@ -19,15 +19,23 @@ LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; a user's error ends with one message and status 2, without a traceback."""
+    """Run one command; a user's error ends with one message and status 2, without a traceback.
+
+    ``STSA_TRACEBACK=1`` shows where it came from.
+    """
     words = sys.argv[1:] if argv is None else argv
+    # Whatever a library asks for, no checkpoint's code is run in this process.
+    os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
     try:
         if words and words[0] in LIGHTNING_COMMANDS:
             run_lightning(argv)
         else:
             arguments = build_parser().parse_args(words)
             arguments.run(arguments)
-    except (UserError, FileNotFoundError) as error:
+    except BrokenPipeError:  # whoever read the output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:  # such as a full disk, or a folder that may not be written to
         if os.environ.get("STSA_TRACEBACK"):
             raise
         print(f"stsa: {error}", file=sys.stderr)

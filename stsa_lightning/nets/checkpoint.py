@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
+from stsa_lightning.tensors import load_tensors
 
 FORMAT = 1
 _KEY = "stsa"  # the one metadata entry: JSON of format, guidance and synthesis settings, meta
@@ -64,6 +64,10 @@ def load_networks(path: str | Path) -> tuple[Guidance, Synthesis, dict[str, Any]
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     described, tensors = (_read_safetensors if path.suffix == ".safetensors" else _read_training)(path)
+    if not isinstance(described, dict) or not {"guidance", "synthesis", "meta"} <= described.keys():
+        raise UserError(
+            f"{path}: it does not say how its networks are built (guidance, synthesis, meta). Export it again"
+        )
     guidance = _build(Guidance, described["guidance"], "guidance.", tensors, path)
     synthesis = _build(Synthesis, described["synthesis"], "synthesis.", tensors, path)
     return guidance, synthesis, described["meta"]
@@ -80,17 +84,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"{path}: a safetensors file, but not written by this project: its metadata has no {_KEY!r} entry"
         )
-    described = json.loads(metadata[_KEY])
-    if described["format"] != FORMAT:
-        raise UserError(f"{path}: format {described['format']}, this version reads {FORMAT}. Export it again")
+    try:
+        described = json.loads(metadata[_KEY])
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its metadata is no JSON ({error}). Export it again") from error
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        found = described.get("format") if isinstance(described, dict) else described
+        raise UserError(f"{path}: format {found!r}, this version reads {FORMAT}. Export it again")
     return described, tensors
 
 
 def _read_training(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a training checkpoint ({error})") from error
+    stored = load_tensors(path)
     if not isinstance(stored, dict) or not {"networks", "state_dict"} <= stored.keys():
         raise UserError(
             f"{path}: expected a .safetensors export or a training checkpoint with `networks` and `state_dict`. "

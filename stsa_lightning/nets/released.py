@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from stsa_lightning.nets.checkpoint import save_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis
+from stsa_lightning.tensors import load_tensors
 
 State = dict[str, Tensor]
 
@@ -155,12 +155,14 @@ def import_released(guidance_pth: str | Path, synthesis_pth: str | Path, out: st
         out: file to write; it appears complete or not at all.
 
     Raises:
-        UserError: a file is missing, is no such pickle, or holds another network.
+        FileNotFoundError: a file is missing.
+        UserError: a file is no such pickle, would run code, or holds another network.
     """
     states = []
-    for path, convert in ((Path(guidance_pth), convert_guidance), (Path(synthesis_pth), _convert_published)):
+    for path, convert in ((guidance_pth, convert_guidance), (synthesis_pth, _convert_published)):
+        state = read_state(path)
         try:
-            states.append(convert(read_state(path)))
+            states.append(convert(state))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     guidance, synthesis = Guidance(**GUIDANCE["released"], add_masked=False), Synthesis(**SYNTHESIS["released"])
@@ -170,18 +172,23 @@ def import_released(guidance_pth: str | Path, synthesis_pth: str | Path, out: st
     return save_networks(out, guidance, synthesis, meta)
 
 
-def read_state(path: Path) -> State:
-    """The ``state_dict`` of a published ``.pth`` file, without the ``module.`` that data-parallel training prepends."""
-    if not path.is_file():
-        raise UserError("no such file")
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"cannot be read as a PyTorch checkpoint: {error}") from error
-    if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict):
+def read_state(path: str | Path) -> State:
+    """The ``state_dict`` of a published ``.pth`` file, without the ``module.`` that data-parallel training prepends.
+
+    Raises:
+        FileNotFoundError, UserError: as :func:`load_tensors`; there is no ``state_dict`` of tensors.
+    """
+    stored = load_tensors(path)
+    state = stored.get("state_dict") if isinstance(stored, dict) else None
+    if not isinstance(state, dict):
         found = ", ".join(map(str, list(stored)[:5])) if isinstance(stored, dict) else type(stored).__name__
-        raise UserError(f"expected a dictionary with a `state_dict`, found: {found}")
-    return {name.removeprefix("module."): value for name, value in stored["state_dict"].items()}
+        raise UserError(f"{path}: expected a dictionary with a `state_dict`, found: {found}")
+    strangers = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if strangers:
+        raise UserError(
+            f"{path}: expected names and tensors in its `state_dict`, found another kind at {strangers[0]!r}"
+        )
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _convert_published(state: Mapping[str, Tensor]) -> State:

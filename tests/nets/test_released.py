@@ -80,15 +80,18 @@ def test_swapped_files_are_named(published: tuple[Path, Path], tmp_path: Path) -
 
 
 def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth: no such file"):
         import_released(tmp_path / "absent.pth", tmp_path / "absent.pth", tmp_path / "out")
     text = tmp_path / "page.pth"
     text.write_text("<html>404</html>")
-    with pytest.raises(UserError, match=r"page\.pth: cannot be read as a PyTorch checkpoint"):
+    with pytest.raises(UserError, match=r"page\.pth: cannot be read as a PyTorch file of tensors"):
         import_released(text, text, tmp_path / "out")
     bare = tmp_path / "bare.pth"
     torch.save({"weights": torch.zeros(1)}, bare)
     with pytest.raises(UserError, match=r"bare\.pth: expected a dictionary with a `state_dict`, found: weights"):
+        import_released(bare, bare, tmp_path / "out")
+    torch.save({"state_dict": {1: torch.zeros(1)}}, bare)
+    with pytest.raises(UserError, match=r"bare\.pth: expected names and tensors in its `state_dict`, .* at 1"):
         import_released(bare, bare, tmp_path / "out")
 
 

@@ -1,0 +1,61 @@
+"""PyTorch's files of tensors, read without running anything that they hold."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stsa_lightning.errors import UserError
+
+# What PyTorch says of a pickle that names a function or class it does not know to be harmless.
+_NAMED = re.compile(r"GLOBAL ([\w.]+)")
+
+
+class TensorFileError(UserError):
+    """A file that is no file of tensors, is damaged, or would run code."""
+
+
+def load_tensors(path: str | Path) -> Any:
+    """What a ``.pth`` or ``.ckpt`` file holds, on the CPU: tensors, numbers, words, and lists and dictionaries of them.
+
+    A pickle is a program. Here it can build these and call nothing.
+
+    Raises:
+        FileNotFoundError: no such file.
+        TensorFileError: the file cannot be read, or asks for more; the message says which and what to do.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the refusal below says it all
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise TensorFileError(f"{path}: cannot be opened ({error.strerror or error})") from error
+    except Exception as error:  # bytes that are no pickle end in errors of any kind
+        # PyTorch's own message advises to read the file with its code; it stays out of sight.
+        raise TensorFileError(f"{path}: {_refusal(str(error))}") from error
+
+
+def _refusal(message: str) -> str:
+    if named := _NAMED.search(message):
+        return (
+            f"refused, for reading it would call {named[1]}. Weights are tensors and need to call nothing; nothing in "
+            "the file was run. Do not use a file from a source that you do not trust; from one that you do, ask for "
+            "its `state_dict` alone"
+        )
+    if "legacy .tar" in message:
+        return (
+            "refused: PyTorch's format of before 2017 (.tar) can only be read by running what it holds, and nothing "
+            "in the file was run. Have it saved again by a newer PyTorch"
+        )
+    if "TorchScript" in message:
+        return "refused: a TorchScript program, not weights. Nothing in it was run; give the weights' file"
+    return (
+        "cannot be read as a PyTorch file of tensors: another kind of file, or cut short or damaged. Nothing in it was "
+        "run; copy or download it again"
+    )
