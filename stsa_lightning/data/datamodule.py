@@ -65,7 +65,7 @@ class STSADataModule(LightningDataModule):
         colour: strength of random changes of their colour, 0 to 1.
         resolution: strength of a random loss of their resolution, 0 to 1.
         jpeg: strength of random JPEG compression, 0 to 1.
-        sigma: width of the heatmaps' ridges, pixels.
+        sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         seed: of the split and of all draws.
         filters: limits on the clips, for all splits; nothing is prepared again for others.
     """

@@ -69,7 +69,7 @@ class WindowDataset(Dataset):
         colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
         resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
         jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
-        sigma: width of the heatmaps' ridges, pixels.
+        sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         seed: of all draws.
 
     Raises:

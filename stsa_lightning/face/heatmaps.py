@@ -23,7 +23,7 @@ def draw_heatmap(landmarks: np.ndarray, kind: HeatmapKind = "whole", size: int =
         landmarks: (131, 2) x, y normalised to the face box. A point outside [0, 1] is left out with its lines.
         kind: the contours: "whole" all; "masked" brows, eyes, nose, upper oval; "lip" the lips; "jaw" the lower oval.
         size: side of the heatmap in pixels.
-        sigma: width of the ridges in pixels.
+        sigma: width of the ridges in pixels; 0 draws hard lines of one pixel, value 1.
 
     Returns:
         (size, size) float32 in [0, 1].
@@ -80,8 +80,8 @@ def _checked(landmarks: np.ndarray, size: int, sigma: float) -> np.ndarray:
         raise ValueError(f"landmarks: expected (..., 131, 2), got {landmarks.shape}")
     if size < 1:
         raise ValueError(f"size: expected at least 1 pixel, got {size}")
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma: expected a positive number of pixels, got {sigma}")
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"sigma: expected 0 (hard lines) or a positive number of pixels, got {sigma}")
     return landmarks
 
 
@@ -137,7 +137,9 @@ def _stamp(ends: np.ndarray, maps: np.ndarray, count: int, size: int, sigma: flo
     steps = (rows - reach) * width + columns - reach
     for i in np.argsort(values, kind="stable"):
         maps_with_margin[pixels + steps[i]] = values[i]
-    return np.ascontiguousarray(maps_with_margin.reshape(count, width, width)[:, reach:-reach, reach:-reach])
+    return np.ascontiguousarray(
+        maps_with_margin.reshape(count, width, width)[:, reach : reach + size, reach : reach + size]
+    )
 
 
 def _line_pixels(ends: np.ndarray, origins: np.ndarray, width: int) -> np.ndarray:
@@ -168,6 +170,8 @@ def _line_pixels(ends: np.ndarray, origins: np.ndarray, width: int) -> np.ndarra
 @lru_cache(maxsize=8)
 def _single_pixel(sigma: float) -> np.ndarray:
     """(2 r + 1, 2 r + 1) heatmap around one pixel, with OpenCV's approximate distances as in the released code."""
+    if sigma == 0:
+        return np.ones((1, 1), np.float32)
     reach = math.ceil(3 * sigma)
     canvas = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     canvas[reach, reach] = 0

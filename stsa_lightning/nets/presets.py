@@ -31,6 +31,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "flow_kernel": 7,
         "residuals": 2,
         "on_warped": False,
+        "paths": "both",
     },
     "tiny": {
         "audio_dim": 80,

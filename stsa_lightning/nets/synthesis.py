@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from stsa_lightning.nets.cil import AlignmentHeads
@@ -13,6 +14,8 @@ from stsa_lightning.nets.inpainting import Fusion, Inpainting
 from stsa_lightning.nets.layers import ConvBlock, ResidualConvBlock, check_face_size, check_shape
 from stsa_lightning.nets.spatial import SpatialPath
 from stsa_lightning.nets.temporal import TemporalPath
+
+Paths = Literal["both", "spatial", "temporal"]
 
 
 @dataclass
@@ -101,6 +104,8 @@ class Synthesis(nn.Module):
         flow_kernel: kernel of the flow and confidence convolutions.
         on_warped: correct the warped reference instead of painting from nothing, see :class:`Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
+        paths: which paths the face is made of; for ablations. The other one's maps are zeros to the fusion, and without
+            the temporal path ``on_warped`` corrects the mean of the references, which nothing moves.
     """
 
     def __init__(
@@ -117,12 +122,15 @@ class Synthesis(nn.Module):
         flow_kernel: int = 7,
         residuals: int = 2,
         on_warped: bool = False,
+        paths: Paths = "both",
     ) -> None:
         super().__init__()
+        if paths not in get_args(Paths):
+            raise ValueError(f"paths must be one of {', '.join(get_args(Paths))}, got {paths!r}")
         align_kernels = (align_kernels[0], align_kernels[1])  # a list where settings come from a file
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.audio_dim, self.face_size, self.references = audio_dim, check_face_size(face_size), references
-        self.align_width = align_width
+        self.align_width, self.paths = align_width, paths
         channels = (width, 4 * width, 8 * width)
         self.audio_encoder = AudioCodeEncoder(audio_dim, audio_width)
         self.spatial = SpatialPath(face_size, references, width, audio_width, align_kernels, stem_kernel, residuals)
@@ -156,8 +164,9 @@ class Synthesis(nn.Module):
         code = self.audio_encoder(audio)
         spatial = self.spatial(references.spatial, references.content, heatmap, code)
         warped = self.temporal(references.images, references.temporal, heatmap, code)
-        fused = self.fusion(spatial, warped.maps)
-        face = self.inpainting(masked, heatmap, fused, code, warped.image)
+        fused = self.fusion(*self._used(spatial, warped.maps))
+        basis = references.images.mean(1) if self.paths == "spatial" else warped.image
+        face = self.inpainting(masked, heatmap, fused, code, basis)
         return SynthesisOutput(face, warped.image, spatial, warped.maps, fused, warped.flow, warped.confidence, code)
 
     def forward(
@@ -165,6 +174,11 @@ class Synthesis(nn.Module):
     ) -> SynthesisOutput:
         """:meth:`encode_references` and :meth:`render` of one batch: one set of references per frame."""
         return self.render(masked, heatmap, audio, self.encode_references(images, heatmaps))
+
+    def _used(self, spatial: tuple[Tensor, ...], temporal: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
+        """Both paths' maps, those of an ablated path as zeros, through which no gradient comes."""
+        off = {"both": (), "spatial": temporal, "temporal": spatial}[self.paths]
+        return tuple(tuple(map(torch.zeros_like, maps)) if maps is off else maps for maps in (spatial, temporal))
 
     def align(self, output: SynthesisOutput) -> tuple[list[Tensor], list[Tensor]]:
         """CIL's codes of the spatial and of the temporal path, each 3 of (B, ``align_width``); for training alone."""

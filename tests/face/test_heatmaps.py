@@ -81,6 +81,12 @@ def test_equals_a_drawing_by_opencv_pixel_by_pixel(scattered: np.ndarray, size: 
         np.testing.assert_array_equal(draw_heatmap(face, "whole", size, sigma), expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("kind", HEATMAP_KINDS)
+def test_sigma_zero_draws_hard_lines(scattered: np.ndarray, kind: HeatmapKind) -> None:
+    """Exactly the pixels on which the ridges of any width reach 1."""
+    np.testing.assert_array_equal(draw_heatmaps(scattered, kind, 64, 0.0), draw_heatmaps(scattered, kind, 64, 1.0) == 1)
+
+
 def test_no_faces_no_heatmaps() -> None:
     assert draw_heatmaps(np.empty((0, 131, 2))).shape == (0, 128, 128)
     assert draw_all_kinds(np.empty((2, 0, 131, 2)), 64)["whole"].shape == (2, 0, 64, 64)
@@ -111,6 +117,6 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="size"):
         draw_heatmap(face, size=0)
     with pytest.raises(ValueError, match="sigma"):
-        draw_heatmap(face, sigma=0)
+        draw_heatmap(face, sigma=-1)
     with pytest.raises(ValueError, match="131"):
         lip_openness(face[:10])

@@ -225,3 +225,28 @@ def test_bfloat16(tiny_synthesis: Synthesis) -> None:
     assert rough.flow.dtype == rough.confidence.dtype == rough.warped.dtype == torch.float32
     torch.testing.assert_close(rough.face.float(), exact.face, atol=0.05, rtol=0)
     torch.testing.assert_close(rough.warped, exact.warped, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(("paths", "off"), [("spatial", "temporal"), ("temporal", "spatial")])
+def test_an_ablated_path_neither_shapes_the_face_nor_learns_from_it(paths: str, off: str) -> None:
+    torch.manual_seed(0)
+    network = Synthesis(**{**SYNTHESIS["tiny"], "paths": paths}).eval()
+    torch.nn.init.normal_(network.inpainting.last.weight, std=0.1)
+    given = inputs()
+    face = network(**given).face
+    face.square().mean().backward()
+    assert all(
+        not parameter.grad.any() for parameter in getattr(network, off).parameters() if parameter.grad is not None
+    )
+    assert any(
+        parameter.grad is not None and parameter.grad.any() for parameter in getattr(network, paths).parameters()
+    )
+    with torch.no_grad():
+        for parameter in getattr(network, off).parameters():
+            parameter.normal_()
+        torch.testing.assert_close(network(**given).face, face)
+
+
+def test_unknown_paths() -> None:
+    with pytest.raises(ValueError, match="paths must be one of both, spatial, temporal, got 'none'"):
+        Synthesis(**{**SYNTHESIS["tiny"], "paths": "none"})
