@@ -86,11 +86,11 @@ class ClipMeta:
     format_version: int = FORMAT_VERSION
 
 
-def encode_face(face: np.ndarray) -> bytes:
-    """(S, S, 3) uint8 RGB -> JPEG without chroma subsampling: red lips on pale skin keep their edge."""
+def encode_picture(picture: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> JPEG without chroma subsampling: red lips on pale skin keep their edge."""
     full_chroma = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1, *full_chroma]
-    return cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
 
 
 class WriteError(UserError):

@@ -21,8 +21,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ, AudioFeatures, FeatureKind, audio_features, load_audio
-from stsa_lightning.data.clip import FORMAT_VERSION, FPS, ClipMeta, ClipWriter, WriteError, encode_face
+from stsa_lightning.audio import AudioFeatures, FeatureKind, audio_features, load_audio
+from stsa_lightning.data.clip import FORMAT_VERSION, FPS, ClipMeta, ClipWriter, WriteError, encode_picture
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
@@ -30,7 +30,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.tracks import FaceFollower, Following
-from stsa_lightning.metrics.opening import opening_sync, shift_sound
+from stsa_lightning.metrics.opening import SAMPLES_PER_FRAME, opening_sync, shift_sound
 from stsa_lightning.stream import VideoStream
 from stsa_lightning.video import VideoInfo, probe
 
@@ -38,7 +38,6 @@ SyncSetting = Literal["auto", "syncnet", "opening", "none"]
 
 _BLOCK_BYTES = 32 << 20  # decoded frames held at a time
 _KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
-_SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
 _SYNC_FRAMES = 120 * FPS  # two minutes tell the offset of a longer video
 _MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
 _INAUDIBLE = 1e-4  # of full scale: -80 dB
@@ -139,7 +138,7 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
             wave = _load_sound(source, info, spool)
         video = _Video(source, info, stages)
         face = _follow(video, wave, settings, stages)
-        wave = wave[: len(face.valid) * _SAMPLES_PER_FRAME]
+        wave = wave[: len(face.valid) * SAMPLES_PER_FRAME]
         with ClipWriter(path) as writer:
             samples, sync = _cut_out(video, face, wave, writer, settings, stages)
             with stages("measures"):
@@ -282,7 +281,7 @@ def _cut_out(
             if face.valid[number]:
                 with stages("crop"):
                     crop = crop_face(frame, face.boxes[number], settings.face_size)
-                    picture = encode_face(crop)
+                    picture = encode_picture(crop)
                 if number in chosen:
                     samples.append(crop)
             with stages("write"):
@@ -306,7 +305,7 @@ def _opening_reading(face: _Face, wave: np.ndarray) -> SyncReading:
     first, stop = _stretch(face)
     heights = face.boxes[first:stop, 3] - face.boxes[first:stop, 1]
     opening = inner_lip_opening(face.landmarks[first:stop]) / np.maximum(heights, 1)
-    offset, confidence = opening_sync(opening, wave[first * _SAMPLES_PER_FRAME : stop * _SAMPLES_PER_FRAME])
+    offset, confidence = opening_sync(opening, wave[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME])
     return SyncReading(float(offset), float(confidence), "opening")
 
 
@@ -331,7 +330,7 @@ class _SyncNet:
             self._meter.update(crop_tracked(block[low - number : high - number], squares))
 
     def finish(self, wave: np.ndarray) -> SyncReading:
-        score = self._meter.finish(wave[self.first * _SAMPLES_PER_FRAME : self.stop * _SAMPLES_PER_FRAME])
+        score = self._meter.finish(wave[self.first * SAMPLES_PER_FRAME : self.stop * SAMPLES_PER_FRAME])
         return SyncReading(float(score.offset), float(score.lse_c), "syncnet")
 
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.audio import SAMPLE_RATE_HZ
+from stsa_lightning.face.speaking import sound_level
 from stsa_lightning.metrics.opening import CLEAR_CONFIDENCE
 
 SyncMethod = Literal["syncnet", "opening", "none"]
@@ -167,15 +168,10 @@ def speech_ratio(wave: np.ndarray) -> float:
 
     It tells talking from silence; it does not tell talking from music.
     """
-    levels = _levels_db(wave)
+    levels = _decibels(sound_level(wave, len(wave) // _FRAME) ** 2)
     if not len(levels):
         return 0.0
     return float(np.mean(levels > max(np.percentile(levels, 95) - _BELOW_LOUD_DB, _FAINTEST_SPEECH_DB)))
-
-
-def _levels_db(wave: np.ndarray) -> np.ndarray:
-    frames = np.asarray(wave, np.float32)[: len(wave) // _FRAME * _FRAME].reshape(-1, _FRAME)
-    return _decibels(np.einsum("fs,fs->f", frames, frames) / _FRAME)
 
 
 def _loudness_db(wave: np.ndarray) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stsa_lightning.face.box import denormalise_landmarks
 from stsa_lightning.evaluation.spool import in_blocks
+from stsa_lightning.face.box import denormalise_landmarks
 from stsa_lightning.face.heatmaps import inner_lip_opening
 
 Task = Literal["paired", "unpaired"]
@@ -76,7 +76,9 @@ class Case:
 
 def as_images(pictures: np.ndarray, device: str = "cpu") -> Tensor:
     """(n, H, W, 3) uint8 -> (n, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 255  # a copy: maps are read-only
+    return (
+        torch.from_numpy(np.array(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+    )  # a copy: maps are read-only
 
 
 class View:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -150,8 +149,7 @@ def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
         return pictures
 
     return {
-        name: spooled(lower_replaced(block, made(block)) for block in in_blocks(frames))
-        for name, made in faces.items()
+        name: spooled(lower_replaced(block, made(block)) for block in in_blocks(frames)) for name, made in faces.items()
     }
 
 
@@ -204,12 +202,3 @@ def evenly(names: Sequence[Any], count: int) -> list[Any]:
     """``count`` of the names, spread evenly; all where there are no more."""
     count = min(count, len(names))
     return [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
-
-
-def file_identity(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

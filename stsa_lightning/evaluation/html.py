@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from stsa_lightning.evaluation.case import TRUTH
 from stsa_lightning.evaluation.figures import Column
-from stsa_lightning.evaluation.pictures import COLUMNS, GAIN, data_uri
+from stsa_lightning.evaluation.pictures import COLUMNS, GAIN
 from stsa_lightning.evaluation.report import Report
 from stsa_lightning.evaluation.scoring import ClipScores
 from stsa_lightning.evaluation.tables import cell_text, number, settings_lines, task_title
 from stsa_lightning.files import written_whole
+from stsa_lightning.page import data_uri, render
 
 SHOWN = 3  # best and as many worst clips
 # What decides which clips are best: the first of these that was measured.
@@ -29,13 +29,8 @@ def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None
     Raises:
         ImportError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise ImportError("the page of a report needs jinja2: pip install jinja2") from error
-    template = resources.files(__package__).joinpath("page.html.j2").read_text()
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    text = page.render(
+    text = render(
+        __package__,
         report=report,
         tables=[_table(report, task) for task in report.tasks],
         settings=[line.split(": ", 1) for line in settings_lines(report)],
@@ -45,7 +40,7 @@ def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None
         clips=report.settings.get("clips measured", []),
     )
     with written_whole(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 def _table(report: Report, task: str) -> dict[str, Any]:

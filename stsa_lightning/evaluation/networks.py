@@ -58,9 +58,7 @@ class Networks:
         reference_maps = self._heatmaps(references.face_landmarks[chosen])[None]
         faces = self._images(resized(references.faces(chosen), self.size))
         encoded = self.synthesis.encode_references(faces[None], reference_maps)
-        return spooled(
-            self._draw_block(clip, block, speech, encoded, reference_maps) for block in in_blocks(frames)
-        )
+        return spooled(self._draw_block(clip, block, speech, encoded, reference_maps) for block in in_blocks(frames))
 
     def _draw_block(
         self, clip: Clip, frames: np.ndarray, speech: np.ndarray, encoded: References, reference_maps: Tensor

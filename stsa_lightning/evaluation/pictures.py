@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 import cv2
 import numpy as np
 
@@ -41,14 +39,3 @@ def contours(true: np.ndarray, generated: np.ndarray, size: int) -> np.ndarray:
         if np.isfinite(landmarks).all():
             plane += draw_heatmap(landmarks / size, "whole", size, sigma=size / 128)
     return (np.stack(planes, axis=-1) * 255).astype(np.uint8)
-
-
-def encode(picture: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB -> JPEG."""
-    settings = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)[1].tobytes()
-
-
-def data_uri(jpeg: bytes) -> str:
-    """A picture as a page holds it within itself."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

@@ -14,7 +14,7 @@ from stsa_lightning import __version__
 from stsa_lightning.dubbing import choose_device
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import TRUTH
-from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips, file_identity
+from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips
 from stsa_lightning.evaluation.html import write_page
 from stsa_lightning.evaluation.networks import Networks
 from stsa_lightning.evaluation.protocol import Protocol
@@ -33,7 +33,8 @@ from stsa_lightning.evaluation.tables import write_tables
 from stsa_lightning.evaluation.videos import DEFAULT_CROP_PX, REFERENCES, match, pending_videos
 from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.metrics.perceptual import frechet_distance
+from stsa_lightning.files import sha256_of
+from stsa_lightning.metrics.perceptual import frechet_distance, moments
 from stsa_lightning.nets.checkpoint import load_networks
 
 PARTS = "parts"
@@ -90,7 +91,7 @@ def evaluate_checkpoint(
         "references": references,
         "audio features": networks.features,
     }
-    identity = file_identity(checkpoint)
+    identity = sha256_of(checkpoint)
     return _evaluate(
         prepared.pending(measured), settings, identity, protocol, networks.size, name, out, weights_dir, str(place), []
     )
@@ -225,5 +226,4 @@ class Gaussian:
 
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean (D,) and covariance (D, D)."""
-        mean = self.total / self.count
-        return mean, (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return moments(self.count, self.total, self.outer)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from stsa_lightning.data.clip import encode_picture
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import TRUTH, Case, FindLandmarks, View
 from stsa_lightning.evaluation.figures import Figure
-from stsa_lightning.evaluation.pictures import encode, strip
+from stsa_lightning.evaluation.pictures import strip
 from stsa_lightning.evaluation.registry import Bench
 from stsa_lightning.files import written_whole
 from stsa_lightning.metrics.perceptual import FVD, FrechetDistance
@@ -62,7 +63,7 @@ def score_clip(name: str, cases: Sequence[Case], bench: Bench, find: FindLandmar
             for column, meter in bench.set_meters.items():
                 scores.features[feature_key(case.task, answer, column)] = _features(meter, view)
         scores.frames[case.task] = int(case.scored.sum())
-        scores.pictures[case.task] = encode(strip(case, views[case.main], truth))
+        scores.pictures[case.task] = encode_picture(strip(case, views[case.main], truth))
     return scores
 
 

@@ -15,7 +15,8 @@ def spooled(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
     They lie in a nameless temporary file (of ``TMPDIR``), which goes with the last view of it.
     """
-    count, shape = 0, (0, 0, 3)
+    count = 0
+    shape: tuple[int, ...] = (0, 0, 3)
     with TemporaryFile() as file:
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)

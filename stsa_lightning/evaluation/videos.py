@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.audio import AudioError, load_audio
+from stsa_lightning.data.corpora.source import VIDEO_SUFFIXES
 from stsa_lightning.dubbing import Faces, block_size, find_faces
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import CLOCK_FPS, TRUTH, Case
@@ -26,7 +27,6 @@ from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.video import VideoReader, nearest
 
-SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg")
 REFERENCES = 5
 SAME_RATE = 1e-3  # relative difference of frame rates that is rounding
 DEFAULT_CROP_PX = 128
@@ -88,9 +88,9 @@ def match(generated: Path, true: Path) -> Matched:
 
 def _videos(folder: Path) -> dict[str, Path]:
     """Place and name without suffix -> file."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
-        raise UserError(f"{folder}: expected videos ({', '.join(SUFFIXES)}), found none")
+        raise UserError(f"{folder}: expected videos ({', '.join(VIDEO_SUFFIXES)}), found none")
     found: dict[str, Path] = {}
     for path in files:
         place = path.relative_to(folder).with_suffix("").as_posix()
@@ -216,7 +216,7 @@ def video_cases(
 
 def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
     try:
-        return load_audio(path, spool=TemporaryFile())  # noqa: SIM115 (the map keeps it)
+        return load_audio(path, spool=TemporaryFile())
     except AudioError as error:
         notes.append(f"no sound ({error}); the other video's is taken")
         return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.weights import KNOWN, weights_path
+from stsa_lightning.weights import KNOWN, load_entries, weights_path
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 # Convolutions in each of the five blocks, and their width (Simonyan & Zisserman 2015, table 1).
@@ -40,24 +40,6 @@ def _build(net: str, last: str) -> tuple[nn.Sequential, dict[str, int]]:
                 return nn.Sequential(*modules), places
         modules.append(nn.MaxPool2d(2))
     raise ValueError(f"{net} has no layer {last!r}: it has {', '.join(places)}")
-
-
-def _load(network: nn.Sequential, path: Path) -> None:
-    """Weights of a torchvision VGG, whole or its ``features.*`` alone."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    wanted = network.state_dict()
-    missing = [key for key in wanted if f"features.{key}" not in state and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing)} of {len(wanted)} entries, the first features.{missing[0]}: "
-            f"expected the state dict of a torchvision VGG of this depth"
-        )
-    chosen = {key: state.get(f"features.{key}", value) for key, value in wanted.items()}
-    for key, value in wanted.items():
-        if chosen[key].shape != value.shape:
-            found, expected = tuple(chosen[key].shape), tuple(value.shape)
-            raise ValueError(f"{path}: features.{key} is {found}, expected {expected}: another network?")
-    network.load_state_dict(chosen)
 
 
 def _resolve(net: str, weights: str | Path | None) -> Path:
@@ -104,7 +86,7 @@ class VGGFeatures(nn.Module):
         unknown = [layer for layer in layers if layer not in places]
         if unknown:
             raise ValueError(f"{net} has no layer {unknown[0]!r}: up to there it has {', '.join(places)}")
-        _load(network, _resolve(net, weights))
+        load_entries(network, _resolve(net, weights), "features.")
         # A list hides the network from nn.Module's registration.
         self._frozen = [network.eval().requires_grad_(False)]
         self._names = {place: layer for layer, place in places.items() if layer in self.layers}
@@ -126,9 +108,22 @@ class VGGFeatures(nn.Module):
         return maps
 
 
-def perceptual(pred: Maps, target: Maps, weights: Mapping[str, float] | None = None) -> Tensor:
-    """Sum over layers of the mean absolute difference of feature maps; ``weights`` by layer, 1 where none is named."""
-    return _over_layers(pred, target, weights, lambda a: a)
+def perceptual(
+    pred: Maps, target: Maps, weights: Mapping[str, float] | None = None, region: Tensor | None = None
+) -> Tensor:
+    """Sum over layers of the mean absolute difference of feature maps; ``weights`` by layer, 1 where none is named.
+
+    ``region``: weights of pixels (N, 1, H, W), averaged down to each map; None: all equal.
+    """
+    if region is None:
+        return _over_layers(pred, target, weights, lambda a: a)
+    _check_layers(pred, target)
+    weights, terms = weights or {}, []
+    for name, features in pred.items():
+        weight = F.interpolate(region, features.shape[-2:], mode="area")
+        error = ((features - target[name]).abs() * weight).sum() / (weight.sum() * features.shape[1])
+        terms.append(weights.get(name, 1.0) * error)
+    return torch.stack(terms).sum()
 
 
 def style(pred: Maps, target: Maps, weights: Mapping[str, float] | None = None) -> Tensor:
@@ -145,9 +140,13 @@ def gram(features: Tensor) -> Tensor:
         return flat @ flat.mT
 
 
-def _over_layers(pred: Maps, target: Maps, weights: Mapping[str, float] | None, view) -> Tensor:
+def _check_layers(pred: Maps, target: Maps) -> None:
     if pred.keys() != target.keys() or not pred:
         raise ValueError(f"pred and target need the same layers, got {sorted(pred)} and {sorted(target)}")
+
+
+def _over_layers(pred: Maps, target: Maps, weights: Mapping[str, float] | None, view) -> Tensor:
+    _check_layers(pred, target)
     weights = weights or {}
     return torch.stack([weights.get(k, 1.0) * F.l1_loss(view(pred[k]), view(target[k])) for k in pred]).sum()
 
@@ -189,11 +188,18 @@ class PerceptualLoss(nn.Module):
             maps.append(self.features(images))
         return maps
 
-    def forward(self, pred: Tensor, target: Tensor | Sequence[Maps], with_style: bool = True) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor | Sequence[Maps],
+        with_style: bool = True,
+        region: Tensor | None = None,
+    ) -> Tensor:
         """Scalar loss of RGB (N, ..., 3, H, W) in [0, 1].
 
         ``target`` is the true picture, or its :meth:`pyramid` where several predictions share it. No gradient reaches
-        it.
+        it. ``region`` (N, 1, H, W), leading dimensions joined to N, weighs the pixels of the perceptual part; the style
+        part has no places.
         """
         if isinstance(target, Tensor):
             if pred.shape != target.shape:
@@ -202,7 +208,7 @@ class PerceptualLoss(nn.Module):
             with torch.no_grad():
                 target = self.pyramid(target)
         predicted = self.pyramid(pred)
-        terms = [perceptual(a, b, self.layer_weights) for a, b in zip(predicted, target, strict=True)]
+        terms = [perceptual(a, b, self.layer_weights, region) for a, b in zip(predicted, target, strict=True)]
         if with_style and self.style_weight:
             terms.append(self.style_weight * style(predicted[0], target[0], self.layer_weights))
         return torch.stack(terms).sum()

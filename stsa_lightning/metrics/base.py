@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -101,24 +100,3 @@ def frozen(device: torch.device) -> Iterator[None]:
     """No gradient, and full precision whatever the training around it uses."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
-
-
-def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
-    """Fill a network, built on the meta device, with the entries ``prefix + its own keys`` of a state dict's file.
-
-    Raises:
-        ValueError: the file lacks an entry, or one has another shape.
-    """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    wanted = network.state_dict()
-    missing = [key for key in wanted if prefix + key not in state]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing)} of {len(wanted)} entries, the first {prefix}{missing[0]}: "
-            f"another network, or a damaged file?"
-        )
-    for key, value in wanted.items():
-        if state[prefix + key].shape != value.shape:
-            found, expected = tuple(state[prefix + key].shape), tuple(value.shape)
-            raise ValueError(f"{path}: {prefix}{key} is {found}, expected {expected}: another network?")
-    network.load_state_dict({key: state[prefix + key] for key in wanted}, assign=True)

@@ -20,9 +20,8 @@ from stsa_lightning.metrics.base import (
     checked_pair,
     checked_region,
     frozen,
-    load_entries,
 )
-from stsa_lightning.weights import weights_path
+from stsa_lightning.weights import load_entries, weights_path
 
 LPIPSNet = Literal["alex", "vgg"]
 # Backbone, name of its weights, and the layers of torchvision's `features` that are compared.
@@ -158,6 +157,12 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     return distance.clamp(min=0)  # rounding can lead a little below
 
 
+def moments(count: Tensor | int, total: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D) of ``count`` samples x, from the sums of x and of x x^T."""
+    mean = total / count
+    return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
+
+
 class FrechetDistance(NetworkMetric):
     """Fréchet distance between the features of generated and of true material, over the whole sets.
 
@@ -198,9 +203,7 @@ class FrechetDistance(NetworkMetric):
             getattr(self, f"{side}_count").add_(len(samples))
 
     def _gaussian(self, side: str) -> tuple[Tensor, Tensor]:
-        count = getattr(self, f"{side}_count")
-        mean = getattr(self, f"{side}_sum") / count
-        return mean, (getattr(self, f"{side}_outer") - count * torch.outer(mean, mean)) / (count - 1)
+        return moments(*(getattr(self, f"{side}_{name}") for name in ("count", "sum", "outer")))
 
     def compute(self) -> Tensor:
         """Scalar; NaN while either side has fewer than two samples."""
@@ -223,7 +226,7 @@ class FID(FrechetDistance):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise ImportError("FID needs torch-fidelity: pip install 'stsa_lightning[metrics]'") from error
+            raise ImportError("FID needs torch-fidelity: pip install 'torch-fidelity<0.4'") from error
         path = weights_path("inception", weights_dir)
         try:
             torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity itself would run what a file says

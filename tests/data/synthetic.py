@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stsa_lightning.data.clip import ClipMeta, encode_face, write_clip
+from stsa_lightning.data.clip import ClipMeta, encode_picture, write_clip
 from stsa_lightning.data.index import clip_path, empty_row, save_index
 from stsa_lightning.face.topology import LANDMARKS
 
@@ -54,7 +54,7 @@ def write_synthetic_clip(root: Path, clip: str, valid: np.ndarray, features: tup
     write_clip(
         clip_path(root, clip),
         meta,
-        faces=[encode_face(face_of(i)) if face else b"" for i, face in enumerate(valid)],
+        faces=[encode_picture(face_of(i)) if face else b"" for i, face in enumerate(valid)],
         landmarks=np.stack([landmarks_of(i) if face else np.full((131, 2), np.nan) for i, face in enumerate(valid)]),
         boxes=np.where(valid[:, None], [10, 20, 110, 120], 0),
         valid=valid,

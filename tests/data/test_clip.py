@@ -20,7 +20,7 @@ from stsa_lightning.data.clip import (
     ClipMeta,
     ClipWriter,
     WriteError,
-    encode_face,
+    encode_picture,
     write_clip,
 )
 from stsa_lightning.face.box import resize_face
@@ -39,7 +39,7 @@ def _content() -> dict[str, Any]:
     landmarks = rng.uniform(20, 60, (FRAMES, 131, 2)).astype(np.float32)
     landmarks[~valid] = np.nan
     return {
-        "faces": [encode_face(_face(i)) if valid[i] else b"" for i in range(FRAMES)],
+        "faces": [encode_picture(_face(i)) if valid[i] else b"" for i in range(FRAMES)],
         "landmarks": landmarks,
         "boxes": np.where(valid[:, None], [[10, 20, 70, 60]], 0),
         "valid": valid,
@@ -100,7 +100,7 @@ def test_faces_are_decoded_in_the_order_asked(path: Path) -> None:
 def test_jpeg_keeps_colour_edges() -> None:
     face = np.zeros((SIZE, SIZE, 3), np.uint8)
     face[:, 1::2] = (255, 0, 0)  # columns a pixel wide would smear under chroma subsampling
-    decoded = cv2.imdecode(np.frombuffer(encode_face(face), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = cv2.imdecode(np.frombuffer(encode_picture(face), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.abs(decoded.astype(int) - face).mean() < 6
 
 

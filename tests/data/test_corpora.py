@@ -109,7 +109,7 @@ def test_a_source_hashes_all_that_is_read(tmp_path: Path) -> None:
     before = source.sha256()
     assert source.bytes == len("picture") + len("sound")
     (tmp_path / "audio/s1/d/a.wav").write_text("other")
-    assert source.sha256() != before
+    assert _found("cmlr", tmp_path)["s1/d/a"].sha256() != before
 
 
 # ---- LRS2

@@ -161,7 +161,7 @@ def test_what_is_done_again_and_what_is_kept(few: Path, tmp_path: Path) -> None:
 
 def test_stopping_keeps_what_is_finished(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    encode, calls = extract.encode_face, 0
+    encode, calls = extract.encode_picture, 0
 
     def stop_in_the_second_video(face: np.ndarray) -> bytes:
         nonlocal calls
@@ -170,7 +170,7 @@ def test_stopping_keeps_what_is_finished(few: Path, tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return encode(face)
 
-    monkeypatch.setattr(extract, "encode_face", stop_in_the_second_video)
+    monkeypatch.setattr(extract, "encode_picture", stop_in_the_second_video)
     with pytest.raises(KeyboardInterrupt):
         run(few, out)
     assert load_index(out)["clip"].tolist() == ["ann/talk"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from stsa_lightning.data.corpora.source import (
@@ -20,10 +21,9 @@ from stsa_lightning.data.corpora.source import (
     Source,
     existing_folder,
     list_lines,
-    report_missing,
     source_of,
     splits_by_name,
-    unique_clips,
+    those_there,
 )
 from stsa_lightning.errors import UserError
 
@@ -62,27 +62,20 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     if not splits and lists:
         raise LayoutError(places[0], "expected the lists train.csv, val.csv and test.csv, found none", TREE)
     splits = splits or {path.relative_to(video).as_posix()[:-4]: "" for path in video.glob("s[0-9]*/*/*.mp4")}
-    sources, missing = [], []
+    makers = {}
     for name, split in splits.items():
         sound = next((p for p in (root / "audio", video.parent / "audio") if (p / f"{name}.wav").is_file()), None)
-        try:
-            sources.append(
-                source_of(
-                    root,
-                    video / f"{name}.mp4",
-                    speaker=name.split("/")[0],
-                    clip=name,
-                    audio=sound / f"{name}.wav" if sound else None,
-                    split=split,
-                    language="zh",
-                )
-            )
-        except FileNotFoundError:
-            missing.append(f"{name}.mp4")
-    if not sources:
-        raise LayoutError(root, f"none of the {len(splits)} videos that the lists name is there ({missing[0]})", TREE)
-    report_missing(root, missing, len(splits), "named by the lists, but not there")
-    return unique_clips(root, sources)
+        makers[f"{name}.mp4"] = partial(
+            source_of,
+            root,
+            video / f"{name}.mp4",
+            speaker=name.split("/")[0],
+            clip=name,
+            audio=sound / f"{name}.wav" if sound else None,
+            split=split,
+            language="zh",
+        )
+    return those_there(root, TREE, makers)
 
 
 def _splits(places: list[Path]) -> dict[str, str]:

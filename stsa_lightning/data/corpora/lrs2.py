@@ -9,6 +9,7 @@ for one speaker (it is a broadcast), and that the marks mean near-frontal and mu
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 from stsa_lightning.data.corpora.source import (
@@ -17,10 +18,9 @@ from stsa_lightning.data.corpora.source import (
     Source,
     existing_folder,
     list_lines,
-    report_missing,
     source_of,
     splits_by_name,
-    unique_clips,
+    those_there,
 )
 from stsa_lightning.errors import UserError
 
@@ -82,21 +82,15 @@ def find(root: Path | str, lists: Path | str | None = None, with_pretrain: bool 
 
 
 def _sources(root: Path, base: Path, named: list[tuple[str, str, str]]) -> list[Source]:
-    sources, missing = [], []
+    makers = {}
     for part, name, split in named:
         speaker, clip = name.split("/")
         inside = clip if part == "main" else f"pretrain/{clip}"
-        path = base / part / f"{name}.mp4"
-        try:
-            sources.append(
-                source_of(root, path, speaker=speaker, clip=f"{speaker}/{inside}", split=split, language="en")
-            )
-        except FileNotFoundError:
-            missing.append(f"{part}/{name}.mp4")
-    if not sources:
-        raise LayoutError(root, f"none of the {len(named)} videos that the lists name is there ({missing[0]})", TREE)
-    report_missing(root, missing, len(named), "named by the lists, but not there")
-    return unique_clips(root, sources)
+        file = f"{part}/{name}.mp4"
+        makers[file] = partial(
+            source_of, root, base / file, speaker=speaker, clip=f"{speaker}/{inside}", split=split, language="en"
+        )
+    return those_there(root, TREE, makers)
 
 
 def _pretrain(base: Path, places: list[Path]) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.files import sha256_of
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".m4v")
 
@@ -91,12 +92,12 @@ class Source:
 
     def sha256(self) -> str:
         """Hex digest of the contents: the video, and the sound where it lies apart."""
-        digest = hashlib.sha256()
-        for path in (self.path, *([self.audio] if self.audio else [])):
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return _contents(self.path, self.audio, self.bytes, self.mtime_ns)
+
+
+@lru_cache(maxsize=64)  # dozens of clips are cut from one long video
+def _contents(video: Path, audio: Path | None, size: int, mtime_ns: int) -> str:
+    return sha256_of(video, *([audio] if audio else []))
 
 
 def source_of(
@@ -176,6 +177,27 @@ def report_missing(root: Path, missing: Sequence[str], total: int, why: str) -> 
             MissingVideosWarning,
             stacklevel=3,
         )
+
+
+def those_there(root: Path, tree: str, named: Mapping[str, Callable[[], Source]]) -> list[Source]:
+    """The sources of the videos that lists name (by file name) and that are there, as `unique_clips`.
+
+    Raises:
+        LayoutError: none of them is there.
+
+    Warns:
+        MissingVideosWarning: some are not.
+    """
+    sources, missing = [], []
+    for name, make in named.items():
+        try:
+            sources.append(make())
+        except FileNotFoundError:
+            missing.append(name)
+    if not sources:
+        raise LayoutError(root, f"none of the {len(named)} videos that the lists name is there ({missing[0]})", tree)
+    report_missing(root, missing, len(named), "named by the lists, but not there")
+    return unique_clips(root, sources)
 
 
 def unique_clips(root: Path, sources: Iterable[Source]) -> list[Source]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from stsa_lightning.data.report.figures import HEIGHT, WIDTH, histograms
 from stsa_lightning.data.report.tables import Rejection, duration, groups, rejections, removals, speakers
 from stsa_lightning.data.report.worst import worst_clips
 from stsa_lightning.files import written_whole
+from stsa_lightning.page import render
 
 _METHODS = {"syncnet": "SyncNet", "opening": "the mouth's opening (the weaker measure)", "none": "nothing"}
 
@@ -83,7 +83,7 @@ def corpus_report(root: Path | str, out: Path | str, filters: Filters | None = N
         "all_speakers": all_people,
         "meanings": MEANINGS,
     }
-    page = _template().render(facts)
+    page = render(__package__, **facts)
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(out) as part:
         part.write_text(page, encoding="utf-8")
@@ -127,13 +127,3 @@ def _kept(clips: pd.DataFrame, kept: pd.DataFrame) -> str:
     share = f" ({len(kept) / len(clips):.0%})" if len(clips) else ""
     times = f"{duration(float(kept['duration_s'].sum()))} of {duration(float(clips['duration_s'].sum()))}"
     return f"{len(kept):,} of {len(clips):,} clips{share}, {times}"
-
-
-def _template() -> Any:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise ImportError("the report of a corpus needs jinja2: pip install jinja2") from error
-    text = resources.files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from stsa_lightning.data.clip import Clip, ClipError
+from stsa_lightning.data.clip import Clip, ClipError, encode_picture
 from stsa_lightning.data.filters import Filters, judged_values
 from stsa_lightning.data.index import clip_path
+from stsa_lightning.page import data_uri
 
 # What each limit acts on, and its unit.
 LIMIT_NAMES: dict[str, tuple[str, str]] = {
@@ -101,10 +101,5 @@ def _pictures(path: Path) -> tuple[list[str], str]:
         return [], "the clip file is missing"
     except ClipError:
         return [], "the clip file is damaged"
-    return [_data_address(face) for face in faces], ""
-
-
-def _data_address(face: np.ndarray) -> str:
-    small = cv2.resize(face, (_PICTURE_PX, _PICTURE_PX), interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    small = (cv2.resize(face, (_PICTURE_PX, _PICTURE_PX), interpolation=cv2.INTER_AREA) for face in faces)
+    return [data_uri(encode_picture(face)) for face in small], ""
