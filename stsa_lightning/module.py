@@ -15,9 +15,8 @@ end_to_end    predicted heatmaps (section 3 of the paper) both networks, all ter
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,74 +27,49 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 
-from stsa_lightning.audio import FEATURE_DIMS, FeatureKind
+from stsa_lightning.audio import FeatureKind
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.data.windows import Batch
 from stsa_lightning.errors import UserError
-from stsa_lightning.losses.adversarial import feature_matching, lsgan_discriminator, lsgan_generator
-from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
-from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
-from stsa_lightning.losses.perceptual import PerceptualLoss
-from stsa_lightning.metrics.image import mouth_region
+from stsa_lightning.losses.balance import ShareBalancer, balance_of
+from stsa_lightning.losses.mutual_information import Estimator
+from stsa_lightning.losses.objective import FACE_TERMS, RELEASED_RECIPE, Judgement, LossWeights, Objective, Terms
 from stsa_lightning.nets.checkpoint import averaged_weights, load_networks
-from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput, mask_lower_half
+from stsa_lightning.training.checks import check_agreement, check_batch, check_features, check_settings, memory_advice
+from stsa_lightning.training.speed import compile_networks
 
 Phase = Literal["guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+Balance = Literal["weights", "shares"]
 
 
-@dataclass  # not frozen: Lightning copies hyperparameters field by field
-class LossWeights:
-    """The weight of every term; 0 builds and computes nothing for it.
+@dataclass
+class Drawn:
+    """What one step drew: where gradients are measured, and what the discriminators are asked about.
 
-    The paper's weights are not public. Picture terms follow IP_LAP (CVPR 2023), the closest public recipe; the rest is
-    ours.
-
-    Attributes:
-        heatmap: squared error of the lip and jaw heatmaps (L_semantic).
-        keypoints: L1 of the 57 keypoints (L_semantic).
-        keypoint_velocity: L1 of the keypoints' frame-to-frame motion (L_temporal).
-        heatmap_velocity: the same on heatmaps (L_temporal).
-        warp: VGG perceptual distance of the warped reference to the true face.
-        warp_pixel: L1 of the warped reference to the true face.
-        perceptual: VGG perceptual + style distance of the generated face.
-        pixel: L1 of the generated face.
-        adversarial: least-squares GAN on single faces.
-        feature_matching: L1 of the discriminator's features.
-        temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are drawn.
-        information: mutual information between the spatial and the temporal path (CIL); maximised.
+    ``places``: name -> tensors of the generator's output; ``face``, ``target`` (F, 3, S, S), ``real``: None unless the
+    phase has the discriminators learn; ``frames``: of a window.
     """
 
-    heatmap: float = 1.0
-    keypoints: float = 1.0
-    keypoint_velocity: float = 1.0
-    heatmap_velocity: float = 0.0
-    warp: float = 2.5
-    warp_pixel: float = 0.0
-    perceptual: float = 4.0
-    pixel: float = 0.0
-    adversarial: float = 0.25
-    feature_matching: float = 2.5
-    temporal_adversarial: float = 0.0
-    information: float = 0.1
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise UserError(f"weights.{field.name} must be 0 or more, got {getattr(self, field.name)}")
-
-
-RELEASED_RECIPE = LossWeights()
+    places: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    face: Tensor | None = None
+    real: Judgement | None = None
+    frames: int = 1
 
 
 class STSA(LightningModule):
     """Spatial-Temporal Semantic Alignment: guidance + synthesis, trained phase by phase.
 
-    Optimisation is manual (two optimisers: generator side, discriminators); ``global_step`` counts batches. Dropout
-    draws from a generator seeded by (seed, step, rank), so that a resumed run repeats an uninterrupted one.
+    Optimisation is manual (two optimisers: generator side, discriminators); ``global_step`` counts the generator's
+    steps. Dropout draws from a generator seeded by (seed, batch, rank), so that a resumed run repeats an uninterrupted
+    one.
+
+    Logged of each step: every term's raw value as ``train/TERM``. Every ``balance_every_n_steps`` batches also its
+    weight as ``weight/TERM`` and its share of the gradient, ``balance/PLACE/TERM``, where PLACE is what the generator
+    puts out: ``face``, ``warped``, ``paths`` (both paths' maps, which CIL acts on) and ``heatmap`` (lip and jaw).
 
     Args:
         size: preset of both networks, ``released`` or ``tiny``.
@@ -107,16 +81,25 @@ class STSA(LightningModule):
         window: T, frames per window.
         sigma: width of the heatmaps' ridges, pixels; for whoever uses the networks later.
         weights: weight of each loss term.
+        balance: what the weights of the terms on the generated face mean: ``weights`` multiply the terms, ``shares``
+            are parts of the gradient at the face, see :class:`ShareBalancer`.
+        balance_every_n_steps: batches between measurements, rounded up to when the trainer logs; 0: none.
         foreground_weight: weight of a heatmap's ridges against its empty part.
+        mouth_weight: weight of the mouth's pixels in ``pixel`` and ``perceptual`` against the others'; 1: equal.
         perceptual_net: torchvision VGG of the perceptual losses.
         information: estimator of mutual information.
         temperature: of InfoNCE.
         lr: Adam's learning rate for the generator side (a phase may set its own).
         discriminator: settings of :class:`PatchDiscriminator`.
-        discriminator_lr: Adam's learning rate for the discriminators.
+        discriminator_lr: Adam's learning rate for the discriminators (a phase may set its own).
         betas: Adam's betas for the generator side.
         discriminator_betas: Adam's betas for the discriminators.
         gradient_clip: largest gradient norm of each optimiser's parameters; None does not clip.
+        accumulate: batches whose mean gradient makes one step of either optimiser; what an epoch leaves over makes a
+            step of its own. Batch norm and InfoNCE still see single batches.
+        channels_last: keep images with their channels innermost in memory, as tensor cores read them.
+        compile: compile the networks, the VGG and the discriminators with ``torch.compile``; the first steps take
+            minutes.
         phase: see the table above; the callback PhaseSchedule moves it during a run.
         init_from: checkpoint (``.ckpt`` or ``.safetensors``) whose networks this one starts from, such as the end of an
             earlier phase; its settings must match.
@@ -134,7 +117,10 @@ class STSA(LightningModule):
         window: int = 5,
         sigma: float = 1.0,
         weights: LossWeights = RELEASED_RECIPE,
+        balance: Balance = "weights",
+        balance_every_n_steps: int = 100,
         foreground_weight: float = 1.0,
+        mouth_weight: float = 1.0,
         perceptual_net: str = "vgg19",
         information: Estimator = "infonce",
         temperature: float = 0.07,
@@ -144,6 +130,9 @@ class STSA(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         discriminator_betas: tuple[float, float] = (0.5, 0.999),
         gradient_clip: float | None = None,
+        accumulate: int = 1,
+        channels_last: bool = False,
+        compile: bool = False,
         phase: Phase = "end_to_end",
         init_from: str | None = None,
         seed: int = 0,
@@ -154,60 +143,77 @@ class STSA(LightningModule):
         self.save_hyperparameters()
         self.hparams["weights"] = asdict(weights)
         self.automatic_optimization = False
-        self.weights = weights
+        if accumulate < 1:
+            raise UserError(f"accumulate must be 1 batch or more, got {accumulate}")
+        if balance not in get_args(Balance):
+            raise UserError(f"balance must be one of {', '.join(get_args(Balance))}, got {balance!r}")
 
-        shared = {"audio_dim": FEATURE_DIMS[features], "face_size": face_size}
+        shared = {"audio_dim": check_features(features), "face_size": face_size}
         self.guidance = Guidance(**{**GUIDANCE[size], **shared, **(guidance or {})})
         self.synthesis = Synthesis(**{**SYNTHESIS[size], **shared, "references": references, **(synthesis or {})})
-        self._build_losses(foreground_weight, perceptual_net, information, temperature, discriminator or {})
+        self.objective = Objective(
+            weights,
+            self.synthesis.align_width,
+            foreground_weight=foreground_weight,
+            mouth_weight=mouth_weight,
+            perceptual_net=perceptual_net,
+            information=information,
+            temperature=temperature,
+            discriminator=discriminator,
+        )
+        on_face = {name: value for name in FACE_TERMS if (value := getattr(weights, name))}
+        self.balancer = ShareBalancer(on_face) if balance == "shares" else None
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.set_phase(phase)
         if init_from is not None:
             self.load_generator(init_from)
 
-    def _build_losses(
-        self,
-        foreground_weight: float,
-        net: str,
-        information: Estimator,
-        temperature: float,
-        discriminator: dict[str, Any],
-    ) -> None:
-        weights = self.weights
-        self.semantic_loss = SemanticLoss(foreground_weight)
-        self.temporal_loss = TemporalLoss()
-        self.perceptual_loss = PerceptualLoss(net) if weights.perceptual or weights.warp else None
-        self.information = None
-        if weights.information:
-            options = {"temperature": temperature} if information == "infonce" else {}
-            self.information = estimator(information, self.synthesis.align_width, **options)
-        judged = weights.adversarial or weights.feature_matching
-        self.discriminator = PatchDiscriminator(**discriminator) if judged else None
-        self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
+    # ---- phases, checks, weights
 
-    # ---- phases and weights
+    def set_phase(self, phase: Phase, freeze: Sequence[str] = ()) -> None:
+        """Freeze and free the networks for ``phase``.
 
-    def set_phase(self, phase: Phase) -> None:
-        """Freeze and free the networks for ``phase``."""
+        Args:
+            freeze: parts that stay as they are besides, such as ``guidance.audio_encoder``; their batch norms too.
+        """
         if phase not in PHASES:
             raise UserError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
         self.phase: Phase = phase
         self.guidance.requires_grad_(phase in ("guidance", "end_to_end"))
         self.synthesis.requires_grad_(phase != "guidance")
+        self.frozen = [self.part(name) for name in freeze]
+        for part in self.frozen:
+            part.requires_grad_(False)
+
+    def part(self, name: str) -> torch.nn.Module:
+        """A part of either network by its dotted name."""
+        try:
+            if name.split(".")[0] in ("guidance", "synthesis"):
+                return self.get_submodule(name)
+        except AttributeError:
+            pass
+        inner = [
+            f"{net}.{child}" for net in ("guidance", "synthesis") for child, _ in getattr(self, net).named_children()
+        ]
+        raise UserError(f"freeze: expected a part of a network, such as {', '.join(inner)}; got {name!r}")
+
+    def setup(self, stage: str) -> None:
+        """Data and networks have to agree; said before anything is computed."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, STSADataModule):
+            check_agreement(self.hparams, data.hparams)
+
+    def on_fit_start(self) -> None:
+        """Compile here, where the networks are on their device."""
+        if self.hparams["compile"]:
+            compile_networks(self)
 
     def load_generator(self, path: str | Path) -> None:
         """Take both networks' weights, averaged ones where there are such, from a checkpoint of the same settings."""
         guidance, synthesis, _ = load_networks(path)
         for mine, theirs in ((self.guidance, guidance), (self.synthesis, synthesis)):
-            if plain(mine.settings) != plain(theirs.settings):
-                differ = {
-                    key: (theirs.settings.get(key), value)
-                    for key, value in mine.settings.items()
-                    if plain(theirs.settings.get(key)) != plain(value)
-                }
-                raise UserError(
-                    f"{path}: its {type(mine).__name__.lower()} network has other settings than this run's "
-                    f"(name: there, here): {differ}. Give the run the same ones"
-                )
+            check_settings(str(path), type(mine).__name__.lower(), theirs.settings, mine.settings)
             mine.load_state_dict(theirs.state_dict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -224,6 +230,8 @@ class STSA(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Whoever does not go on training gets the averaged weights, as dubbing does."""
+        for name, network in (("guidance", self.guidance), ("synthesis", self.synthesis)):
+            check_settings("the checkpoint", name, checkpoint["networks"][name], network.settings)
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] |= averaged_weights(checkpoint)
 
@@ -239,12 +247,10 @@ class STSA(LightningModule):
         Returns:
             The output for F = B (centre) or B * T frames, and the true faces (F, 3, S, S).
         """
-        frames = batch["faces"].shape[1]
-        chosen = slice(None) if every_frame else slice(frames // 2, frames // 2 + 1)
-        target, driving, audio = (x[:, chosen].flatten(0, 1) for x in (batch["faces"], heatmaps, batch["audio"]))
+        target, driving, audio = (chosen_frames(x, every_frame) for x in (batch["faces"], heatmaps, batch["audio"]))
         references = self.synthesis.encode_references(batch["references"], batch["reference_heatmaps"])
         if every_frame:
-            references = references.repeat_interleave(frames)
+            references = references.repeat_interleave(heatmaps.shape[1])
         return self.synthesis.render(mask_lower_half(target), driving, audio, references), target
 
     def forward(self, batch: Batch, every_frame: bool = False) -> tuple[GuidanceOutput, SynthesisOutput, Tensor]:
@@ -252,101 +258,88 @@ class STSA(LightningModule):
         prediction = self.predict_heatmaps(batch)
         return prediction, *self.synthesise(batch, prediction.heatmap, every_frame)
 
-    # ---- losses
-
-    def guidance_losses(self, prediction: GuidanceOutput, batch: Batch) -> dict[str, Tensor]:
-        """L_semantic and L_temporal, unweighted."""
-        pairs = (
-            *(prediction.lip, prediction.jaw, prediction.keypoints),
-            *(batch["lip_heatmaps"], batch["jaw_heatmaps"], batch["keypoints"]),
-        )
-        terms = self.semantic_loss(*pairs) | self.temporal_loss(*pairs)
-        terms["heatmap"] = terms.pop("lip_heatmap") + terms.pop("jaw_heatmap")
-        return {name: value for name, value in terms.items() if getattr(self.weights, name)}
-
-    def picture_losses(self, output: SynthesisOutput, target: Tensor, frames: int) -> dict[str, Tensor]:
-        """Terms of stage 2, unweighted: of the warped reference, CIL, and (past phase ``warp``) of the face."""
-        with_face = self.phase != "warp"
-        losses = {}
-        if self.weights.warp_pixel:
-            losses["warp_pixel"] = F.l1_loss(output.warped, target)
-        if self.weights.pixel and with_face:
-            losses["pixel"] = F.l1_loss(output.face, target)
-        if self.perceptual_loss is not None:
-            with torch.no_grad():
-                true_maps = self.perceptual_loss.pyramid(target)
-            if self.weights.warp:
-                losses["warp"] = self.perceptual_loss(output.warped, true_maps, with_style=False)
-            if self.weights.perceptual and with_face:
-                losses["perceptual"] = self.perceptual_loss(output.face, true_maps)
-        if self.information is not None:
-            losses["information"] = -consistency(self.information, *self.synthesis.align(output))
-        return losses | (self.judged_losses(output.face, target, frames) if with_face else {})
-
-    def judged_losses(self, face: Tensor, target: Tensor, frames: int) -> dict[str, Tensor]:
-        """What the discriminators say of generated faces (F, 3, S, S), unweighted."""
-        losses = {}
-        if self.discriminator is not None:
-            fake = self.discriminator(face)
-            losses["adversarial"] = lsgan_generator(fake)
-            if self.weights.feature_matching:
-                with torch.no_grad():
-                    real = self.discriminator(target)
-                losses["feature_matching"] = feature_matching(real, fake)
-        if self.temporal_discriminator is not None:
-            losses["temporal_adversarial"] = lsgan_generator(self.temporal_discriminator(mouths(face, frames)))
-        return losses
-
-    def discriminator_losses(self, fake: Tensor, real: Tensor, frames: int) -> dict[str, Tensor]:
-        """Least-squares terms of the discriminators on detached faces (F, 3, S, S)."""
-        losses = {}
-        if self.discriminator is not None:
-            losses["discriminator"] = lsgan_discriminator(self.discriminator(real), self.discriminator(fake))
-        if self.temporal_discriminator is not None:
-            judge = self.temporal_discriminator
-            losses["temporal_discriminator"] = lsgan_discriminator(
-                judge(mouths(real, frames)), judge(mouths(fake, frames))
-            )
-        return losses
-
     # ---- steps
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make dropout a function of (seed, step, rank)."""
-        torch.manual_seed((self.hparams["seed"] * 1_000_003 + self.global_step) * 4096 + self.global_rank)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of the generator side, then one of the discriminators."""
-        generator, judges = self._optimizers()
-        losses: dict[str, Tensor] = {}
+    def generator_terms(self, batch: Batch) -> tuple[Terms, Drawn]:
+        """The generator side of one step: its terms, unweighted, and what was drawn."""
+        terms: Terms = {}
+        drawn = Drawn()
         heatmaps = batch["heatmaps"]
         if self.phase in ("guidance", "end_to_end"):
             prediction = self.predict_heatmaps(batch)
-            losses |= self.guidance_losses(prediction, batch)
+            terms |= self.objective.guidance_terms(prediction, batch)
             heatmaps = prediction.heatmap
-        if self.phase not in ("synthesis", "end_to_end"):
-            judges = None
+            drawn.places["heatmap"] = (prediction.lip, prediction.jaw)
         if self.phase != "guidance":
-            every_frame = judges is not None and self.temporal_discriminator is not None
-            frames = heatmaps.shape[1] if every_frame else 1
-            output, target = self.synthesise(batch, heatmaps, every_frame)
+            terms |= self._picture_terms(batch, heatmaps, drawn)
+        return terms, drawn
+
+    def _picture_terms(self, batch: Batch, heatmaps: Tensor, drawn: Drawn) -> Terms:
+        """Stage 2: of the warped reference and CIL, and (past phase ``warp``) of the face."""
+        objective, with_face = self.objective, self.phase != "warp"
+        every_frame = with_face and objective.temporal_discriminator is not None
+        output, target = self.synthesise(batch, heatmaps, every_frame)
+        drawn.places |= {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
+        true_maps = objective.true_maps(target)
+        codes = None if objective.information is None else self.synthesis.align(output)
+        terms = objective.warp_terms(output, target, true_maps, codes)
+        if with_face:
+            drawn.places["face"] = (output.face,)
+            drawn.face, drawn.frames = output.face, heatmaps.shape[1] if every_frame else 1
+            # What the discriminators see in true faces serves feature matching here and their own step after.
+            drawn.real = objective.judge(target, drawn.frames)
+            mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
             self._judges_require_grad(False)
-            losses |= self.picture_losses(output, target, frames)
+            terms |= objective.face_terms(output.face, target, true_maps, drawn.real, drawn.frames, mouth)
             self._judges_require_grad(True)
-        total = torch.stack([getattr(self.weights, name) * value for name, value in losses.items()]).sum()
-        self._step(generator, total)
-        if judges is not None:
-            judge_losses = self.discriminator_losses(output.face.detach(), target, frames)
-            # Lightning counts every optimiser's step; only the generator's is to count.
-            judges._on_before_step = judges._on_after_step = do_nothing_closure
-            self._step(judges, torch.stack(list(judge_losses.values())).sum())
-            losses |= judge_losses
-        self._log("train", {**losses, "loss": total}, len(batch["frame"]))
+        return terms
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make dropout a function of (seed, batch, rank)."""
+        if batch_idx == 0:
+            check_batch(batch, self.hparams, self.guidance.audio_dim)
+        for part in self.frozen:
+            part.eval()  # a fit and each validation end with all in training mode
+        torch.manual_seed((self.hparams["seed"] * 1_000_003 + self._batch_number(batch_idx)) * 4096 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Terms]:
+        """One step of the generator side, then one of the discriminators.
+
+        Returns:
+            ``terms``: every term's value, unweighted and detached.
+        """
+        with memory_advice(len(batch["frame"])):
+            generator, judges = self._optimizers()
+            terms, drawn = self.generator_terms(batch)
+            total, weights = self._total(terms, drawn)
+            if self._balance_is_due(batch_idx):
+                self.log_dict(balance_of(terms, weights, drawn.places))
+            self._learn(generator, total, batch_idx)
+            terms["loss"] = total
+            if judges is not None and drawn.face is not None and drawn.real is not None:
+                fake = self.objective.judge(drawn.face.detach(), drawn.frames)
+                judge_terms = self.objective.judge_terms(drawn.real, fake)
+                # Lightning counts every optimiser's step; only the generator's is to count.
+                judges._on_before_step = judges._on_after_step = do_nothing_closure
+                self._learn(judges, torch.stack(list(judge_terms.values())).sum(), batch_idx)
+                terms |= judge_terms
+        self._log("train", terms, len(batch["frame"]))
+        return {"terms": {name: value.detach() for name, value in terms.items()}}
+
+    def _total(self, terms: Terms, drawn: Drawn) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """The sum that is learnt from, and each term's weight in it."""
+        weights: dict[str, Tensor | float] = {name: getattr(self.objective.weights, name) for name in terms}
+        on_face = {name: terms[name] for name in FACE_TERMS if name in terms}
+        if self.balancer is None or drawn.face is None or not on_face:
+            return torch.stack([weights[name] * value for name, value in terms.items()]).sum(), weights
+        balanced, coefficients = self.balancer(on_face, drawn.face)
+        rest = [weights[name] * value for name, value in terms.items() if name not in on_face]
+        return torch.stack([balanced, *rest]).sum(), {**weights, **coefficients}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Draw as dubbing does (predicted heatmaps), whatever the phase; callbacks measure and show what comes back."""
         prediction, output, target = self(batch)
-        self._log("val", self.guidance_losses(prediction, batch), len(batch["frame"]))
+        self._log("val", self.objective.guidance_terms(prediction, batch), len(batch["frame"]))
         self._log("val", {"pixel": F.l1_loss(output.face, target)}, len(batch["frame"]))
         centre = batch["faces"].shape[1] // 2
         return {
@@ -364,31 +357,36 @@ class STSA(LightningModule):
         """Generated faces of every window's centre, (B, 3, S, S)."""
         return self(batch)[1].face
 
+    # ---- logs
+
     def _log(self, stage: str, values: Mapping[str, Tensor], batch_size: int) -> None:
         named = {f"{stage}/{name}": value.detach() for name, value in values.items()}
         self.log_dict(named, batch_size=batch_size, sync_dist=stage != "train")
 
+    def _balance_is_due(self, batch_idx: int) -> bool:
+        logs = self.trainer.log_every_n_steps or 1
+        every = -(-self.hparams["balance_every_n_steps"] // logs) * logs
+        return every > 0 and (self._batch_number(batch_idx) + 1) % every == 0
+
     # ---- optimisers
 
     def _judges_require_grad(self, value: bool) -> None:
-        for judge in (self.discriminator, self.temporal_discriminator):
-            if judge is not None:
-                judge.requires_grad_(value)
+        for judge in self.objective.judges():
+            judge.requires_grad_(value)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for guidance + synthesis + CIL, and one for the discriminators where a weight calls for them."""
-        judges = [j for j in (self.discriminator, self.temporal_discriminator) if j is not None]
-        makers = [m for m in (self.guidance, self.synthesis, self.information) if m is not None]
         hparams = self.hparams
-        betas = tuple(hparams["betas"])
-        # Hundreds of small tensors: one call for all of them.
-        generator = torch.optim.Adam(parameters(makers), lr=hparams["lr"], betas=betas, foreach=True)
+        # Hundreds of small tensors: one call for all of them. Under 16-mixed, fused ones unscale gradients by
+        # themselves, after they would have been clipped.
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        kind: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
+        makers = parameters([self.guidance, self.synthesis, *self.objective.makers()])
+        generator = torch.optim.Adam(makers, lr=hparams["lr"], betas=tuple(hparams["betas"]), **kind)
         optimisers: list[torch.optim.Optimizer] = [generator]
-        if judges:
-            betas = tuple(hparams["discriminator_betas"])
-            optimisers.append(
-                torch.optim.Adam(parameters(judges), lr=hparams["discriminator_lr"], betas=betas, foreach=True)
-            )
+        if judges := self.objective.judges():
+            rate, betas = hparams["discriminator_lr"], tuple(hparams["discriminator_betas"])
+            optimisers.append(torch.optim.Adam(parameters(judges), lr=rate, betas=betas, **kind))
         return optimisers
 
     def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer | None]:
@@ -397,20 +395,31 @@ class STSA(LightningModule):
             return optimisers[0], optimisers[1]
         return optimisers, None
 
-    def _step(self, optimiser: LightningOptimizer, loss: Tensor) -> None:
-        optimiser.zero_grad()
-        self.manual_backward(loss)
-        optimiser.step()
+    def _batch_number(self, batch_idx: int) -> int:
+        """Batches before this one, over all epochs."""
+        return int(self.current_epoch * self.trainer.num_training_batches) + batch_idx
+
+    def steps_after(self, batch_idx: int) -> bool:
+        """Whether the optimisers step after this batch of the epoch, so that no gathered gradient is left over."""
+        done = batch_idx + 1
+        return done % self.hparams["accumulate"] == 0 or done == self.trainer.num_training_batches
+
+    def _learn(self, optimiser: LightningOptimizer, loss: Tensor, batch_idx: int) -> None:
+        """Gather this batch's part of the mean gradient; with the group's last batch, step."""
+        group = self.hparams["accumulate"]
+        first = batch_idx - batch_idx % group
+        size = min(group, int(self.trainer.num_training_batches) - first)
+        if batch_idx == first:
+            optimiser.zero_grad()
+        self.manual_backward(loss / size if size > 1 else loss)
+        if self.steps_after(batch_idx):
+            optimiser.step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip here: under 16-bit precision the gradients are unscaled only now."""
+        """Clip here: under 16-bit precision the gradients are unscaled only now, and in several processes averaged."""
         if self.hparams["gradient_clip"] is not None:
-            self.clip_gradients(optimizer, self.hparams["gradient_clip"], "norm")
-
-
-def plain(settings: Any) -> Any:
-    """Settings as JSON gives them back: lists for tuples."""
-    return json.loads(json.dumps(settings))
+            held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(held, self.hparams["gradient_clip"])
 
 
 def parameters(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
@@ -418,6 +427,7 @@ def parameters(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
     return [parameter for module in modules for parameter in module.parameters()]
 
 
-def mouths(faces: Tensor, frames: int) -> Tensor:
-    """Lower halves of faces (B * T, 3, S, S) as windows (B, T, 3, S / 2, S), T = ``frames``."""
-    return mouth_region(faces).unflatten(0, (-1, frames))
+def chosen_frames(windows: Tensor, every_frame: bool) -> Tensor:
+    """Windows (B, T, ...) -> the centre frames (B, ...), or all (B * T, ...)."""
+    frames = windows.shape[1]
+    return windows.flatten(0, 1) if every_frame else windows[:, frames // 2]

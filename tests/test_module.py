@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from stsa_lightning.errors import UserError
-from stsa_lightning.module import PHASES, STSA, LossWeights, mouths
+from stsa_lightning.losses.objective import LossWeights, mouths
+from stsa_lightning.module import PHASES, STSA
 from stsa_lightning.nets.checkpoint import load_networks, save_networks
 
 SMALL: dict[str, Any] = {"size": "tiny", "face_size": 64, "references": 2, "window": 3}
@@ -38,10 +39,10 @@ def batch(size: int = 2, window: int = 3, references: int = 2, face: int = 64) -
 
 def test_a_zero_weight_builds_nothing():
     module = STSA(**SMALL, weights=PLAIN)
-    assert module.perceptual_loss is None
-    assert module.information is None
-    assert module.discriminator is None
-    assert module.temporal_discriminator is None
+    assert module.objective.perceptual is None
+    assert module.objective.information is None
+    assert module.objective.discriminator is None
+    assert module.objective.temporal_discriminator is None
     assert len(module.configure_optimizers()) == 1
 
 
@@ -50,7 +51,7 @@ def test_judges_and_information_are_built_on_demand():
     module = STSA(**SMALL, weights=weights, discriminator={"width": 8})
     generator, judges = module.configure_optimizers()
     assert judges.defaults["betas"] == (0.5, 0.999)
-    count = sum(p.numel() for m in (module.discriminator, module.temporal_discriminator) for p in m.parameters())
+    count = sum(p.numel() for m in module.objective.judges() for p in m.parameters())
     assert sum(p.numel() for p in judges.param_groups[0]["params"]) == count
     own = sum(p.numel() for m in (module.guidance, module.synthesis) for p in m.parameters())
     assert sum(p.numel() for p in generator.param_groups[0]["params"]) == own
@@ -69,7 +70,7 @@ def test_end_to_end_the_picture_reaches_the_guidance_network():
     example = batch()
     prediction = module.predict_heatmaps(example)
     output, target = module.synthesise(example, prediction.heatmap)
-    module.picture_losses(output, target, frames=1)["pixel"].backward()
+    (output.face - target).abs().mean().backward()
     assert sum(float(p.grad.abs().sum()) for p in module.guidance.parameters() if p.grad is not None) > 0
 
 
@@ -78,9 +79,8 @@ def test_losses_are_those_of_the_definitions():
     example = batch()
     with torch.no_grad():
         prediction = module.predict_heatmaps(example)
-        losses = module.guidance_losses(prediction, example)
         output, target = module.synthesise(example, prediction.heatmap)
-        losses |= module.picture_losses(output, target, frames=1)
+        losses, _ = module.generator_terms(example)
     lip = (prediction.lip - example["lip_heatmaps"]).square().mean()
     jaw = (prediction.jaw - example["jaw_heatmaps"]).square().mean()
     torch.testing.assert_close(losses["heatmap"], lip + jaw)
@@ -93,9 +93,9 @@ def test_losses_are_those_of_the_definitions():
 
 def test_the_warp_phase_leaves_the_face_alone():
     module = STSA(**SMALL, weights=PLAIN, phase="warp")
-    example = batch()
-    output, target = module.synthesise(example, example["heatmaps"])
-    assert set(module.picture_losses(output, target, frames=1)) == {"warp_pixel"}
+    terms, drawn = module.generator_terms(batch())
+    assert set(terms) == {"warp_pixel"}
+    assert drawn.face is None
 
 
 def test_every_frame_of_a_window_can_be_drawn():

@@ -1,0 +1,240 @@
+"""All loss terms of one training step, by name and unweighted, with the networks that judge a picture.
+
+Terms of the guidance network come from its heatmaps and keypoints, terms of the picture from the generated face, the
+warped reference and the codes of both paths. Which apply is the phase's business (see :mod:`stsa_lightning.module`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stsa_lightning.errors import UserError
+from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_discriminator, lsgan_generator
+from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
+from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
+from stsa_lightning.losses.perceptual import PerceptualLoss
+from stsa_lightning.metrics.image import mouth_region
+from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
+from stsa_lightning.nets.guidance import GuidanceOutput
+from stsa_lightning.nets.synthesis import SynthesisOutput
+
+Terms = dict[str, Tensor]
+Codes = tuple[list[Tensor], list[Tensor]]
+
+# What reaches the networks through the generated face alone: a gradient-share balancer acts on these.
+FACE_TERMS = ("pixel", "perceptual", "adversarial", "feature_matching", "temporal_adversarial")
+
+
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
+class LossWeights:
+    """The weight of every term; 0 builds and computes nothing for it.
+
+    The paper's weights are not public. Picture terms follow IP_LAP (CVPR 2023), the closest public recipe; the rest is
+    ours.
+
+    Attributes:
+        heatmap: squared error of the lip and jaw heatmaps (L_semantic).
+        keypoints: L1 of the 57 keypoints (L_semantic).
+        keypoint_velocity: L1 of the keypoints' frame-to-frame motion (L_temporal).
+        heatmap_velocity: the same on heatmaps (L_temporal).
+        warp: VGG perceptual distance of the warped reference to the true face.
+        warp_pixel: L1 of the warped reference to the true face.
+        perceptual: VGG perceptual + style distance of the generated face.
+        pixel: L1 of the generated face.
+        adversarial: least-squares GAN on single faces.
+        feature_matching: L1 of the discriminator's features.
+        temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are drawn.
+        information: mutual information between the spatial and the temporal path (CIL); maximised.
+    """
+
+    heatmap: float = 1.0
+    keypoints: float = 1.0
+    keypoint_velocity: float = 1.0
+    heatmap_velocity: float = 0.0
+    warp: float = 2.5
+    warp_pixel: float = 0.0
+    perceptual: float = 4.0
+    pixel: float = 0.0
+    adversarial: float = 0.25
+    feature_matching: float = 2.5
+    temporal_adversarial: float = 0.0
+    information: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise UserError(f"weights.{field.name} must be 0 or more, got {getattr(self, field.name)}")
+
+
+RELEASED_RECIPE = LossWeights()
+
+
+@dataclass
+class Judgement:
+    """What the discriminators say of F faces: ``face`` of each, ``motion`` of the windows they form; None: no judge."""
+
+    face: Features | None
+    motion: Features | None
+
+
+class Objective(nn.Module):
+    """The terms that have a weight, and what they need: estimator of mutual information, VGG, discriminators.
+
+    Args:
+        weights: which terms there are; weighting itself is the caller's.
+        align_width: size of the codes that CIL compares.
+        foreground_weight: see :func:`heatmap_regression`.
+        mouth_weight: weight of a pixel at the mouth in the terms ``pixel`` and ``perceptual`` against one far from it;
+            1 is the plain mean, see :func:`mouth_map`.
+        perceptual_net: torchvision VGG of the perceptual losses.
+        information: estimator of mutual information.
+        temperature: of InfoNCE.
+        discriminator: settings of :class:`PatchDiscriminator`.
+    """
+
+    def __init__(
+        self,
+        weights: LossWeights,
+        align_width: int,
+        foreground_weight: float = 1.0,
+        mouth_weight: float = 1.0,
+        perceptual_net: str = "vgg19",
+        information: Estimator = "infonce",
+        temperature: float = 0.07,
+        discriminator: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not mouth_weight >= 1:
+            raise UserError(f"mouth_weight must be 1 (no difference) or more, got {mouth_weight}")
+        self.weights, self.mouth_weight = weights, mouth_weight
+        self.semantic = SemanticLoss(foreground_weight)
+        self.temporal = TemporalLoss()
+        self.perceptual = PerceptualLoss(perceptual_net) if weights.perceptual or weights.warp else None
+        options = {"temperature": temperature} if information == "infonce" else {}
+        self.information = estimator(information, align_width, **options) if weights.information else None
+        judged = weights.adversarial or weights.feature_matching
+        self.discriminator = PatchDiscriminator(**(discriminator or {})) if judged else None
+        self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
+
+    # ---- stage 1
+
+    def guidance_terms(self, prediction: GuidanceOutput, batch: Mapping[str, Any]) -> Terms:
+        """L_semantic and L_temporal."""
+        pairs = (
+            *(prediction.lip, prediction.jaw, prediction.keypoints),
+            *(batch["lip_heatmaps"], batch["jaw_heatmaps"], batch["keypoints"]),
+        )
+        terms = self.semantic(*pairs) | self.temporal(*pairs)
+        terms["heatmap"] = terms.pop("lip_heatmap") + terms.pop("jaw_heatmap")
+        return {name: value for name, value in terms.items() if getattr(self.weights, name)}
+
+    # ---- stage 2
+
+    def warp_terms(self, output: SynthesisOutput, target: Tensor, true_maps: Any, codes: Codes | None) -> Terms:
+        """Terms of the warped reference, and CIL.
+
+        Args:
+            output: of F frames.
+            target: true faces (F, 3, S, S).
+            true_maps: their VGG maps, see :meth:`true_maps`.
+            codes: both paths' codes, see :meth:`Synthesis.align`; None where there is no information term.
+        """
+        terms = {}
+        if self.weights.warp_pixel:
+            terms["warp_pixel"] = F.l1_loss(output.warped, target)
+        if self.perceptual is not None and self.weights.warp:
+            terms["warp"] = self.perceptual(output.warped, true_maps, with_style=False)
+        if self.information is not None and codes is not None:
+            terms["information"] = -consistency(self.information, *codes)
+        return terms
+
+    def face_terms(
+        self, face: Tensor, target: Tensor, true_maps: Any, real: Judgement, frames: int, mouth: Tensor | None
+    ) -> Terms:
+        """Terms of generated faces (F, 3, S, S) that windows of ``frames`` form.
+
+        Args:
+            true_maps: VGG maps of ``target``, see :meth:`true_maps`.
+            real: what the discriminators say of ``target``.
+            mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
+        """
+        terms = {}
+        if self.weights.pixel:
+            terms["pixel"] = weighted_l1(face, target, mouth)
+        if self.perceptual is not None and self.weights.perceptual:
+            terms["perceptual"] = self.perceptual(face, true_maps, region=mouth)
+        fake = self.judge(face, frames)
+        if fake.face is not None and real.face is not None:
+            if self.weights.adversarial:
+                terms["adversarial"] = lsgan_generator(fake.face)
+            if self.weights.feature_matching:
+                terms["feature_matching"] = feature_matching(real.face, fake.face)
+        if fake.motion is not None:
+            terms["temporal_adversarial"] = lsgan_generator(fake.motion)
+        return terms
+
+    @torch.no_grad()
+    def true_maps(self, target: Tensor) -> Any:
+        """VGG maps of true faces, which all perceptual terms share; None where there are none."""
+        return None if self.perceptual is None else self.perceptual.pyramid(target)
+
+    def mouth_map(self, lip_heatmaps: Tensor) -> Tensor | None:
+        """Weights of pixels for lip heatmaps (F, 1, S, S); None where all weigh the same."""
+        return None if self.mouth_weight == 1 else mouth_map(lip_heatmaps, self.mouth_weight)
+
+    # ---- discriminators
+
+    def judges(self) -> list[nn.Module]:
+        """The discriminators that the weights call for."""
+        return [judge for judge in (self.discriminator, self.temporal_discriminator) if judge is not None]
+
+    def makers(self) -> list[nn.Module]:
+        """What learns with the generator: the estimator of mutual information, if it has anything to learn."""
+        return [] if self.information is None else [self.information]
+
+    def judge(self, faces: Tensor, frames: int) -> Judgement:
+        """What the discriminators say of faces (F, 3, S, S) that windows of ``frames`` form."""
+        face = None if self.discriminator is None else self.discriminator(faces)
+        judge = self.temporal_discriminator
+        return Judgement(face, None if judge is None else judge(mouths(faces, frames)))
+
+    def judge_terms(self, real: Judgement, fake: Judgement) -> Terms:
+        """Least-squares terms of the discriminators; ``fake`` of detached faces."""
+        terms = {}
+        if real.face is not None and fake.face is not None:
+            terms["discriminator"] = lsgan_discriminator(real.face, fake.face)
+        if real.motion is not None and fake.motion is not None:
+            terms["temporal_discriminator"] = lsgan_discriminator(real.motion, fake.motion)
+        return terms
+
+
+def mouths(faces: Tensor, frames: int) -> Tensor:
+    """Lower halves of faces (B * T, 3, S, S) as windows (B, T, 3, S / 2, S), T = ``frames``."""
+    return mouth_region(faces).unflatten(0, (-1, frames))
+
+
+def mouth_map(lip_heatmaps: Tensor, weight: float) -> Tensor:
+    """Weights of pixels, (F, 1, S, S): ``weight`` on and between the lips, falling to 1 within an eighth of S of them.
+
+    Args:
+        lip_heatmaps: true lip heatmaps (F, 1, S, S) in [0, 1].
+        weight: at least 1.
+    """
+    reach = lip_heatmaps.shape[-1] // 8
+    # The largest value around fills the mouth, and the mean of that has a soft edge.
+    filled = F.max_pool2d(lip_heatmaps, reach + 1, 1, reach // 2)
+    soft = F.avg_pool2d(filled, reach + 1, 1, reach // 2, count_include_pad=False)
+    return 1 + (weight - 1) * soft.clamp(0, 1)
+
+
+def weighted_l1(pred: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean absolute difference of (F, C, H, W) under weights (F, 1, H, W); a constant error e costs e under any."""
+    if weight is None:
+        return F.l1_loss(pred, target)
+    return ((pred - target).abs() * weight).sum() / (weight.sum() * pred.shape[1])

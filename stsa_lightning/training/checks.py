@@ -1,0 +1,109 @@
+"""What can be wrong with a run is said before its first step, or where it happens, in words that help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stsa_lightning.audio import FEATURE_DIMS
+from stsa_lightning.errors import UserError
+
+AGREED = ("features", "face_size", "references", "window", "sigma")  # what data and networks must agree on
+
+
+def check_features(features: str) -> int:
+    """Size of a step of this kind of audio features.
+
+    Raises:
+        UserError: no such kind.
+    """
+    if features not in FEATURE_DIMS:
+        raise UserError(f"features must be one of {', '.join(FEATURE_DIMS)}, got {features!r}")
+    return FEATURE_DIMS[features]  # type: ignore[index]
+
+
+def check_agreement(module: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Arguments of the module and of the data module that must be equal; those that `data` lacks are left.
+
+    Raises:
+        UserError: naming each that differs.
+    """
+    differ = [name for name in AGREED if name in data and data[name] != module[name]]
+    if differ:
+        told = "; ".join(f"{name}: {data[name]!r} in the data, {module[name]!r} in the module" for name in differ)
+        raise UserError(f"data and networks must agree. {told}. Give both the same value")
+
+
+def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: int) -> None:
+    """Shapes of a batch, against the module's arguments; looks at no value, so that a device is not waited for.
+
+    Raises:
+        UserError: an entry is absent or of another shape.
+    """
+    side, frames, references = module["face_size"], module["window"], module["references"]
+    maps = (frames, 1, side, side)
+    expected: dict[str, tuple[int, ...]] = {
+        "faces": (frames, 3, side, side),
+        **{f"{kind}heatmaps": maps for kind in ("", "masked_", "lip_", "jaw_")},
+        "keypoints": (frames, 2, 57),
+        "audio": (frames, audio_dim, 10),
+        "references": (references, 3, side, side),
+        "reference_heatmaps": (references, 1, side, side),
+    }
+    for name, shape in expected.items():
+        found = tuple(batch[name].shape) if name in batch else None
+        if found is None or found[1:] != shape:
+            wanted = ", ".join(map(str, shape))
+            raise UserError(
+                f"a batch's {name}: expected (B, {wanted}), got {'nothing' if found is None else found}; prepare or "
+                "read the data with the module's face_size, window, references and features"
+            )
+
+
+def plain(settings: Any) -> Any:
+    """Settings as JSON gives them back: lists for tuples."""
+    return json.loads(json.dumps(settings))
+
+
+def check_settings(source: str, name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Settings of a network in a file against this run's.
+
+    Raises:
+        UserError: they differ.
+    """
+    there, here = plain(dict(theirs)), plain(dict(mine))
+    differ = {key: (there.get(key), value) for key, value in here.items() if there.get(key) != value}
+    if differ:
+        raise UserError(
+            f"{source}: its {name} network has other settings than this run's (name: there, here): {differ}. "
+            "Give the run the same ones"
+        )
+
+
+def identity(batch: Mapping[str, Any]) -> list[str]:
+    """Which windows a batch holds, as ``SPEAKER/CLIP frame 17``; waits for the device."""
+    frames = batch["frame"].tolist() if isinstance(batch["frame"], Tensor) else batch["frame"]
+    return [f"{clip} frame {frame}" for clip, frame in zip(batch["clip"], frames, strict=True)]
+
+
+@contextmanager
+def memory_advice(batch_size: int) -> Iterator[None]:
+    """Within it, a device that runs out of memory is a :class:`UserError` that says what to lower."""
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
+        # On a CPU it is a plain RuntimeError of the allocator.
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise
+        told = str(error).split(". ")[0]
+        raise UserError(
+            f"out of memory with {batch_size} windows in a batch ({told}). Lower data.batch_size (now {batch_size}) "
+            "and raise model.accumulate as much, to keep the step's size; or try --trainer.precision bf16-mixed, a "
+            "smaller data.window or data.references, and model.weights.temporal_adversarial 0, which draws one frame "
+            "of a window instead of all"
+        ) from error

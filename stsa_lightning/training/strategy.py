@@ -1,0 +1,81 @@
+"""Several processes with two optimisers: gradients are averaged where an optimiser steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+BUCKET_BYTES = 64 << 20  # as large as the links like, small enough that the first is under way while the next is packed
+
+
+class AlternatingDDP(DDPStrategy):
+    """Data parallelism for optimisers that take turns: the gradients of the one that steps are averaged, no others.
+
+    DistributedDataParallel expects each backward pass to reach every parameter. With a generator and discriminators
+    that take turns it has to look for those that were not reached (``find_unused_parameters``), and sends their zeros:
+    all parameters travel twice in a step, those that the phase leaves alone too. Here each optimiser's own gradients
+    travel once, at its step, and accumulated batches send nothing in between. In return they do not travel while the
+    backward pass still runs. ``benchmarks/train_step.py --processes 2`` measures both.
+
+    All ranks have to give gradients to the same parameters, as the phases of a run do.
+    """
+
+    def configure_ddp(self) -> None:
+        """No wrapper; all ranks begin with rank 0's parameters and buffers."""
+        assert self.model is not None
+        _broadcast_states(self.model)
+
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Average this optimiser's gradients over ranks, then step."""
+        average_gradients([p for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+        return super().optimizer_step(optimizer, closure, model, **kwargs)
+
+
+@torch.no_grad()
+def _broadcast_states(module: nn.Module) -> None:
+    for tensor in [*module.parameters(), *module.buffers()]:
+        # A channels-last tensor is sent as it lies in memory.
+        dense = tensor.detach().contiguous()
+        torch.distributed.broadcast(dense, src=0)
+        tensor.copy_(dense)
+
+
+@torch.no_grad()
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace each parameter's gradient by its mean over all ranks."""
+    world = torch.distributed.get_world_size()
+    pending = []
+    for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        pending.append((bucket, flat, torch.distributed.all_reduce(flat, async_op=True)))
+    for bucket, flat, work in pending:
+        assert work is not None
+        work.wait()
+        flat /= world
+        parts = flat.split([gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [part.view(g.shape) for part, g in zip(parts, bucket, strict=True)])
+
+
+def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
+    """Gradients in order, in lists of one type of at most `BUCKET_BYTES` (or one tensor)."""
+    buckets: list[list[Tensor]] = []
+    size = 0
+    for gradient in gradients:
+        bytes_ = gradient.numel() * gradient.element_size()
+        if not buckets or size + bytes_ > BUCKET_BYTES or buckets[-1][0].dtype != gradient.dtype:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(gradient)
+        size += bytes_
+    return buckets
