@@ -27,7 +27,8 @@ class WithoutPhases(Callback):
         self.names = tuple(names)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        schedules = [callback for callback in trainer.callbacks if isinstance(callback, PhaseSchedule)]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        schedules = [callback for callback in callbacks if isinstance(callback, PhaseSchedule)]
         for schedule in schedules:
             kept = [spec for spec in schedule.phases if spec.name not in self.names]
             if not kept:

@@ -1,0 +1,221 @@
+"""Ablations: one experiment and its variants under several seeds, each trained and measured in a process of its own.
+
+A variant is a small overlay of settings (``experiments/ablations/NAME.yaml``), the second ``-c`` of a training. What is
+finished is kept, what was interrupted goes on from its last checkpoint, and what fails does not end the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from stsa_lightning.errors import UserError
+from stsa_lightning.files import written_whole
+
+BASE = "base"
+METRICS = ("psnr", "ssim", "lmd", "opening")
+_FIXED_SPLIT = ("validation_speakers", "train_list", "val_list")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: ``variant`` under ``seed`` in ``folder``; ``overlay``: its settings, None for the base."""
+
+    variant: str
+    seed: int
+    folder: Path
+    overlay: Path | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is compared.
+
+    Attributes:
+        base: YAML of the experiment; its ``trainer.default_root_dir`` is where a run's files go, here the run's folder.
+        overlays: YAML files of the variants; the name of a file is that of the variant.
+        out: folder of the runs and of the tables.
+        seeds: of weights, order and dropout; who validates stays the same.
+        epochs: length of each run, its phases in the base's proportions; None: as the base says.
+        options: further options of ``stsa fit`` for all runs.
+        metrics: see ``stsa evaluate``.
+        protocol: YAML of the evaluation, or None.
+    """
+
+    base: Path
+    overlays: tuple[Path, ...]
+    out: Path
+    seeds: tuple[int, ...] = (0,)
+    epochs: int | None = None
+    options: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = METRICS
+    protocol: Path | None = None
+
+    def __post_init__(self) -> None:
+        for path in (self.base, *self.overlays, *filter(None, [self.protocol])):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such settings")
+        names = [path.stem for path in self.overlays]
+        if BASE in names or len(set(names)) < len(names):
+            raise UserError(f"overlays: expected files of different names, none called {BASE}, got {names}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds: expected different numbers, at least one, got {list(self.seeds)}")
+
+    def runs(self) -> list[Run]:
+        """All runs, a seed after another, so that a table of all variants stands as early as can be."""
+        variants: list[Path | None] = [None, *self.overlays]
+        names = [BASE if overlay is None else overlay.stem for overlay in variants]
+        return [
+            Run(name, seed, self.out / f"{name}-seed{seed}", overlay)
+            for seed in self.seeds
+            for name, overlay in zip(names, variants, strict=True)
+        ]
+
+    def train(self, run: Run) -> None:
+        """Train one run, or what is left of it.
+
+        Raises:
+            UserError: it failed, or its folder holds a run of other settings.
+        """
+        settings = yaml.safe_load(self.base.read_text())
+        fixed = any(settings.get("data", {}).get(name) for name in _FIXED_SPLIT)
+        mine = run_settings(settings, run.folder, self.epochs)
+        seeds = [f"--{name}={run.seed}" for name in ("seed_everything", "model.seed", *(["data.seed"] * fixed))]
+        overlay = "" if run.overlay is None else run.overlay.read_text()
+        said = json.dumps([mine, overlay, seeds, self.options])
+        mark, fingerprint = run.folder / "trained", hashlib.sha256(said.encode()).hexdigest()
+        begun = run.folder / "settings.sha256"
+        if begun.is_file() and begun.read_text() != fingerprint:
+            raise UserError(f"{run.folder}: holds a run of other settings; remove it, or choose another --out")
+        if mark.is_file():
+            return
+        run.folder.mkdir(parents=True, exist_ok=True)
+        experiment = run.folder / "experiment.yaml"
+        for path, text in ((experiment, yaml.safe_dump(mine, sort_keys=False)), (begun, fingerprint)):
+            with written_whole(path) as part:
+                part.write_text(text)
+        files = [experiment] if run.overlay is None else [experiment, run.overlay]
+        chosen = [word for file in files for word in ("-c", str(file))]
+        _call(["fit", *chosen, *seeds, *self.options, "--ckpt_path=last"], run.folder / "train.log")
+        mark.touch()
+
+    def measure(self, run: Run) -> dict[str, dict[str, float]]:
+        """Figures of a trained run: task -> column -> mean over clips.
+
+        Raises:
+            UserError: the evaluation failed.
+        """
+        from stsa_lightning.evaluation.report import load_report
+
+        checkpoint, out = run.folder / "last.ckpt", run.folder / "evaluation"
+        report = out / "report.json"
+        if not report.is_file() or report.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
+            protocol = [] if self.protocol is None else ["--protocol", str(self.protocol)]
+            wanted = ["--metrics", ",".join(self.metrics), "--tasks", "paired,unpaired", "--no-baselines"]
+            where = ["--data", _corpus_of(checkpoint), "--out", str(out), *protocol, *wanted]
+            _call(["evaluate", "checkpoint", str(checkpoint), *where], run.folder / "evaluate.log")
+        measured = load_report(report)
+        return {
+            task: {c.name: measured.row(task, measured.main).value(c.name) for c in measured.task_columns(task)}
+            for task in measured.tasks
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What the tables depend on."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def go(self) -> Iterator[tuple[Run, dict[str, dict[str, float]] | str]]:
+        """Train and measure everything: each run with its figures, or with why it has none."""
+        for run in self.runs():
+            try:
+                self.train(run)
+                yield run, self.measure(run)
+            except (UserError, OSError) as error:
+                yield run, str(error)
+
+
+def run_settings(settings: Mapping[str, Any], folder: Path, epochs: int | None = None) -> dict[str, Any]:
+    """An experiment's settings with everything it writes in ``folder``, its phases scaled to ``epochs`` in all.
+
+    Raises:
+        UserError: no ``trainer.default_root_dir``; fewer epochs than phases.
+    """
+    trainer = settings.get("trainer") or {}
+    if not trainer.get("default_root_dir"):
+        raise UserError("trainer.default_root_dir: expected a folder, which each run replaces by its own, found none")
+    moved = _moved(trainer, str(trainer["default_root_dir"]), str(folder))
+    if epochs is not None:
+        for callback in moved.get("callbacks", ()):
+            if str(callback.get("class_path", "")).endswith("PhaseSchedule"):
+                phases = callback["init_args"]["phases"]
+                for phase, length in zip(phases, scaled([p["epochs"] for p in phases], epochs), strict=True):
+                    phase["epochs"] = length
+        # A run ends with a validation, which is when checkpoints are written.
+        every = moved.get("check_val_every_n_epoch") or 1
+        moved |= {
+            "max_epochs": epochs,
+            "check_val_every_n_epoch": max(n for n in range(1, every + 1) if epochs % n == 0),
+        }
+    return {**settings, "trainer": moved}
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _moved(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_moved(item, old, new) for item in value]
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value[len(old) :]
+    return value
+
+
+def scaled(lengths: Sequence[int], total: int) -> list[int]:
+    """Lengths in the same proportions with another sum, each at least 1.
+
+    Raises:
+        UserError: a sum smaller than their number.
+    """
+    if total < len(lengths):
+        raise UserError(f"epochs: expected at least one for each of the {len(lengths)} phases, got {total}")
+    spare = total - len(lengths)
+    shares = [length * spare / sum(lengths) for length in lengths]
+    whole = [int(share) for share in shares]
+    largest = sorted(range(len(lengths)), key=lambda i: whole[i] - shares[i])  # of the remainders
+    for i in largest[: spare - sum(whole)]:
+        whole[i] += 1
+    return [1 + part for part in whole]
+
+
+def _call(words: Sequence[str], log: Path) -> None:
+    """One command of this program in a process of its own; what it says goes to ``log``."""
+    with log.open("a") as file:
+        code = subprocess.run(
+            [sys.executable, "-m", "stsa_lightning", *words], stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise UserError(f"{words[0]} ended with status {code}: {lines[-1] if lines else 'nothing said'} (see {log})")
+
+
+def _corpus_of(checkpoint: Path) -> str:
+    """The prepared corpus that a run was trained on."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]["root"]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,93 @@
+"""``stsa ablate``: an experiment and its variants under several seeds, trained, measured and compared."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from stsa_lightning.cli.command import command
+from stsa_lightning.errors import UserError
+
+OVERLAYS = Path("experiments/ablations")
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands, "ablate", _ablate, "train and measure an experiment and its variants, under several seeds"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "Finished runs are kept and interrupted ones go on. Options after -- go to every training:\n"
+        "  stsa ablate -c experiments/sample.yaml --out runs/ablate --seeds 0 1 2 --epochs 10 -- --data.batch_size 4"
+    )
+    parser.add_argument("-c", "--config", type=Path, required=True, help="the experiment that is varied")
+    parser.add_argument("--out", type=Path, required=True, help="folder of runs and tables")
+    parser.add_argument("--overlays", type=Path, default=OVERLAYS, help=f"folder of variants (default: {OVERLAYS})")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants alone (the base always runs)")
+    parser.add_argument("--without", nargs="+", metavar="NAME", default=[], help="leave these variants out")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], help="one run of each variant for each (default: 0)"
+    )
+    parser.add_argument("--epochs", type=int, help="length of each run, its phases in proportion (default: the base's)")
+    parser.add_argument("--max_steps", type=int, help="end each run after so many steps")
+    parser.add_argument("--metrics", default="psnr,ssim,lmd,opening", help="see stsa evaluate")
+    parser.add_argument("--protocol", type=Path, help="YAML of the evaluation (experiments/protocols/)")
+    parser.add_argument("options", nargs="*", metavar="-- OPTION", help="further options of stsa fit")
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from stsa_lightning.ablation import Ablation
+    from stsa_lightning.ablation_tables import long_table, markdown, task_tables, write
+    from stsa_lightning.evaluation.figures import Column
+    from stsa_lightning.evaluation.report import load_report
+
+    options = [*arguments.options]
+    if arguments.max_steps is not None:
+        options.append(f"--trainer.max_steps={arguments.max_steps}")
+    ablation = Ablation(
+        base=arguments.config,
+        overlays=chosen(arguments.overlays, arguments.only, arguments.without),
+        out=arguments.out,
+        seeds=tuple(arguments.seeds),
+        epochs=arguments.epochs,
+        options=tuple(options),
+        metrics=tuple(arguments.metrics.split(",")),
+        protocol=arguments.protocol,
+    )
+    figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    columns: dict[str, Column] = {}
+    failures: dict[str, str] = {}
+    text, begun = "", time.monotonic()
+    total = len(ablation.runs())
+    for count, (run, result) in enumerate(ablation.go(), start=1):
+        if isinstance(result, str):
+            failures[run.name] = result
+        else:
+            figures[run.variant, run.seed] = result
+            columns |= {column.name: column for column in load_report(run.folder / "evaluation").columns}
+        said = result if isinstance(result, str) else "measured"
+        print(f"[{count}/{total}, {(time.monotonic() - begun) / 60:.0f} min] {run.name}: {said}", flush=True)
+        table = long_table(figures)
+        text = markdown(task_tables(table, columns), ablation.record(), failures)
+        write(arguments.out, table, text, ablation.record(), failures)
+    Console(soft_wrap=True).print(text, markup=False, highlight=False)
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {total} runs failed: {', '.join(failures)}; the same command tries them again"
+        )
+
+
+def chosen(folder: Path, only: list[str] | None, without: list[str]) -> tuple[Path, ...]:
+    """The overlays of a folder, or some of them in the order asked for.
+
+    Raises:
+        UserError: there are none, or a name that none has.
+    """
+    found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    unknown = {*(only or ()), *without} - found.keys()
+    if unknown or not found:
+        raise UserError(f"{folder}: expected overlays named {sorted(unknown) or 'NAME.yaml'}, found {list(found)}")
+    return tuple(found[name] for name in only or found if name not in without)
