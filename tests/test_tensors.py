@@ -77,6 +77,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(form: str, place: str, tmp_path
         assert sorted(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 def test_the_function_that_would_have_been_called_is_named(tmp_path: Path) -> None:
     for form in ("zip", "legacy", "bare"):
         FORMS[form]({"state_dict": Call(os.system, "true")}, tmp_path / "a.pth")

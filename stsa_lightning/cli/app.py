@@ -1,0 +1,34 @@
+"""``stsa app``: the page on which people dub."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stsa_lightning.cli.command import command
+from stsa_lightning.errors import UserError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    parser = command(commands, "app", _app, "a page in the browser: upload, dub, compare, download")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="trained networks: .ckpt or .safetensors")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="longest video and speech that is taken")
+    parser.add_argument("--max-mb", type=int, default=200, help="largest file that is taken")
+
+
+def _app(arguments: argparse.Namespace) -> None:
+    if arguments.max_seconds <= 0 or arguments.max_mb <= 0:
+        raise UserError("--max-seconds and --max-mb must be positive")
+    try:
+        from stsa_lightning.app import Limits, serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
+    from stsa_lightning.dubbing import Dubber
+
+    dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device)
+    serve(dubber, Limits(arguments.max_seconds, arguments.max_mb), arguments.host, arguments.port)
