@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.spool import Spool
 
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -194,7 +195,8 @@ class VideoWriter:
         path: .mp4, .mov or .mkv in a folder that exists.
         fps: frames a second.
         size: (width, height). Odd sizes are kept, by 4:4:4 colour, which not every player shows.
-        audio: (samples,) float mono in [-1, 1], from the first frame on; written whole, even past the last frame.
+        audio: (samples,) float mono in [-1, 1], from the first frame on; written whole, even past the last frame. A
+            spool is read as it is written.
         sample_rate_hz: of `audio`.
         crf: 0 (lossless) to 51; 16 is visually transparent.
         timestamps: when each frame is shown, in seconds and rising, for a rate that varies; None for an even rate.
@@ -207,7 +209,7 @@ class VideoWriter:
         path: str | Path,
         fps: Fraction | float,
         size: tuple[int, int],
-        audio: np.ndarray | None = None,
+        audio: np.ndarray | Spool | None = None,
         sample_rate_hz: int = 16_000,
         crf: int = 16,
         timestamps: Sequence[float] | np.ndarray | None = None,
@@ -272,7 +274,7 @@ class VideoWriter:
         end = min(len(self._audio), int(min(until_s * self._rate_hz, len(self._audio))))
         if end <= self._sent:
             return
-        block = np.ascontiguousarray(self._audio[None, self._sent : end], np.float32)
+        block = np.ascontiguousarray(self._audio[self._sent : end], np.float32)[None]
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = self._rate_hz, self._sent, Fraction(1, self._rate_hz)
         self._container.mux(self._sound.encode(frame))
@@ -312,7 +314,7 @@ class VideoWriter:
 
 
 def check_output(
-    path: Path, fps: Fraction | float, size: tuple[int, int], audio: np.ndarray | None, rate_hz: int
+    path: Path, fps: Fraction | float, size: tuple[int, int], audio: np.ndarray | Spool | None, rate_hz: int
 ) -> None:
     """What `VideoWriter` asks of its arguments, for those who work long before they write. Raises as it does."""
     if path.suffix.lower() not in SUFFIXES:
@@ -325,7 +327,9 @@ def check_output(
         raise ValueError(f"size must be (width, height) of 2 pixels or more, got {size}")
     if audio is None:
         return
-    if audio.ndim != 1 or not np.issubdtype(audio.dtype, np.floating) or not np.isfinite(audio).all():
+    if isinstance(audio, np.ndarray) and not (
+        audio.ndim == 1 and np.issubdtype(audio.dtype, np.floating) and np.isfinite(audio).all()
+    ):
         raise ValueError(f"audio must be finite floats of shape (samples,), got {audio.dtype} of shape {audio.shape}")
     if rate_hz not in AAC_RATES_HZ:
         raise ValueError(f"sample_rate_hz must be one of {AAC_RATES_HZ} for AAC sound, got {rate_hz}")

@@ -1,8 +1,10 @@
-"""``stsa dub``: a video and new speech in, a dubbed video out."""
+"""``stsa dub``: a video and new speech in, a dubbed video out; or many of them from a list."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 
 from stsa_lightning.cli.command import command
@@ -11,29 +13,90 @@ from stsa_lightning.errors import UserError
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "dub", _dub, "redraw the mouth of a video so that it says new speech")
-    parser.add_argument("video", type=Path, help="video of a speaking face; any frame rate and size")
-    parser.add_argument("audio", type=Path, help="new speech: sound file, or a video's sound")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="dubbed video (.mp4)")
+    parser.add_argument("video", type=Path, nargs="?", help="speaking face: a video of any rate and size, or a picture")
+    parser.add_argument("audio", type=Path, nargs="?", help="new speech: sound file, or a video's sound")
+    parser.add_argument("-o", "--out", type=Path, help="dubbed video (.mp4)")
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        help="many dubs: a CSV file with columns video, audio, out (paths relative to it); results that exist are "
+        "skipped, failures do not stop the others",
+    )
     parser.add_argument("--checkpoint", type=Path, help="trained networks: .ckpt of a run, or .safetensors")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     parser.add_argument("--block", type=int, default=16, help="frames per batch; memory grows with it")
     parser.add_argument("--landmark-model", type=Path, help="a face_landmarker .task file in place of FaceMesh")
+    parser.add_argument(
+        "--face",
+        default="auto",
+        help="whose mouth: auto (who speaks in the source, else the largest face), largest, left, right, or N, the "
+        "N-th from the left",
+    )
+    parser.add_argument(
+        "--fit",
+        choices=("loop", "freeze", "trim"),
+        default="loop",
+        help="speech longer than the video: run it forward and backward, hold its last frame, or end with it",
+    )
+    parser.add_argument(
+        "--silence",
+        choices=("keep", "close"),
+        default="keep",
+        help="in the speech's pauses, have the networks hear what sounds there, or silence, which closes the mouth",
+    )
+    parser.add_argument("--profile", action="store_true", help="say how long each stage was at work")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a dub, for scripts")
 
 
 def _dub(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    from stsa_lightning.dubbing import Dubber
+    from stsa_lightning.dubbing.manifest import dub_all, read_manifest
+
+    jobs = read_manifest(arguments.manifest) if arguments.manifest else None
+    dubber = Dubber.from_checkpoint(
+        arguments.checkpoint,
+        device=arguments.device,
+        block=arguments.block,
+        landmark_model=arguments.landmark_model,
+        face=arguments.face,
+        fit=arguments.fit,
+        silence=arguments.silence,
+    )
+    if jobs is None:
+        report = dubber.dub(arguments.video, arguments.audio, arguments.out, progress=not arguments.json)
+        _tell(arguments, report.json(), str(report), report.profile())
+        return
+    done = []
+    for result in dub_all(dubber, jobs, progress=not arguments.json):
+        done.append(result)
+        _tell(arguments, result.json(), str(result), result.report.profile() if result.report else "")
+    failed = sum(result.error is not None for result in done)
+    skipped = sum(result.skipped for result in done)
+    summary = f"{len(done) - failed - skipped} dubbed, {skipped} skipped (they exist), {failed} failed"
+    print(summary, file=sys.stderr if arguments.json else sys.stdout)
+    if failed:
+        sys.exit(1)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UserError where the command line lacks something."""
+    single = [arguments.video, arguments.audio, arguments.out]
+    if arguments.manifest is None and any(value is None for value in single):
+        raise UserError(
+            "dub needs a video, speech and a result: stsa dub VIDEO AUDIO -o OUT.mp4, or --manifest LIST.csv"
+        )
+    if arguments.manifest is not None and any(value is not None for value in single):
+        raise UserError("--manifest names videos, speech and results itself: leave VIDEO, AUDIO and --out away")
     if arguments.checkpoint is None:
         raise UserError(
             "dub needs trained networks: --checkpoint RUN/last.ckpt (train one: stsa fit -c experiments/sample.yaml, "
             "or make demo) or --checkpoint released.safetensors (import the authors' two .pth files: "
             "stsa weights import GUIDANCE.pth SYNTHESIS.pth -o released.safetensors)"
         )
-    from stsa_lightning.dubbing import Dubber
-    from stsa_lightning.face.landmarks import landmark_detector
 
-    dubber = Dubber.from_checkpoint(
-        arguments.checkpoint,
-        device=arguments.device,
-        detector=landmark_detector(arguments.landmark_model) if arguments.landmark_model else None,
-        block=arguments.block,
-    )
-    print(dubber.dub(arguments.video, arguments.audio, arguments.out))
+
+def _tell(arguments: argparse.Namespace, fields: dict, text: str, profile: str) -> None:
+    print(json.dumps(fields) if arguments.json else text, flush=True)
+    if arguments.profile and profile:
+        print(profile, file=sys.stderr if arguments.json else sys.stdout, flush=True)

@@ -5,7 +5,7 @@ from stsa_lightning.dubbing.dubber import Dubber
 from stsa_lightning.dubbing.faces import Faces, find_faces
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.scene import Scene, block_size
-from stsa_lightning.dubbing.schedule import Schedule, ping_pong
+from stsa_lightning.dubbing.schedule import Schedule, make_schedule, ping_pong
 
 __all__ = [
     "DubError",
@@ -18,5 +18,6 @@ __all__ = [
     "choose_device",
     "draw_faces",
     "find_faces",
+    "make_schedule",
     "ping_pong",
 ]

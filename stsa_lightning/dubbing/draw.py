@@ -37,6 +37,27 @@ def draw_faces(
     return synthesis.render(mask_lower_half(faces), heatmaps, audio[:, centre], references.expand(count)).face
 
 
+class PlainEngine:
+    """The networks as they are trained, called as they stand.
+
+    Args:
+        guidance, synthesis: put into eval mode and onto `device`.
+        device: where they run.
+    """
+
+    def __init__(self, guidance: Guidance, synthesis: Synthesis, device: torch.device) -> None:
+        self.guidance, self.synthesis = guidance.eval().to(device), synthesis.eval().to(device)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, References]:
+        """Reference faces (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S)."""
+        return heatmaps, self.synthesis.encode_references(images, heatmaps)
+
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: tuple[Tensor, References]) -> Tensor:
+        """See `draw_faces`."""
+        return draw_faces(self.guidance, self.synthesis, masked, contours, audio, *references)
+
+
 def choose_device(name: str | torch.device) -> torch.device:
     """The named device; the best there is for ``auto``."""
     if str(name) != "auto":

@@ -1,41 +1,41 @@
 """Video + speech -> dubbed video, streaming: a bounded number of frames in memory, whatever the length.
 
-Two passes over the video. The first finds the face in every frame (131 points a frame are kept); references are chosen
-from it. The second redraws the faces block by block. A frame without a face passes through unchanged.
+Two passes over the video. The first follows the faces (131 points a frame are kept), chooses whose mouth is redrawn,
+and finds where it cannot be; references are chosen from it. The second redraws the faces block by block. Where nothing
+is to be redrawn, the frame passes through unchanged.
 """
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fractions import Fraction
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import Progress
 
-from stsa_lightning.audio import (
-    FEATURE_DIMS,
-    SAMPLE_RATE_HZ,
-    AudioFeatures,
-    audio_features,
-    load_audio,
-    native_sample_rate,
-)
-from stsa_lightning.dubbing.draw import choose_device
-from stsa_lightning.dubbing.faces import Faces, find_faces
+from stsa_lightning.audio import FEATURE_DIMS, SAMPLE_RATE_HZ, AudioError, AudioFeatures, audio_features
+from stsa_lightning.dubbing.draw import PlainEngine, choose_device
+from stsa_lightning.dubbing.faces import REASONS, Faces
+from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
+from stsa_lightning.dubbing.footage import Footage
+from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.report import DubError, DubReport
-from stsa_lightning.dubbing.scene import Scene, block_size
-from stsa_lightning.dubbing.schedule import Schedule, ping_pong
-from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
+from stsa_lightning.dubbing.scene import Look, Restore, Scene
+from stsa_lightning.dubbing.schedule import Fit, make_schedule
+from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
+from stsa_lightning.face.landmarks import LandmarkDetector
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.video import AAC_RATES_HZ, VideoReader, VideoWriter, check_output
+from stsa_lightning.video import VideoWriter, check_output
 
 REFERENCE_SECONDS = 10.0  # references come from this much of the video at least, even if the speech is shorter
+LIVE_SECONDS = 6 * 3600.0  # the longest live speech
 
 
 class Dubber:
@@ -46,12 +46,21 @@ class Dubber:
         features: what both were trained to hear.
         window: frames of a guidance window, odd.
         sigma: width of the heatmaps' ridges that the networks were trained on, pixels.
-        block: frames per batch.
-        detector: finds faces; None makes a fresh FaceMesh tracker for each video.
+        block: frames per batch; 1 for the least latency.
+        detector: finds one face a frame, in place of following all of them.
+        landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is.
+        face: whose mouth: "auto" (who speaks in the source, else the largest face), "largest", "left", "right", or "N",
+            the N-th from the left; chosen in each shot.
+        fit: what is shown where the speech is longer than the video: "loop" (forward and backward), "freeze" (the last
+            frame), "trim" (the result ends with the video).
+        silence: "close" has the networks hear silence in the speech's pauses, whatever sounds there; "keep" the speech.
+        restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
+        steady: smooth landmarks and boxes over time.
+        detail: keep the frame's own detail where the new face agrees with it.
 
     Raises:
-        DubError: networks and features of different sizes.
+        DubError: networks and features of different sizes, an unknown choice.
     """
 
     def __init__(
@@ -64,63 +73,55 @@ class Dubber:
         sigma: float = 1.0,
         block: int = 32,
         detector: LandmarkDetector | None = None,
+        landmark_model: Path | None = None,
         device: str | torch.device = "cpu",
+        face: str = "auto",
+        fit: Fit = "loop",
+        silence: Silence = "keep",
+        restore: Restore | None = None,
+        steady: bool = True,
+        detail: bool = True,
     ) -> None:
-        for name in ("audio_dim", "face_size"):
-            mine, theirs = getattr(guidance, name), getattr(synthesis, name)
-            if mine != theirs:
-                raise DubError(
-                    f"the two networks do not belong together: {name} is {mine} in guidance, {theirs} in synthesis"
-                )
-        if features.dim != guidance.audio_dim:
-            kinds = [kind for kind, dim in FEATURE_DIMS.items() if dim == guidance.audio_dim]
-            raise DubError(
-                f"the networks hear {guidance.audio_dim} audio features a step{f' ({kinds[0]})' if kinds else ''}, "
-                f"got {features.kind} with {features.dim}"
-            )
+        _check_fit(guidance, synthesis, features)
         if window < 1 or window % 2 == 0 or block < 1:
             raise DubError(f"window must be odd and block at least 1, got window {window}, block {block}")
+        for name, value, choices in (("fit", fit, ("loop", "freeze", "trim")), ("silence", silence, ("keep", "close"))):
+            if value not in choices:
+                raise DubError(f"{name}: expected {', '.join(choices)}, got {value!r}")
         self.device = choose_device(device)
-        self.guidance, self.synthesis = guidance.eval().to(self.device), synthesis.eval().to(self.device)
-        self.features, self.window, self.sigma = features, window, sigma
-        self.block, self.detector = block, detector
+        self.engine = PlainEngine(guidance, synthesis, self.device)
+        self.look = Look(synthesis.face_size, synthesis.references, window, sigma, block, self.device, restore, detail)
+        self.features, self.detector, self.landmark_model = features, detector, landmark_model
+        self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
 
     @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        device: str | torch.device = "cpu",
-        detector: LandmarkDetector | None = None,
-        block: int = 32,
-    ) -> Dubber:
+    def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu", **options: Any) -> Dubber:
         """A dubber from a ``.safetensors`` export or a training checkpoint (``.ckpt``).
+
+        Args:
+            path: the checkpoint.
+            device: see the class.
+            options: other keyword arguments of the class.
 
         Raises:
             FileNotFoundError, UserError: the file is missing, damaged or holds something else.
         """
         guidance, synthesis, meta = load_networks(path)
-        options = {"device": str(choose_device(device))} if meta["features"] == "wav2vec2" else {}
-        features = audio_features(meta["features"], **options)
-        window, sigma = int(meta["window"]), float(meta.get("sigma", 1.0))
-        return cls(
-            guidance,
-            synthesis,
-            features,
-            window=window,
-            sigma=sigma,
-            block=block,
-            detector=detector,
-            device=device,
-        )
+        extractor = {"device": str(choose_device(device))} if meta["features"] == "wav2vec2" else {}
+        known = {"window": int(meta["window"]), "sigma": float(meta.get("sigma", 1.0))}
+        features = audio_features(meta["features"], **extractor)
+        return cls(guidance, synthesis, features, device=device, **{**known, **options})
+
+    # ------------------------------------------------------------------------------------------------------- to a file
 
     def dub(self, video: str | Path, audio: str | Path, out: str | Path, progress: bool = True) -> DubReport:
         """Dub one video.
 
-        The result has the video's own frame rate and size, and the speech's length: a longer speech has the video run
-        forward and backward, a shorter one ends it early.
+        The result has the video's own frame rate and size, and the speech's length: a longer speech is met as `fit`
+        says, a shorter one ends the video early.
 
         Args:
-            video: a face; any frame rate (also a varying one) and size. Its own sound is not used.
+            video: a face; any frame rate (also a varying one) and size; or a still picture.
             audio: the new speech: a sound file, or a video whose sound is taken.
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
             progress: show a progress bar.
@@ -128,62 +129,155 @@ class Dubber:
         Raises:
             FileNotFoundError: no such video, audio or output folder.
             VideoError, AudioError: a file that cannot be read; audio without sound.
-            DubError: no frame has a face; the output is one of the inputs.
+            DubError: no frame has a face; the output is one of the inputs, or cannot be written.
         """
         began, out = time.monotonic(), Path(out)
         if out.resolve() in (Path(video).resolve(), Path(audio).resolve()):
             raise DubError(f"{out}: is an input; choose another name for the result")
-        with VideoReader(video) as reader, Progress(disable=not progress, transient=True) as bars:
-            size = (reader.info.width, reader.info.height)
-            check_output(out, reader.fps, size, None, SAMPLE_RATE_HZ)
-            wave = load_audio(audio)
-            sound, rate_hz = _sound(audio, wave)
-            schedule = ping_pong(reader.timestamps_s, float(reader.fps), len(wave) / SAMPLE_RATE_HZ)
-            faces = self._find_faces(reader, schedule, bars)
-            scene = Scene(self, reader, faces, schedule, self.features(wave))
-            with VideoWriter(
-                out, reader.fps, size, sound, rate_hz, timestamps=_varying(schedule, reader.fps)
-            ) as writer:
-                for frames in bars.track(scene.blocks(), scene.block_count, description="redrawing"):
-                    writer.write(frames)
-        redrawn = int(faces.valid[schedule.source].sum())
-        elapsed_s = time.monotonic() - began
-        return DubReport(out, writer.frames, redrawn, len(wave) / SAMPLE_RATE_HZ, reader.fps, *size, elapsed_s)
+        times = Pipeline()
+        with ExitStack() as opened, Progress(disable=not progress, transient=True) as bars:
+            footage = opened.enter_context(Footage(video))
+            check_output(out, footage.fps, footage.size, None, SAMPLE_RATE_HZ)
+            with times.timed("speech"):
+                speech = opened.enter_context(Speech(audio, self.features, self.silence))
+            scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars))
+            seconds = self._write(scene, speech, out, times, bars)
+        faces, schedule = scene.faces, scene.schedule
+        why = faces.why[schedule.source]
+        passed = {name: int((why == i).sum()) for i, name in enumerate(REASONS) if i and (why == i).any()}
+        return DubReport(
+            out=out,
+            frames=len(why),
+            faces=int((why == 0).sum()),
+            seconds=seconds,
+            fps=footage.fps,
+            width=footage.size[0],
+            height=footage.size[1],
+            elapsed_s=time.monotonic() - began,
+            passed=passed,
+            shots=len(np.unique(faces.shots[schedule.source])),
+            face=faces.choice,
+            stages=times.seconds,
+            warnings=_warnings(footage, speech, why, seconds),
+        )
 
-    def _find_faces(self, reader: VideoReader, schedule: Schedule, bars: Progress) -> Faces:
+    def _scene(self, footage: Footage, speech: Heard, seconds: float, times: Pipeline, bars: Progress) -> Scene:
+        faces = self._find_faces(footage, seconds, times, bars)
+        schedule = make_schedule(footage.times_s, float(footage.fps), seconds, self.fit)
+        return Scene(self.engine, self.look, footage, faces, schedule, speech)
+
+    def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Progress) -> float:
+        """Redraw all frames into a file; its length in seconds."""
+        schedule, fps = scene.schedule, scene.footage.fps
+        end_s = float(schedule.times_s[-1]) + 1 / float(fps)
+        seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
+        sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
+        with (
+            _told(out),
+            times,
+            VideoWriter(out, fps, scene.footage.size, sound, speech.rate_hz, timestamps=stamps) as writer,
+        ):
+            for frame in bars.track(scene.frames(times), len(schedule), description="redrawing"):
+                with times.timed("encode"):
+                    writer.write(frame[None])
+        return seconds
+
+    def _find_faces(self, footage: Footage, seconds: float, times: Pipeline, bars: Progress) -> Faces:
         """Faces of the frames that are shown, and of as many more as references are chosen from."""
-        enough = int(np.searchsorted(reader.timestamps_s, REFERENCE_SECONDS))
-        count = max(int(schedule.source.max()) + 1, min(len(reader), enough))
-        size = (reader.info.width, reader.info.height)
-        step = block_size(self.block, size)
-        blocks = (reader.get(range(i, min(i + step, count))) for i in range(0, count, step))
-        frames = (frame for block in blocks for frame in block)
-        with self._detector() as detector:
-            faces = find_faces(bars.track(frames, count, description="finding the face"), size, detector)
+        enough_s = max(seconds, REFERENCE_SECONDS)
+        expected = int(min(footage.info.frames, enough_s * footage.fps + 1))
+        with Pipeline() as pipeline, FaceFinder(self.face, self.detector, self.landmark_model) as finder:
+            frames = pipeline.source("find: decode", footage.scan(enough_s))
+            for frame in bars.track(frames, expected, description="finding the face"):
+                with times.timed("find: landmarks"):
+                    finder.see(frame)
+            level = self._level(footage)
+            faces = finder.finish(footage.times_s, float(footage.fps), footage.size, level, self.steady)
+        times.seconds.update(pipeline.seconds)
         if not faces.valid.any():
-            raise DubError(f"{reader.info.path}: no face was found in any of {count} frames; there is nothing to dub")
+            raise DubError(
+                f"{footage.path}: no face was found in any of {len(faces.valid)} frames; there is nothing to dub"
+            )
         return faces
 
-    @contextmanager
-    def _detector(self) -> Iterator[LandmarkDetector]:
-        if self.detector is not None:
-            yield self.detector
-            return
-        detector = landmark_detector()
+    def _level(self, footage: Footage) -> np.ndarray | None:
+        """How loud the source is, to tell who speaks; None where it has no sound that says."""
+        if self.face != "auto" or not footage.info.has_audio:
+            return None
         try:
-            yield detector
-        finally:
-            detector.close()
+            return source_level(footage.path, float(footage.times_s[-1]) + 1)
+        except AudioError:
+            return None
+
+    # ---------------------------------------------------------------------------------------------------- to a program
+
+    def frames(self, video: str | Path, audio: str | Path | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Dubbed frames, (H, W, 3) uint8 RGB, as they are ready; at the video's own rate.
+
+        Live speech is given as chunks and may come in while frames are taken. A frame that is shown at a time t needs
+        the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead); frames are made
+        `block` at a time, and up to five blocks are on their way through the stages. The latency of ``block=1`` is thus
+        0.21 s of speech, and the time that a frame takes. The video is searched for faces before the first frame.
+
+        Args:
+            video: as for `dub`.
+            audio: a file, or chunks of (n,) float32 mono in [-1, 1] at 16 kHz.
+
+        Raises:
+            as `dub`; wherever a chunk's own iterator raises.
+        """
+        with ExitStack() as opened, Progress(disable=True) as bars:
+            footage = opened.enter_context(Footage(video))
+            speech: Speech | LiveSpeech
+            if isinstance(audio, (str, Path)):
+                speech = opened.enter_context(Speech(audio, self.features, self.silence))
+                seconds = speech.seconds
+            else:
+                speech, seconds = opened.enter_context(LiveSpeech(audio, self.features)), LIVE_SECONDS
+            times = opened.enter_context(Pipeline())
+            scene = opened.enter_context(self._scene(footage, speech, seconds, times, bars))
+            yield from scene.frames(times)
 
 
-def _sound(path: str | Path, wave: np.ndarray) -> tuple[np.ndarray, int]:
-    """The speech at its own rate where AAC knows that rate, for the result's sound track."""
-    rate_hz = native_sample_rate(path)
-    rate_hz = rate_hz if rate_hz in AAC_RATES_HZ else 48_000
-    return (wave if rate_hz == SAMPLE_RATE_HZ else load_audio(path, rate_hz)), rate_hz
+def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures) -> None:
+    """Raises DubError where networks and features do not belong together."""
+    for name in ("audio_dim", "face_size"):
+        mine, theirs = getattr(guidance, name), getattr(synthesis, name)
+        if mine != theirs:
+            raise DubError(
+                f"the two networks do not belong together: {name} is {mine} in guidance, {theirs} in synthesis"
+            )
+    if features.dim != guidance.audio_dim:
+        kinds = [kind for kind, dim in FEATURE_DIMS.items() if dim == guidance.audio_dim]
+        raise DubError(
+            f"the networks hear {guidance.audio_dim} audio features a step{f' ({kinds[0]})' if kinds else ''}, "
+            f"got {features.kind} with {features.dim}"
+        )
 
 
-def _varying(schedule: Schedule, fps: Fraction) -> np.ndarray | None:
-    """The schedule's time stamps, None where they are those of an even rate."""
-    even = np.arange(len(schedule.times_s)) / float(fps)
-    return None if np.abs(schedule.times_s - even).max() < 1e-3 else schedule.times_s
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """What goes wrong with the disk, told with the file's name and what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DubError(f"{out}: the disk is full; make room or write elsewhere. Nothing was left behind") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DubError(f"{out}: may not be written ({error.strerror}); choose another folder") from error
+        raise DubError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def _warnings(footage: Footage, speech: Speech, why: np.ndarray, seconds: float) -> tuple[str, ...]:
+    found = []
+    if footage.hdr:
+        found.append(f"{footage.path} is HDR, {footage.hdr}; the result is not, and its colours are paler")
+    if not speech.audible:
+        found.append("the speech is silent throughout")
+    if (why != 0).all():
+        found.append("no frame was redrawn")
+    if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:
+        found.append(f"{speech.seconds - seconds:.2f} s of the speech were cut off (--fit trim)")
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""The face of every frame of a video."""
+"""The face of every frame of a video, and how much of it is redrawn."""
 
 from __future__ import annotations
 
@@ -9,25 +9,54 @@ import numpy as np
 
 from stsa_lightning.face.box import face_box, normalise_landmarks
 from stsa_lightning.face.landmarks import LandmarkDetector
+from stsa_lightning.face.occlusion import covered_share
+from stsa_lightning.face.pose import yaw_degrees
+from stsa_lightning.face.steady import steady_boxes, steady_landmarks
+
+REASONS = ("redrawn", "no face", "profile", "occluded")
+NO_FACE, PROFILE, OCCLUDED = 1, 2, 3
+RAMP_S = 0.2  # the new mouth comes and goes over that long
+# Two limits each, so that what lies between does not flicker.
+_PROFILE_DEGREES = (50.0, 44.0)
+_COVERED = (0.36, 0.18)
+_MARGIN_S = 0.08  # a hand is near the mouth before it covers it
 
 
 @dataclass(frozen=True)
 class Faces:
-    """The face of every source frame, in pixels: `landmarks` (F, 131, 2), `boxes` (F, 4), `valid` (F,); else zeros."""
+    """The face of each of a video's F frames.
+
+    Attributes:
+        landmarks: (F, 131, 2) float32 pixels; zeros where there is none.
+        boxes: (F, 4) int32 pixels; zeros where there is none.
+        valid: (F,) bool, a face was found.
+        shots: (F,) int32, number of the shot.
+        weight: (F,) float32, how much of the redrawn face shows: 0 lets the frame pass through.
+        why: (F,) uint8, place in `REASONS`.
+        choice: whose face it is and why, in words.
+    """
 
     landmarks: np.ndarray
     boxes: np.ndarray
     valid: np.ndarray
+    shots: np.ndarray
+    weight: np.ndarray
+    why: np.ndarray
+    choice: str
 
     @property
     def normalised(self) -> np.ndarray:
         """(F, 131, 2) landmarks in their boxes; of meaning where valid."""
-        boxes = np.where(self.valid[:, None], self.boxes, [0, 0, 1, 1])
-        return normalise_landmarks(self.landmarks, boxes)
+        return self.in_boxes(np.arange(len(self.valid)))
+
+    def in_boxes(self, frames: np.ndarray) -> np.ndarray:
+        """(n, 131, 2) landmarks of some frames in their boxes; of meaning where valid."""
+        boxes = np.where(self.valid[frames, None], self.boxes[frames], [0, 0, 1, 1])
+        return normalise_landmarks(self.landmarks[frames], boxes)
 
 
 def find_faces(frames: Iterable[np.ndarray], size: tuple[int, int], detector: LandmarkDetector) -> Faces:
-    """Run a detector over single frames in their order; `size` is their width and height."""
+    """Every frame by itself, as a detector finds its face; `size` is the frames' width and height."""
     landmarks, boxes = [], []
     for frame in frames:
         points = detector(frame)
@@ -35,7 +64,9 @@ def find_faces(frames: Iterable[np.ndarray], size: tuple[int, int], detector: La
         landmarks.append(np.zeros((131, 2), np.float32) if points is None or box is None else points)
         boxes.append(np.zeros(4, np.int32) if box is None else box)
     valid = np.array([box.any() for box in boxes], bool)
-    return Faces(np.stack(landmarks), np.stack(boxes), valid)
+    why = np.where(valid, 0, NO_FACE).astype(np.uint8)
+    shots, weight = np.zeros(len(valid), np.int32), valid.astype(np.float32)
+    return Faces(np.stack(landmarks), np.stack(boxes), valid, shots, weight, why, "only face")
 
 
 def _box_in_frame(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -44,3 +75,91 @@ def _box_in_frame(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray | 
         return face_box(landmarks, size)
     except ValueError:
         return None
+
+
+def settle_faces(
+    landmarks: np.ndarray,
+    colours: np.ndarray | None,
+    starts: list[int],
+    fps: float,
+    size: tuple[int, int],
+    choice: str = "only face",
+    steady: bool = True,
+) -> Faces:
+    """From what was found in each frame to what is redrawn.
+
+    Args:
+        landmarks: (F, 131, 2) float32 pixels, NaN where there is no face; taken over, and changed.
+        colours: (F, PLACES, 3) uint8 of `face_colours`; None: nothing is taken for covered.
+        starts: first frame of each shot, 0 first.
+        fps: frames a second.
+        size: width and height of the frames.
+        choice: see `Faces`.
+        steady: smooth over time; False takes each frame as it is found.
+    """
+    count = len(landmarks)
+    boxes, why = np.zeros((count, 4), np.int32), np.full(count, NO_FACE, np.uint8)
+    shots = np.zeros(count, np.int32)
+    for number, (start, stop) in enumerate(zip(starts, [*starts[1:], count], strict=True)):
+        shots[start:stop] = number
+        seen = np.isfinite(landmarks[start:stop, 0, 0])
+        for a, b in _runs(seen):
+            part = slice(start + a, start + b)
+            boxes[part] = _boxes(landmarks[part], fps, size, steady)
+        seen &= boxes[start:stop].any(axis=1)
+        why[start:stop][seen] = _why(landmarks[start:stop], colours, slice(start, stop), seen, fps)
+    valid = boxes.any(axis=1)
+    landmarks[~valid] = 0
+    weight = _ramped(why == 0, shots, max(1, round(RAMP_S * fps)))
+    return Faces(landmarks, boxes, valid, shots, weight, why, choice)
+
+
+def _boxes(landmarks: np.ndarray, fps: float, size: tuple[int, int], steady: bool) -> np.ndarray:
+    """Boxes of consecutive frames with a face, whose landmarks are made steady."""
+    if steady:
+        steady_landmarks(landmarks, fps)
+        return steady_boxes(landmarks, size)
+    found = [_box_in_frame(points, size) for points in landmarks]
+    return np.stack([np.zeros(4, np.int32) if box is None else box for box in found])
+
+
+def _why(landmarks: np.ndarray, colours: np.ndarray | None, part: slice, seen: np.ndarray, fps: float) -> np.ndarray:
+    """(frames seen,) why each frame of a shot with a face passes through, or 0."""
+    why = np.zeros(int(seen.sum()), np.uint8)
+    if not len(why):
+        return why
+    numbers = np.flatnonzero(seen)
+    yaw = np.concatenate([yaw_degrees(landmarks[numbers[i : i + 1024]]) for i in range(0, len(numbers), 1024)])
+    why[_between(np.abs(yaw), *_PROFILE_DEGREES)] = PROFILE
+    if colours is not None:
+        covered = _between(covered_share(colours[part][seen]), *_COVERED)
+        margin = round(_MARGIN_S * fps)
+        why[np.convolve(covered, np.ones(2 * margin + 1), mode="same")[: len(why)] > 0] = OCCLUDED
+    return why
+
+
+def _between(values: np.ndarray, on: float, off: float) -> np.ndarray:
+    """(n,) bool: from a value above `on` until one below `off`, looked at from both sides."""
+    above, inside = values > on, values > off
+    found = above.copy()
+    for a, b in _runs(inside):
+        found[a:b] = above[a:b].any()
+    return found
+
+
+def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """First and one past the last index of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _ramped(redrawn: np.ndarray, shots: np.ndarray, ramp: int) -> np.ndarray:
+    """(F,) weights: 0 where not redrawn, rising with the distance from there within the shot; a cut needs no ramp."""
+    distance = np.where(redrawn, ramp + 1, 0)
+    for order in (range(1, len(distance)), range(len(distance) - 2, -1, -1)):
+        for i in order:
+            near = i - 1 if order.step == 1 else i + 1
+            if shots[near] == shots[i]:
+                distance[i] = min(distance[i], distance[near] + 1)
+    share = distance / (ramp + 1)
+    return (share * share * (3 - 2 * share)).astype(np.float32)

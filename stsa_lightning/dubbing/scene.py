@@ -1,109 +1,248 @@
-"""One video under one speech: its faces redrawn block by block."""
+"""One video under one speech: its faces redrawn block by block, in stages that overlap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stsa_lightning.audio import feature_windows
-from stsa_lightning.dubbing.draw import draw_faces
 from stsa_lightning.dubbing.faces import Faces
+from stsa_lightning.dubbing.footage import Footage
+from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.schedule import Schedule
+from stsa_lightning.dubbing.speech import Heard, windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
-from stsa_lightning.nets.synthesis import References
-from stsa_lightning.video import VideoReader, nearest
-
-if TYPE_CHECKING:
-    from stsa_lightning.dubbing.dubber import Dubber
+from stsa_lightning.nets.synthesis import mask_lower_half
+from stsa_lightning.video import nearest
 
 WINDOW_FPS = 25  # the networks' clock: neighbours in a window are 0.04 s apart, whatever the video's rate
-BLOCK_BYTES = 256 * 2**20  # frames of a block together; binds at 4K
+BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are at work at a time; binds at 1080p
+_REFERENCES_KEPT = 4  # shots whose encoded references are held: a video that turns comes back to its last ones
+
+Restore = Callable[[np.ndarray], np.ndarray]
+
+
+class Engine(Protocol):
+    """Both networks at work."""
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
+        """References (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S): what `render` wants of them."""
+
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
+        """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S)."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the networks were made for, and how their answer is used.
+
+    Attributes:
+        face_size: side S of their faces, pixels.
+        references: how many they look at.
+        window: frames of a guidance window, odd.
+        sigma: width of the heatmaps' ridges, pixels.
+        block: frames in a batch.
+        device: where the networks are.
+        restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
+        detail: keep the frame's own detail where the new face agrees with it.
+    """
+
+    face_size: int
+    references: int
+    window: int
+    sigma: float
+    block: int
+    device: torch.device
+    restore: Restore | None = None
+    detail: bool = True
+
+
+@dataclass
+class Block:
+    """A few consecutive frames of one shot on their way through the stages.
+
+    Attributes:
+        shown: (n,) numbers in the schedule.
+        sources: (n,) numbers in the source.
+        frames: the pictures, (H, W, 3) uint8 RGB each.
+        redrawn: (m,) which of them are redrawn.
+        inputs: what the engine's `render` wants.
+        faces: (m, S, S, 3) uint8, the answer.
+    """
+
+    shown: np.ndarray
+    sources: np.ndarray
+    frames: list[np.ndarray]
+    redrawn: np.ndarray
+    inputs: tuple[Any, ...] = ()
+    faces: np.ndarray | None = None
 
 
 class Scene:
-    """One video under one speech, ready to be redrawn block by block."""
+    """One video under one speech, ready to be redrawn.
+
+    Args:
+        engine: the networks.
+        look: see `Look`.
+        footage: the video, scanned.
+        faces: of its frames.
+        schedule: which frame is shown when.
+        speech: the new speech.
+    """
 
     def __init__(
-        self, dubber: Dubber, reader: VideoReader, faces: Faces, schedule: Schedule, features: np.ndarray
+        self, engine: Engine, look: Look, footage: Footage, faces: Faces, schedule: Schedule, speech: Heard
     ) -> None:
-        self.guidance, self.synthesis, self.device = dubber.guidance, dubber.synthesis, dubber.device
-        self.reader, self.faces, self.schedule, self.features = reader, faces, schedule, features
-        self.face_size, self.sigma = dubber.synthesis.face_size, dubber.sigma
-        self.step = block_size(dubber.block, (reader.info.width, reader.info.height))
-        self.landmarks = faces.normalised
-        self.offsets_s = (np.arange(dubber.window) - dubber.window // 2) / WINDOW_FPS
-        known, times_s = np.flatnonzero(faces.valid), reader.timestamps_s[: len(faces.valid)]
-        self.nearest_face = known[nearest(times_s[known], times_s)]  # (F,) for each source frame
-        self.reference_heatmaps, self.references = self._references()
+        self.engine, self.look, self.footage = engine, look, footage
+        self.faces, self.schedule, self.speech = faces, schedule, speech
+        self.step = block_size(look.block, footage.size)
+        self._offsets_s = (np.arange(look.window) - look.window // 2) / WINDOW_FPS
+        self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
+        self._nearest_face = _nearest_faces(faces, footage.times_s[: len(faces.valid)])
+        self._opening = _openness(faces)
+        self._others: Footage | None = None  # reads references
+        self._references = lru_cache(_REFERENCES_KEPT)(self._encoded)
 
-    @property
-    def block_count(self) -> int:
-        return -(-len(self.schedule.source) // self.step)
+    def frames(self, pipeline: Pipeline) -> Iterator[np.ndarray]:
+        """The dubbed frames in order, (H, W, 3) uint8 RGB each; stages run ahead in the pipeline's threads."""
+        blocks: Iterator[Block] = pipeline.source("decode", self._blocks())
+        blocks = pipeline.stage("prepare", self._prepare, blocks)
+        blocks = pipeline.stage("render", self._render, blocks)
+        for frames in pipeline.stage("blend", self._blend, blocks):
+            yield from frames
 
-    def blocks(self) -> Iterator[np.ndarray]:
-        """The dubbed frames, in order."""
-        for start in range(0, len(self.schedule.source), self.step):
-            shown = np.arange(start, min(start + self.step, len(self.schedule.source)))
-            frames = self.reader.get(self.schedule.source[shown])
-            with_face = np.flatnonzero(self.faces.valid[self.schedule.source[shown]])
-            if len(with_face):
-                self._redraw(frames, with_face, shown[with_face])
-            yield frames
+    def close(self) -> None:
+        """Frees what reads the references."""
+        if self._others is not None:
+            self._others.close()
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ----------------------------------------------------------------------------------------------------------- stages
+
+    def _blocks(self) -> Iterator[Block]:
+        numbers = self._numbers()
+        pictures = self.footage.read(int(source) for part in numbers for source in self.schedule.source[part])
+        for part in self._numbers():
+            sources = self.schedule.source[part]
+            redrawn = np.flatnonzero(self.faces.weight[sources] > 0)
+            yield Block(part, sources, [next(pictures) for _ in part], redrawn)
+
+    def _numbers(self) -> Iterator[np.ndarray]:
+        """Numbers in the schedule of each block, all of one shot, for as long as there is speech."""
+        shots, start = self.faces.shots[self.schedule.source], 0
+        while start < len(self.schedule) and (start == 0 or self.speech.covers(self.schedule.times_s[start])):
+            part = np.arange(start, min(start + self.step, len(self.schedule)))
+            part = part[: int(np.argmin(np.append(shots[part] == shots[start], False)))]
+            yield np.array([k for k in part if k == 0 or self.speech.covers(self.schedule.times_s[k])])
+            start += len(part)
 
     @torch.inference_mode()
-    def _references(self) -> tuple[Tensor, References]:
-        """Heatmaps (1, N, 1, S, S) of the references, and what the synthesis network makes of them."""
-        opening = lip_openness(self.landmarks)
-        chosen = choose_references(opening, self.faces.valid, self.synthesis.references)
-        crops = np.concatenate([self._crops(self.reader.get([i]), np.array([i])) for i in chosen])
-        heatmaps = self._tensor(draw_heatmaps(self.landmarks[chosen], "whole", self.face_size, self.sigma))[
-            None, :, None
-        ]
-        return heatmaps, self.synthesis.encode_references(self._images(crops)[None], heatmaps)
-
-    @torch.inference_mode()
-    def _redraw(self, frames: np.ndarray, places: np.ndarray, shown: np.ndarray) -> None:
-        """Redraw `frames[places]` in place; `shown` (n,) are their numbers in the schedule."""
-        sources = self.schedule.source[shown]
-        faces = self._images(self._crops(frames[places], sources))
-        times_s = self.schedule.times_s[shown][:, None] + self.offsets_s  # (n, T)
-        windows = feature_windows(self.features, times_s * WINDOW_FPS)  # (n * T, D, 10)
-        audio = self._tensor(windows).unflatten(0, times_s.shape)  # (n, T, D, 10)
-        contours = self._masked_heatmaps(times_s)
-        drawn = draw_faces(
-            self.guidance, self.synthesis, faces, contours, audio, self.reference_heatmaps, self.references
+    def _prepare(self, block: Block) -> Block:
+        """What the networks want to know of a block."""
+        if not len(block.redrawn):
+            return block
+        shown, sources = block.shown[block.redrawn], block.sources[block.redrawn]
+        faces = self._crops([block.frames[i] for i in block.redrawn], sources)
+        times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
+        heard = windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
+        block.inputs = (
+            mask_lower_half(self._images(faces)),
+            self._contours(times_s, sources),
+            self._tensor(heard).unflatten(0, times_s.shape),
+            self._references(int(self.faces.shots[sources[0]])),
         )
-        pictures = drawn.float().permute(0, 2, 3, 1).cpu().numpy()
-        for place, source, picture in zip(places, sources, pictures, strict=True):
-            box, landmarks = self.faces.boxes[source], self.faces.landmarks[source]
-            frames[place] = blend_face(frames[place], picture, box, landmarks)
+        return block
 
-    def _masked_heatmaps(self, times_s: np.ndarray) -> Tensor:
-        """Of the face nearest to each of the times (n, T): (n, T, 1, S, S)."""
-        sources = self.nearest_face[self.schedule.source[nearest(self.schedule.times_s, times_s)]]
-        unique, back = np.unique(sources, return_inverse=True)
-        heatmaps = self._tensor(draw_heatmaps(self.landmarks[unique], "masked", self.face_size, self.sigma))
-        return heatmaps[torch.from_numpy(back.reshape(sources.shape)).to(self.device)][:, :, None]
+    def _render(self, block: Block) -> Block:
+        if len(block.redrawn):
+            drawn = self.engine.render(*block.inputs)
+            block.faces = (drawn.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            block.inputs = ()
+        return block
 
-    def _crops(self, frames: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    def _blend(self, block: Block) -> list[np.ndarray]:
+        if block.faces is not None:
+            for place, face in zip(block.redrawn, block.faces, strict=True):
+                source = block.sources[place]
+                restored = face if self.look.restore is None else self.look.restore(face)
+                block.frames[place] = blend_face(
+                    block.frames[place],
+                    restored,
+                    self.faces.boxes[source],
+                    self.faces.landmarks[source],
+                    weight=float(self.faces.weight[source]),
+                    detail=self.look.detail,
+                )
+        return block.frames
+
+    # ------------------------------------------------------------------------------------------------------------ parts
+
+    def _encoded(self, shot: int) -> Any:
+        """What the engine makes of a shot's references."""
+        frames = np.flatnonzero(self.faces.shots == shot)
+        weight = self.faces.weight[frames]
+        fit = weight == 1 if (weight == 1).any() else weight > 0
+        chosen = frames[choose_references(self._opening[frames], fit, self.look.references)]
+        if self._others is None:
+            self._others = self.footage.again()
+        ordered = np.unique(chosen)
+        pictures = dict(zip(ordered.tolist(), self._others.read(ordered.tolist()), strict=True))
+        crops = self._crops([pictures[i] for i in chosen.tolist()], chosen)
+        whole = draw_heatmaps(self.faces.in_boxes(chosen), "whole", self.look.face_size, self.look.sigma)
+        return self.engine.encode(self._images(crops)[None], self._tensor(whole)[None, :, None])
+
+    def _contours(self, times_s: np.ndarray, sources: np.ndarray) -> Tensor:
+        """Masked heatmaps of the faces nearest to each of the times (m, T): (m, T, 1, S, S)."""
+        shown = self.schedule.source[np.searchsorted(self._halfway_s, times_s)]  # as `nearest`
+        # Beyond a cut is somebody else.
+        same = self.faces.shots[shown] == self.faces.shots[sources][:, None]
+        around = self._nearest_face[np.where(same, shown, sources[:, None])]
+        unique, back = np.unique(around, return_inverse=True)
+        heatmaps = draw_heatmaps(self.faces.in_boxes(unique), "masked", self.look.face_size, self.look.sigma)
+        return self._tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape)).to(self.look.device)][:, :, None]
+
+    def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
         boxes = self.faces.boxes[sources]
-        return np.stack([crop_face(f, b, self.face_size) for f, b in zip(frames, boxes, strict=True)])
+        return np.stack([crop_face(f, b, self.look.face_size) for f, b in zip(frames, boxes, strict=True)])
 
     def _images(self, faces: np.ndarray) -> Tensor:
         """(n, S, S, 3) uint8 -> (n, 3, S, S) in [0, 1]."""
         return self._tensor(faces).permute(0, 3, 1, 2).float() / 255
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.look.device)
+
+
+def _nearest_faces(faces: Faces, times_s: np.ndarray) -> np.ndarray:
+    """(F,) for each frame the nearest frame of its shot with a face; itself where the shot has none."""
+    found = np.arange(len(faces.valid))
+    edges = np.flatnonzero(np.diff(faces.shots)) + 1
+    for part in np.split(found.copy(), edges):
+        known = part[faces.valid[part]]
+        if len(known):
+            found[part] = known[nearest(times_s[known], times_s[part])]
+    return found
+
+
+def _openness(faces: Faces) -> np.ndarray:
+    """(F,) opening of the lips as a share of the box."""
+    blocks = (np.arange(i, min(i + 1024, len(faces.valid))) for i in range(0, len(faces.valid), 1024))
+    return np.concatenate([lip_openness(faces.in_boxes(block)) for block in blocks])
 
 
 def block_size(frames: int, size: tuple[int, int]) -> int:
-    """Frames read at a time: `frames`, or fewer where they are large."""
+    """Frames worked on at a time: `frames`, or fewer where they are large."""
     return max(1, min(frames, BLOCK_BYTES // (3 * size[0] * size[1])))

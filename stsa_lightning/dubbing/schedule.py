@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
 
 import numpy as np
+
+Fit = Literal["loop", "freeze", "trim"]
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,36 @@ class Schedule:
 
     source: np.ndarray
     times_s: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def varying_times_s(self, fps: Fraction) -> np.ndarray | None:
+        """The time stamps, None where they are those of an even rate."""
+        even = np.arange(len(self)) / float(fps)
+        return None if np.abs(self.times_s - even).max() < 1e-3 else self.times_s
+
+
+def make_schedule(times_s: np.ndarray, fps: float, seconds: float, fit: Fit = "loop") -> Schedule:
+    """A video beside speech of `seconds`.
+
+    Args:
+        times_s: (F,) time stamps of the source's frames, from 0.
+        fps: frames a second.
+        seconds: the speech's length; the result is the least number of frames that covers it, one at least.
+        fit: what is shown where the speech is longer than the video: "loop" runs it forward and backward; "freeze"
+            holds the last frame; "trim" ends with the video.
+    """
+    if fit == "loop":
+        return ping_pong(times_s, fps, seconds)
+    count = max(1, int(np.searchsorted(times_s, seconds - 1e-6)))
+    shown = Schedule(np.arange(count), times_s[:count])
+    end_s = float(times_s[-1]) + 1 / fps
+    if fit == "trim" or count < len(times_s) or seconds <= end_s:
+        return shown
+    more = int(np.ceil((seconds - end_s) * fps - 1e-4))
+    held = np.full(more, len(times_s) - 1)
+    return Schedule(np.concatenate([shown.source, held]), np.concatenate([times_s, end_s + np.arange(more) / fps]))
 
 
 def ping_pong(times_s: np.ndarray, fps: float, seconds: float) -> Schedule:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stsa_lightning.face.topology import LANDMARKS, positions
+from stsa_lightning.face.topology import LANDMARKS, MOUTH, positions
 
 FEATHER = 0.06  # width of the soft edge, as a fraction of the face's size
 _LOWER_LIDS = positions([145, 374])  # middle of either lower eyelid
 _LARGEST_MEND = 24.0  # grey levels: a larger step at the seam is no colour cast
+_LARGEST_GAIN = 1.15
+_NOISE = 4.0  # grey levels: contrast of a flat face
+_AGREE = 10.0  # grey levels by which two pictures of the same skin differ
+_AGREE_SIGMA = 0.012  # of the face's size
 
 
 def blend_face(
-    frame: np.ndarray, face: np.ndarray, box: np.ndarray, landmarks: np.ndarray, feather: float = FEATHER
+    frame: np.ndarray,
+    face: np.ndarray,
+    box: np.ndarray,
+    landmarks: np.ndarray,
+    feather: float = FEATHER,
+    weight: float = 1.0,
+    detail: bool = True,
 ) -> np.ndarray:
     """Paste a generated face into its frame (STSA, inference).
 
-    The face's mean colour along the soft edge is first brought to the frame's, which hides a slight cast. Every pixel
-    where `face_mask` is 0 equals the input exactly.
+    The face's colours are first brought to the frame's, in mean and contrast along the soft edge, which hides a slight
+    cast. Where the face in the frame is larger than the generated one, and both agree at the latter's size, the frame's
+    finer detail is kept: skin and beard stay sharp, and what moves is drawn anew. Every pixel where `face_mask` is 0
+    equals the input exactly.
 
     Args:
         frame: (H, W, 3) uint8 RGB; not changed.
@@ -26,6 +38,8 @@ def blend_face(
         box: (4,) x0, y0, x1, y1 of the face within the frame.
         landmarks: (131, 2) pixels of the frame.
         feather: see `face_mask`.
+        weight: in [0, 1], how much of the face shows.
+        detail: keep the frame's detail where it fits.
 
     Returns:
         (H, W, 3) uint8, a new frame.
@@ -36,13 +50,18 @@ def blend_face(
     x0, y0, x1, y1 = _checked_box(box, frame)
     if face.ndim != 3 or face.shape[2] != 3 or not (face.dtype == np.uint8 or np.issubdtype(face.dtype, np.floating)):
         raise ValueError(f"face: expected (S, S, 3) uint8 or float in [0, 1], got {face.shape} {face.dtype}")
-    mask = face_mask(landmarks, box, feather)[..., None]
+    mask = face_mask(landmarks, box, feather)
     below = frame[y0:y1, x0:x1].astype(np.float32)
     levels = face.astype(np.float32) * (1 if face.dtype == np.uint8 else 255)
-    above = _resized(levels, (x1 - x0, y1 - y0))
-    above += _mend(below, above, mask)
+    size, own_size = (levels.shape[1], levels.shape[0]), (x1 - x0, y1 - y0)
+    seen = _resized(below, size)  # the frame as the network would have drawn it
+    levels = _matched(levels, seen, _resized(mask, size))
+    above = _resized(levels, own_size)
+    if detail and min(own_size) > min(size):
+        fits = _resized(_agreement(levels, seen, (landmarks - (x0, y0)) / own_size * size), own_size)
+        above += np.clip(fits, 0, 1)[..., None] * (below - _resized(seen, own_size))
     out = frame.copy()
-    out[y0:y1, x0:x1] = np.clip(np.round(below + mask * (above - below)), 0, 255).astype(np.uint8)
+    out[y0:y1, x0:x1] = np.clip(np.round(below + weight * mask[..., None] * (above - below)), 0, 255).astype(np.uint8)
     return out
 
 
@@ -92,14 +111,31 @@ def _resized(face: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(face, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
 
 
-def _mend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(3,) what to add to the face so that its mean colour along the soft edge is the frame's."""
-    edge = mask * (1 - mask)
-    weight = float(edge.sum())
-    if weight < 1:
-        return np.zeros(3, np.float32)
-    step = ((below - above) * edge).sum((0, 1)) / weight
-    return np.clip(step, -_LARGEST_MEND, _LARGEST_MEND)
+def _matched(levels: np.ndarray, seen: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The face with the frame's mean and contrast along the soft edge, each colour by itself."""
+    edge = np.clip(mask * (1 - mask), 0, 1)[..., None]
+    total = float(edge.sum())
+    if total < 1:
+        return levels
+    (mean, spread), (true_mean, true_spread) = (_mean_and_spread(picture, edge, total) for picture in (levels, seen))
+    step = np.clip(true_mean - mean, -_LARGEST_MEND, _LARGEST_MEND)
+    gain = np.clip((true_spread + _NOISE) / (spread + _NOISE), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
+    return (levels - mean) * gain + mean + step
+
+
+def _mean_and_spread(picture: np.ndarray, weight: np.ndarray, total: float) -> tuple[np.ndarray, np.ndarray]:
+    mean = (picture * weight).sum((0, 1)) / total
+    return mean, np.sqrt((np.square(picture - mean) * weight).sum((0, 1)) / total)
+
+
+def _agreement(levels: np.ndarray, seen: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """(S, S) in [0, 1]: where the frame shows what the generated face shows, the mouth left out."""
+    apart = cv2.GaussianBlur(np.abs(levels - seen).max(axis=2), (0, 0), _AGREE_SIGMA * len(levels))
+    fits = np.exp(-np.square(apart / _AGREE)).astype(np.float32)
+    # Lips and teeth of another sound agree here and there by chance.
+    mouth = np.round(landmarks[MOUTH]).astype(np.int32)
+    cv2.fillConvexPoly(fits, cv2.convexHull(mouth), (0.0,))
+    return cv2.GaussianBlur(np.minimum(fits, cv2.erode(fits, np.ones((3, 3)))), (0, 0), _AGREE_SIGMA * len(levels))
 
 
 def _checked_box(box: np.ndarray, frame: np.ndarray) -> tuple[int, int, int, int]:

@@ -7,8 +7,10 @@ import numpy as np
 
 from stsa_lightning.face.topology import LANDMARKS
 
+MARGIN_PX = 5  # around the landmarks (STSA, section 0)
 
-def face_box(landmarks: np.ndarray, frame_size: tuple[int, int], margin_px: int = 5) -> np.ndarray:
+
+def face_box(landmarks: np.ndarray, frame_size: tuple[int, int], margin_px: int = MARGIN_PX) -> np.ndarray:
     """Tight box of the landmarks plus a margin on each side, clipped to the frame.
 
     Args:

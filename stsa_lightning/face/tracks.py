@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, MutableSequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from stsa_lightning.face.landmarks import FaceCounter, LandmarkDetector, landmar
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.speaking import mouth_follows_sound, sound_level
 from stsa_lightning.face.topology import LANDMARKS
+from stsa_lightning.spool import Spool
 
 MAX_FACES = 5  # followed at once
 _LOOK_EVERY = 25  # frames between two looks for further faces
@@ -35,7 +38,7 @@ class FaceTrack:
     """One person within one shot."""
 
     frames: list[int] = field(default_factory=list)  # rising
-    landmarks: list[np.ndarray] = field(default_factory=list)  # (131, 2) each, pixels
+    landmarks: MutableSequence[np.ndarray] = field(default_factory=list)  # (131, 2) each, pixels
 
     def add(self, frame: int, landmarks: np.ndarray) -> None:
         self.frames.append(frame)
@@ -44,14 +47,51 @@ class FaceTrack:
     def within(self, start: int, stop: int) -> np.ndarray:
         """Landmarks of the frames of a shot: (stop - start, 131, 2) float32, NaN where the face is not seen."""
         out = np.full((stop - start, len(LANDMARKS), 2), np.nan, np.float32)
-        if self.frames:
-            out[np.asarray(self.frames) - start] = self.landmarks
+        self.put(out, start)
         return out
+
+    def put(self, out: np.ndarray, start: int) -> None:
+        """As `within`, into an array that holds NaN."""
+        for frame, landmarks in zip(self.frames, self.landmarks, strict=True):
+            out[frame - start] = landmarks
 
     @property
     def area(self) -> float:
         """Area of the face's box, summed over the frames."""
-        return float(np.prod(np.ptp(np.asarray(self.landmarks), axis=1), axis=1).sum())
+        return sum(float(np.prod(np.ptp(landmarks, axis=0))) for landmarks in self.landmarks)
+
+    @property
+    def middle_x(self) -> float:
+        """Where the face is from left to right, pixels, on average."""
+        return sum(_place(landmarks)[0] for landmarks in self.landmarks) / len(self.landmarks)
+
+
+class _OnDisk(MutableSequence[np.ndarray]):
+    """Landmarks of one person, in a file that all people share: those of an hour would fill the memory."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool, self._rows, self._last = spool, list[int](), np.zeros(0)
+
+    def insert(self, index: int, value: np.ndarray) -> None:
+        if index != len(self):
+            raise IndexError("landmarks are kept in the order of frames")
+        self._rows.append(len(self._spool))
+        self._spool.append(value.reshape(1, -1))
+        self._last = value
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        row = self._rows[index]
+        if row == self._rows[-1]:
+            return self._last
+        return self._spool[row : row + 1].reshape(-1, 2)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError("landmarks on disk stay as they are")
+
+    __delitem__ = __setitem__  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -79,7 +119,7 @@ class FaceFollower:
     While there is one face, it is followed in tracking mode. About once a second, and after each cut, a quick look
     counts the faces; if there are several, all of them (up to `MAX_FACES`) are followed until fewer are seen. A face
     that is lost or jumps is looked up anew in that very frame. What is kept of a frame is the landmarks: 1 kB for each
-    face.
+    face, on disk.
 
     Args:
         landmark_model: None for FaceMesh; a FaceLandmarker `.task` file. See `landmark_detector`.
@@ -93,6 +133,7 @@ class FaceFollower:
         self._detectors: dict[tuple[bool, int], LandmarkDetector] = {}
         self._open = ExitStack()
         self._is_cut, self._count = CutDetector(), self._open.enter_context(closing(FaceCounter()))
+        self._spool = Spool(2 * len(LANDMARKS))
         self._frames = 0
         self._expected = 1  # faces
         self._shots: list[tuple[int, list[FaceTrack]]] = [(0, [])]  # first frame, people
@@ -125,7 +166,20 @@ class FaceFollower:
             if len(again) >= len(faces):
                 faces = again
                 self._detector(static=False).forget()
-        _add(faces, tracks, number)
+        _add(faces, tracks, number, lambda: FaceTrack(landmarks=_OnDisk(self._spool)))
+
+    @property
+    def seen(self) -> list[FaceTrack]:
+        """Whoever was seen in the last frame."""
+        return [track for track in self._shots[-1][1] if track.frames[-1] == self._frames - 1]
+
+    def shots(self) -> list[tuple[int, int, list[FaceTrack]]]:
+        """First frame, the first after the last, and the people of each shot."""
+        stops = [start for start, _ in self._shots[1:]] + [self._frames]
+        return [
+            (start, stop, _people(tracks, stop - start))
+            for (start, tracks), stop in zip(self._shots, stops, strict=True)
+        ]
 
     def _look(self, frame: np.ndarray, seen: int) -> None:
         """Set how many faces to follow."""
@@ -153,12 +207,10 @@ class FaceFollower:
         landmarks = np.full((self._frames, len(LANDMARKS), 2), np.nan, np.float32)
         level = None if wave is None else sound_level(wave, self._frames)
         faces, choices = 0, Counter[str]()
-        stops = [start for start, _ in self._shots[1:]] + [self._frames]
-        for (start, tracks), stop in zip(self._shots, stops, strict=True):
-            people = _people(tracks, stop - start)
+        for start, stop, people in self.shots():
             if people:
                 chosen, choice = choose(people, start, stop, None if level is None else level[start:stop])
-                landmarks[start:stop] = chosen.within(start, stop)
+                chosen.put(landmarks[start:stop], start)
                 choices[choice] += 1
             faces = max(faces, len(people))
         return Following(
@@ -194,8 +246,7 @@ def choose(people: list[FaceTrack], start: int, stop: int, level: np.ndarray | N
     if len(people) == 1:
         return people[0], "only face"
     if level is not None:
-        seen = [track.within(start, stop) for track in people]
-        follows = np.nan_to_num([mouth_follows_sound(landmarks, level) for landmarks in seen])
+        follows = np.nan_to_num([mouth_follows_sound(track.within(start, stop), level) for track in people])
         best, second = np.argsort(follows)[::-1][:2]
         scale = max(stop - start, 1) ** 0.5
         if follows[best] >= _CLEAR_R / scale and follows[best] - follows[second] >= _CLEAR_MARGIN / scale:
@@ -243,7 +294,7 @@ def _place(face: np.ndarray) -> tuple[float, float, float]:
     return (left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top)
 
 
-def _add(faces: list[np.ndarray], tracks: list[FaceTrack], number: int) -> None:
+def _add(faces: list[np.ndarray], tracks: list[FaceTrack], number: int, new: Callable[[], FaceTrack]) -> None:
     """Give each face of a frame to the nearest person of the shot, or to a new one."""
     here = [track for track in tracks if track.frames[-1] == number - 1]
     gone = [track for track in tracks if track.frames[-1] < number - 1]
@@ -252,7 +303,8 @@ def _add(faces: list[np.ndarray], tracks: list[FaceTrack], number: int) -> None:
     if len(faces) == len(tracks) == 1 and tracks[0].frames[-1] < number:  # nobody else it could be
         tracks[0].add(number, faces.pop())
     for face in faces:
-        tracks.append(FaceTrack([number], [face]))
+        tracks.append(new())
+        tracks[-1].add(number, face)
 
 
 def _assign(faces: list[np.ndarray], tracks: list[FaceTrack], far: float, number: int) -> list[np.ndarray]:

@@ -1,0 +1,223 @@
+"""The new speech as the networks hear it, from a file or as it comes in, in bounded memory."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from stsa_lightning.audio import (
+    HOP,
+    SAMPLE_RATE_HZ,
+    SPAN,
+    AudioFeatures,
+    feature_windows,
+    load_audio,
+    native_sample_rate,
+)
+from stsa_lightning.dubbing.pauses import pauses
+from stsa_lightning.spool import Spool
+from stsa_lightning.video import AAC_RATES_HZ
+
+Silence = Literal["keep", "close"]
+
+_MINUTE = 60 * SAMPLE_RATE_HZ
+_INAUDIBLE = 1e-4  # of full scale: -80 dB
+# Steps before those wanted that a live extractor hears as well: one is all that log-mel and MFCC look back; wav2vec 2.0
+# listens to as much as it is given.
+_CONTEXT = {"wav2vec2": 100}
+_REMEMBERED = 50  # steps that live speech keeps: windows overlap
+
+
+class Heard(Protocol):
+    """What a scene asks of speech."""
+
+    def covers(self, time_s: float) -> bool:
+        """Whether there is speech at (or after) a time; waits for it where it is still coming in."""
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Feature steps first ... last - 1: (n, D) float32, zeros where there is no sound."""
+
+
+def windows(speech: Heard, centres: np.ndarray) -> np.ndarray:
+    """`feature_windows` of speech around times (n,) in frames of 25/s: (n, D, 10) float32."""
+    low = int(np.floor((centres.min() - 2) * 2)) - 1
+    high = int(np.ceil((centres.max() - 2) * 2)) + 12
+    low -= low % 2  # a whole number of frames
+    return feature_windows(speech.rows(low, high), centres - low / 2)
+
+
+class Speech:
+    """A file's speech, decoded and described once, then read from disk; a context manager.
+
+    Args:
+        path: a sound file, or a video whose sound is taken.
+        extractor: what the networks were trained to hear.
+        silence: "close" has the networks hear silence in the speech's pauses, whatever sounds there.
+
+    Attributes:
+        seconds: its length.
+        sound, rate_hz: samples at the rate of the result's sound track.
+        audible: whether there is anything to hear.
+
+    Raises:
+        FileNotFoundError, AudioError: as `load_audio`.
+    """
+
+    def __init__(self, path: str | Path, extractor: AudioFeatures, silence: Silence = "keep") -> None:
+        self._open = ExitStack()
+        try:
+            self._describe(path, extractor, silence)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def _describe(self, path: str | Path, extractor: AudioFeatures, silence: Silence) -> None:
+        wave = self._spool(path, SAMPLE_RATE_HZ)
+        self.seconds = len(wave) / SAMPLE_RATE_HZ
+        rate_hz = native_sample_rate(path)
+        self.rate_hz = rate_hz if rate_hz in AAC_RATES_HZ else 48_000
+        self.sound = wave if self.rate_hz == SAMPLE_RATE_HZ else self._spool(path, self.rate_hz)
+        self.audible = any(np.abs(wave[i : i + _MINUTE]).max() > _INAUDIBLE for i in range(0, len(wave), _MINUTE))
+        self._features = Spool(extractor.dim)
+        self._open.callback(self._features.close)
+        mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))
+        for rows in extractor.chunks(mapped):
+            self._features.append(rows)
+            _let_go(mapped)
+        self._quiet = pauses(wave) if silence == "close" else np.zeros(len(self._features), np.float32)
+        self._silent = _silent_row(extractor) if self._quiet.any() else np.zeros(extractor.dim, np.float32)
+
+    def _spool(self, path: str | Path, rate_hz: int) -> Spool:
+        spool = Spool()
+        self._open.callback(spool.close)
+        spool.claim(len(load_audio(path, rate_hz, spool=spool.file)))
+        return spool
+
+    def cut(self, seconds: float) -> Spool:
+        """The sound track, no longer than `seconds`."""
+        self.sound.claim(min(len(self.sound), round(seconds * self.rate_hz)))
+        return self.sound
+
+    def covers(self, time_s: float) -> bool:
+        return time_s < self.seconds - 1e-6
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        low, high = (min(max(step, 0), len(self._features)) for step in (first, last))
+        found = np.zeros((last - first, self._features.width), np.float32)
+        quiet = self._quiet[low:high, None]
+        found[low - first : high - first] = (1 - quiet) * self._features[low:high] + quiet * self._silent
+        return found
+
+    def __enter__(self) -> Speech:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+
+class LiveSpeech:
+    """Speech that comes in chunks: steps are described as soon as the samples they need are there; a context manager.
+
+    A step needs the samples up to 25 ms after its beginning. Log-mel and MFCC features come out as of the whole;
+    wav2vec 2.0, which listens to all of a sound, hears two seconds back and what has come in since.
+
+    Args:
+        chunks: (n,) float32 mono in [-1, 1] at 16 kHz, of any lengths; taken in a thread of their own, at most a minute
+            ahead. What they raise is raised again where the speech is used.
+        extractor: what the networks were trained to hear.
+    """
+
+    def __init__(self, chunks: Iterable[np.ndarray], extractor: AudioFeatures) -> None:
+        self._extractor, self._context = extractor, _CONTEXT.get(extractor.kind, 1)
+        self._wave, self._dropped = np.zeros(0, np.float32), 0  # what is kept of the sound, and steps before it
+        self._features, self._described = np.zeros((0, extractor.dim), np.float32), 0
+        self._ended, self._error = False, None  # type: bool, BaseException | None
+        self._news = threading.Condition()
+        threading.Thread(target=self._listen, args=(iter(chunks),), name="speech", daemon=True).start()
+
+    def _listen(self, chunks: Iterator[np.ndarray]) -> None:
+        error: BaseException | None = None
+        try:
+            for chunk in chunks:
+                with self._news:
+                    self._news.wait_for(lambda: self._ended or len(self._wave) < _MINUTE)
+                    if self._ended:
+                        return
+                    self._wave = np.concatenate([self._wave, np.asarray(chunk, np.float32).reshape(-1)])
+                    self._news.notify_all()
+        except BaseException as raised:
+            error = raised
+        with self._news:
+            self._ended, self._error = True, error
+            self._news.notify_all()
+
+    @property
+    def _samples(self) -> int:
+        return self._dropped * HOP + len(self._wave)
+
+    def _wait(self, samples: int) -> None:
+        """Until there are so many samples, or no more will come."""
+        self._news.wait_for(lambda: self._ended or self._samples >= samples)
+        if self._error is not None:
+            raise self._error
+
+    def covers(self, time_s: float) -> bool:
+        with self._news:
+            self._wait(round(time_s * SAMPLE_RATE_HZ) + 1)
+            return time_s < self._samples / SAMPLE_RATE_HZ - 1e-6
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        with self._news:
+            self._wait((last - 1) * HOP + SPAN)
+            self._describe(min(last, -(-self._samples // HOP)))
+            kept = self._described - len(self._features)  # the first step that is kept
+            low, high = (min(max(step, 0), self._described) for step in (first, last))
+            if low < min(kept, high):
+                raise ValueError(f"live speech is heard forward: step {low} is forgotten, the first kept is {kept}")
+            found = np.zeros((last - first, self._features.shape[1]), np.float32)
+            found[low - first : high - first] = self._features[low - kept : high - kept]
+            return found
+
+    def _describe(self, last: int) -> None:
+        """Features up to the step `last` - 1."""
+        if last <= self._described:
+            return
+        before = max(self._dropped, self._described - self._context)
+        piece = self._wave[(before - self._dropped) * HOP : (last - 1 - self._dropped) * HOP + SPAN]
+        rows = np.concatenate(list(self._extractor.chunks(piece)))[self._described - before : last - before]
+        self._features = np.concatenate([self._features[-_REMEMBERED:], rows])
+        self._described = last
+        forget = max(0, self._described - self._context - self._dropped)
+        self._wave, self._dropped = self._wave[forget * HOP :], self._dropped + forget
+        self._news.notify_all()
+
+    def close(self) -> None:
+        """Take no more chunks."""
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def __enter__(self) -> LiveSpeech:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _silent_row(extractor: AudioFeatures) -> np.ndarray:
+    """(D,) a step in the midst of digital silence."""
+    rows = extractor(np.zeros(SAMPLE_RATE_HZ, np.float32))
+    return rows[len(rows) // 2]
+
+
+def _let_go(mapped: np.memmap) -> None:
+    """Pages of a file that were read count as this process's memory until they are let go."""
+    pages = getattr(mapped, "_mmap", None)
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
