@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index
-from stsa_lightning.data.windows import WindowDataset, images
+from stsa_lightning.data.windows import WindowDataset, planes
 from stsa_lightning.face.box import normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps
 
@@ -113,7 +113,7 @@ def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
         opened,
         lambda: clip.faces(chosen, dataset.face_size),
         heatmaps,
-        lambda: images(faces),
+        lambda: planes(faces),
         lambda: dataset._audio(clip, int(chosen[0])),
         lambda: default_collate(items),
         lambda: augmented._augmented(faces, landmarks, rng),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, Literal, cast
 
 import cv2
 import pandas as pd
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -18,7 +19,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.filters import Filters, apply_filters, failures
 from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
-from stsa_lightning.data.windows import WindowDataset
+from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
 from stsa_lightning.errors import UserError
 
 Corpus = Literal["folder", "sample", "lrs2", "hdtf", "cmlr"]
@@ -31,8 +32,25 @@ class WindowSampler(DistributedSampler):
     sampler with `set_epoch`, and leaves a `DistributedSampler` as it is: its ranks share the indices out.
     """
 
+    _begun = (0, 0)
+
+    def begin(self, epoch: int, done: int) -> None:
+        """Begin with `epoch`, of which this rank has had the first `done` indices; later epochs are whole."""
+        self._begun = (epoch, done)
+        self.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, index) for index in super().__iter__())
+        epoch, done = self._begun
+        return ((self.epoch, index) for index in islice(super().__iter__(), done if self.epoch == epoch else 0, None))
+
+
+def position(trainer: Trainer) -> tuple[int, int]:
+    """Epoch that a run is in, and the batches of it that are done; of a checkpoint where it goes on from one."""
+    loop = trainer.fit_loop
+    epoch, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+    if not loop.restarting or epoch.ready == epoch.processed:
+        return epoch.processed, 0
+    return (epoch.processed + 1, 0) if batches.is_last_batch else (epoch.processed, batches.current.processed)
 
 
 class STSADataModule(LightningDataModule):
@@ -133,8 +151,7 @@ class STSADataModule(LightningDataModule):
     def _filtered(self, clips: pd.DataFrame) -> pd.DataFrame:
         if self.filters is None:
             return clips
-        kept = apply_filters(clips, self.filters)
-        removed = failures(clips, self.filters).sum()
+        kept, removed = apply_filters(clips, self.filters), failures(clips, self.filters).sum()
         counts = ", ".join(f"{name} {count}" for name, count in removed.items() if count) or "none"
         rank_zero_info(f"filters keep {len(kept)} of {len(clips)} clips; removed by {counts}")
         return kept
@@ -193,11 +210,18 @@ class STSADataModule(LightningDataModule):
             **{name: options[name] if training else 0.0 for name in strengths},
         )
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Bytes travel to the device, floats are made there."""
+        return as_floats(batch)
+
     def train_dataloader(self) -> DataLoader:
         dataset = self.dataset("train")
         trainer = self.trainer
         replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
         sampler = WindowSampler(dataset, replicas, rank, seed=self._options.seed)
+        if trainer is not None:  # workers read ahead before Lightning tells the sampler its epoch
+            epoch, batches = position(trainer)
+            sampler.begin(epoch, batches * self._options.batch_size)
         return self._loader(dataset, sampler, drop_last=len(sampler) >= self._options.batch_size)
 
     def val_dataloader(self) -> DataLoader:

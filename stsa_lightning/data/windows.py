@@ -30,7 +30,8 @@ ReferencePolicy = Literal["random", "openness"]
 class Batch(TypedDict):
     """B windows of T frames with N references, faces of S x S pixels, audio features of D values.
 
-    All tensors are float32 unless said; images are RGB in [0, 1], heatmaps in [0, 1].
+    All tensors are float32 unless said; images are RGB in [0, 1], heatmaps in [0, 1]. A loader hands images over as
+    bytes, a quarter of the size; they become floats on the device (:func:`as_floats`).
     """
 
     faces: Tensor  # (B, T, 3, S, S)
@@ -125,7 +126,7 @@ class WindowDataset(Dataset):
         return len(self.clips) * self.windows_per_clip
 
     def __getitem__(self, index: int | tuple[int, int]) -> Batch:
-        """One item: `Batch` without its first dimension; `frame` is an int, `clip` a name."""
+        """One item: `Batch` without its first dimension, images as bytes; `frame` is an int, `clip` a name."""
         epoch, index = index if isinstance(index, tuple) else (0, index)
         if not 0 <= index < len(self):
             raise IndexError(f"expected an index below {len(self)}, got {index}")
@@ -184,7 +185,7 @@ class WindowDataset(Dataset):
     def _drawn(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
         """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""
         count = self.window
-        pictures = images(faces)
+        pictures = planes(faces)
         maps = draw_all_kinds(landmarks[:count], self.face_size, self.sigma)
         reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.sigma)
         keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
@@ -201,13 +202,19 @@ class WindowDataset(Dataset):
         }
 
 
-def images(faces: np.ndarray) -> Tensor:
-    """(n, S, S, 3) uint8 -> (n, 3, S, S) float32 in [0, 1]."""
-    planes = np.empty((len(faces), 3, *faces.shape[1:3]), np.uint8)
-    for face, channels in zip(faces, planes, strict=True):
+def planes(faces: np.ndarray) -> Tensor:
+    """(n, S, S, 3) uint8 -> (n, 3, S, S) uint8."""
+    separate = np.empty((len(faces), 3, *faces.shape[1:3]), np.uint8)
+    for face, channels in zip(faces, separate, strict=True):
         for channel, plane in enumerate(channels):
             cv2.extractChannel(face, channel, plane)  # several times as fast as a transposed copy
-    return torch.from_numpy(planes).to(torch.float32).div_(255)
+    return torch.from_numpy(separate)
+
+
+def as_floats(batch: Batch) -> Batch:
+    """A batch, or an item, as loaded -> as the networks are given it: images in [0, 1] on the device they are on."""
+    images = {name: batch[name].float() / 255 for name in ("faces", "references")}  # type: ignore[literal-required]
+    return cast(Batch, {**batch, **images})
 
 
 def _opened(path: Path) -> Clip:

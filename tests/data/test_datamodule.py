@@ -33,6 +33,8 @@ class Recorder(LightningModule):
         self.seen: list[tuple[int, str, int, float]] = []
 
     def training_step(self, batch: dict[str, Any], _: int) -> torch.Tensor:
+        assert batch["faces"].dtype == batch["references"].dtype == torch.float32
+        assert 0.1 < batch["faces"].max() <= 1
         references = batch["references"].sum(dim=(1, 2, 3, 4)).tolist()
         rows = zip(batch["clip"], batch["frame"].tolist(), references, strict=True)
         self.seen += [(self.current_epoch, *row) for row in rows]

@@ -491,4 +491,4 @@ def test_the_rendered_sample(prepared_sample: Path) -> None:
     assert index["speaker"].is_unique
     item = WindowDataset(prepared_sample, index["clip"].tolist(), references=2)[0]
     assert item["faces"].shape == (5, 3, 128, 128)
-    assert item["faces"].std() > 0.05
+    assert item["faces"].float().std() > 0.05 * 255
