@@ -205,25 +205,37 @@ class Guidance(nn.Module):
         check_shape("audio", audio, None, None, self.audio_dim, 10)
         check_shape("masked_heatmaps", masked_heatmaps, B, T, 1, S, S)
         check_shape("reference_heatmaps", reference_heatmaps, B, None, 1, S, S)
-        masked_frames = masked_heatmaps.flatten(0, 1)
         lip_codes, jaw_codes = self.fusion(
-            self._embed(self.masked_encoder, masked_heatmaps),
-            self._embed(self.audio_encoder, audio),
-            self._embed(self.reference_encoder, reference_heatmaps),
+            self.embed_masked(masked_heatmaps.flatten(0, 1)).unflatten(0, (B, T)),
+            self.embed_audio(audio.flatten(0, 1)).unflatten(0, (B, T)),
+            self.embed_references(reference_heatmaps),
         )
         lip_codes, jaw_codes = lip_codes.flatten(0, 1), jaw_codes.flatten(0, 1)  # (B * T, C)
-        lip, jaw = self.decoder(lip_codes, jaw_codes, masked_frames)
-        heatmap = lip + jaw + masked_frames if self.add_masked else lip + jaw
+        lip, jaw, heatmap = self.draw(lip_codes, jaw_codes, masked_heatmaps.flatten(0, 1))
         return GuidanceOutput(
             lip=lip.unflatten(0, (B, T)),
             jaw=jaw.unflatten(0, (B, T)),
             keypoints=self._keypoints(lip, jaw, lip_codes, jaw_codes).unflatten(0, (B, T)),
-            heatmap=heatmap.clamp(max=1).unflatten(0, (B, T)),
+            heatmap=heatmap.unflatten(0, (B, T)),
         )
 
-    def _embed(self, encoder: nn.Module, windows: Tensor) -> Tensor:
-        """``windows`` (B, T, ...) -> normalised embeddings (B, T, C)."""
-        return self.norm(encoder(windows.flatten(0, 1))).unflatten(0, windows.shape[:2])
+    def embed_audio(self, windows: Tensor) -> Tensor:
+        """Audio of single frames (n, D, 10) -> tokens (n, C)."""
+        return self.norm(self.audio_encoder(windows))
+
+    def embed_masked(self, heatmaps: Tensor) -> Tensor:
+        """Masked heatmaps of single frames (n, 1, S, S) -> tokens (n, C)."""
+        return self.norm(self.masked_encoder(heatmaps))
+
+    def embed_references(self, heatmaps: Tensor) -> Tensor:
+        """(B, N, 1, S, S) -> tokens (B, N, C)."""
+        return self.norm(self.reference_encoder(heatmaps.flatten(0, 1))).unflatten(0, heatmaps.shape[:2])
+
+    def draw(self, lip_codes: Tensor, jaw_codes: Tensor, masked_heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Lip, jaw and whole heatmap of single frames, (n, 1, S, S) each, from embeddings (n, C) of lip and jaw."""
+        lip, jaw = self.decoder(lip_codes, jaw_codes, masked_heatmaps)
+        whole = lip + jaw + masked_heatmaps if self.add_masked else lip + jaw
+        return lip, jaw, whole.clamp(max=1)
 
     def _keypoints(self, lip: Tensor, jaw: Tensor, lip_codes: Tensor, jaw_codes: Tensor) -> Tensor:
         lip_xy = self.lip_keypoints(self.lip_encoder(lip) + lip_codes).unflatten(1, (LIP_KEYPOINTS, 2))

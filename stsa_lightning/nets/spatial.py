@@ -48,14 +48,18 @@ class AdaAT(nn.Module):
         angle = _PI * torch.tanh(self.angle(common))[..., None, None]
         shift_x, shift_y = torch.tanh(self.translation(common)).unflatten(1, (-1, 2))[..., None, None].unbind(2)
         x, y = _places(width, code), _places(height, code)[:, None]
-        cos, sin = torch.cos(angle), torch.sin(angle)
-        return torch.stack([(cos * x - sin * y) * scale + shift_x, (sin * x + cos * y) * scale + shift_y], dim=-1)
+        cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+        return torch.stack([cos * x - sin * y + shift_x, sin * x + cos * y + shift_y], dim=-1)
 
     def forward(self, maps: Tensor, code: Tensor) -> Tensor:
         """``maps`` (B, C, H, W) under ``code`` (B, K)."""
+        return self.move(blend_neighbours(maps), code)
+
+    def move(self, maps: Tensor, code: Tensor) -> Tensor:
+        """The same for maps whose neighbours are blended already."""
         with torch.autocast(maps.device.type, enabled=False):
             grid = self.grid(code.float(), *maps.shape[-2:])
-        planes = blend_neighbours(maps).flatten(0, 1).unsqueeze(1)  # (B * C, 1, H, W)
+        planes = maps.flatten(0, 1).unsqueeze(1)  # (B * C, 1, H, W)
         return sample(planes, grid.flatten(0, 1)).view_as(maps)
 
 

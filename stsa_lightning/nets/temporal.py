@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -98,8 +99,19 @@ class TemporalPath(nn.Module):
 
     def estimate(self, features: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """``features`` (B * N, C, S/2, S/2) -> flow (B * N, 2, S, S) in pixels and confidence (B * N, 1, S, S)."""
-        small_heatmap = F.interpolate(heatmap, features.shape[-2:])  # nearest
-        x = self.adain1(self.spade1(features, small_heatmap), audio)
-        x = self.adain2(self.spade2(x, small_heatmap), audio)
-        x = self.spade3(F.pixel_shuffle(x, 2), heatmap)
-        return self.flow(x), self.confidence(x)
+        return self.estimator(heatmap, audio)(features)
+
+    def estimator(self, heatmap: Tensor, audio: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """:meth:`estimate` under one condition, whose part is computed once for however many ``features``."""
+        half = F.interpolate(heatmap, scale_factor=0.5)  # nearest
+        blocks = (self.spade1, half), (self.adain1, audio), (self.spade2, half), (self.adain2, audio)
+        steps = [(block, block.modulations(condition)) for block, condition in blocks]
+        last = self.spade3.modulations(heatmap)
+
+        def estimate(x: Tensor) -> tuple[Tensor, Tensor]:
+            for block, modulations in steps:
+                x = block.under(x, modulations)
+            x = self.spade3.under(F.pixel_shuffle(x, 2), last)
+            return self.flow(x), self.confidence(x)
+
+        return estimate

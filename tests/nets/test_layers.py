@@ -61,8 +61,8 @@ def test_one_condition_serves_consecutive_inputs() -> None:
 
 def test_modulation_sets_mean_and_deviation() -> None:
     x = torch.randn(2, 3, 16, 16) * 7 + 2
-    gamma, beta = torch.full((2, 3, 1, 1), 1.0), torch.full((2, 3, 1, 1), 5.0)
-    out = modulate(x, gamma, beta)
+    gain, offset = torch.full((2, 3, 1, 1), 2.0), torch.full((2, 3, 1, 1), 5.0)
+    out = modulate(x, gain, offset)
     torch.testing.assert_close(out.mean((2, 3)), torch.full((2, 3), 5.0), atol=1e-4, rtol=0)
     torch.testing.assert_close(out.std((2, 3), correction=0), torch.full((2, 3), 2.0), atol=1e-4, rtol=0)
 

@@ -1,0 +1,154 @@
+"""The straight per-frame form: what the published inference does, literally, with our networks' weights.
+
+Each frame alone: guidance for a window of five frames with one kept; references encoded anew; every SPADE modulation
+by its two convolutions after each other, once per reference; AdaAT in a volume; and, as published, the loss network
+run on what came out. Plain contiguous float32. Nothing here is slower than PyTorch makes it: it is the yardstick, and
+an independent reference that the engine is tested against.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stsa_lightning.losses.perceptual import BLOCKS, WIDTHS
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.layers import SPADE, AdaIN
+from stsa_lightning.nets.spatial import AdaAT
+from stsa_lightning.nets.synthesis import Synthesis
+from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
+
+
+class StraightSPADE(nn.Module):
+    """Gamma and beta, each a convolution of a common convolution of the condition, for each input anew."""
+
+    def __init__(self, layer: SPADE) -> None:
+        super().__init__()
+        self.shared, self.gamma, self.beta = layer.shared, layer.gamma, layer.beta
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        hidden = self.shared(condition.repeat_interleave(len(x) // len(condition), dim=0))
+        return F.instance_norm(x) * (1 + self.gamma(hidden)) + self.beta(hidden)
+
+
+class StraightAdaIN(nn.Module):
+    """Gamma and beta from an MLP of the code, for each input anew."""
+
+    def __init__(self, layer: AdaIN) -> None:
+        super().__init__()
+        self.shared, self.gamma, self.beta = layer.shared, layer.gamma, layer.beta
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        hidden = torch.relu(self.shared(code.repeat_interleave(len(x) // len(code), dim=0)))
+        gamma, beta = self.gamma(hidden)[..., None, None], self.beta(hidden)[..., None, None]
+        return F.instance_norm(x) * (1 + gamma) + beta
+
+
+class StraightAdaAT(nn.Module):
+    """One volume per frame, whose depth is the channel, sampled in three dimensions."""
+
+    def __init__(self, layer: AdaAT) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, maps: Tensor, code: Tensor) -> Tensor:
+        batch, channels, height, width = maps.shape
+        plane = self.layer.grid(code, height, width)  # (B, C, h, w, 2)
+        depth = torch.linspace(-1, 1, channels).view(1, channels, 1, 1, 1).expand(batch, channels, height, width, 1)
+        return F.grid_sample(maps.unsqueeze(1), torch.cat([plane, depth], dim=-1), align_corners=False).squeeze(1)
+
+
+class StraightTemporalPath(nn.Module):
+    """Every reference's maps sampled at the flow, then averaged."""
+
+    def __init__(self, path: TemporalPath) -> None:
+        super().__init__()
+        self.path = path
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
+        return self.path.encode(images, heatmaps)
+
+    def forward(self, images: Tensor, maps: tuple[Tensor, ...], heatmap: Tensor, audio: Tensor) -> Warped:
+        batch = images.shape[:2]
+        flow, confidence = self.path.estimate(maps[1].flatten(0, 1), heatmap, audio)
+        grid, warped = deformation(flow), []
+        for m in (*maps, images):
+            size = m.shape[-1]
+            moved = F.grid_sample(m.flatten(0, 1), resize_deformation(grid, size), align_corners=False)
+            weight = F.interpolate(confidence, (size, size)).unflatten(0, batch)
+            warped.append((moved.unflatten(0, batch) * weight).sum(1) / (weight.sum(1) + 1e-5))
+        return Warped(tuple(warped[:3]), warped[3], flow.unflatten(0, batch), confidence.unflatten(0, batch))
+
+
+_STRAIGHT: dict[type[nn.Module], type[nn.Module]] = {
+    SPADE: StraightSPADE,
+    AdaIN: StraightAdaIN,
+    AdaAT: StraightAdaAT,
+    TemporalPath: StraightTemporalPath,
+}
+
+
+def straighten(module: nn.Module) -> nn.Module:
+    """Replace, in place, what has a quicker equal by its definition."""
+    for name, child in module.named_children():
+        straighten(child)
+        if type(child) in _STRAIGHT:
+            setattr(module, name, _STRAIGHT[type(child)](child))
+    return module
+
+
+class LossNetwork(nn.Module):
+    """VGG19 up to relu5_1 on a picture at two scales; its weights decide no time, so they are random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for block, (count, width) in enumerate(zip(BLOCKS["vgg19"], WIDTHS, strict=True)):
+            layers += [nn.MaxPool2d(2)] if block else []
+            for _ in range(count if block < 4 else 1):
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.layers(images), self.layers(F.avg_pool2d(images, 2))]
+
+
+class StraightForm:
+    """One frame after the other, from the same weights as the networks given (which stay as they are).
+
+    Args:
+        guidance, synthesis: the networks.
+        loss_network: also run VGG19 on the face and on its truth, as the published inference does.
+    """
+
+    def __init__(self, guidance: Guidance, synthesis: Synthesis, *, loss_network: bool = False) -> None:
+        self.guidance = copy.deepcopy(guidance).float().cpu().eval()
+        self.synthesis = cast(Synthesis, straighten(copy.deepcopy(synthesis).float().cpu().eval()))
+        self.loss_network = LossNetwork().eval() if loss_network else None
+
+    @torch.inference_mode()
+    def frame(self, masked: Tensor, contours: Tensor, audio: Tensor, images: Tensor, heatmaps: Tensor) -> Tensor:
+        """One frame.
+
+        Args:
+            masked: (1, 3, S, S), lower half 0.
+            contours: (1, T, 1, S, S) masked heatmaps of its window.
+            audio: (1, T, D, 10).
+            images, heatmaps: (1, N, 3, S, S) and (1, N, 1, S, S) of the references.
+
+        Returns:
+            (1, 3, S, S) in [0, 1].
+        """
+        centre = audio.shape[1] // 2
+        heatmap = self.guidance(audio, contours, heatmaps).heatmap[:, centre]
+        output = self.synthesis(masked, heatmap, audio[:, centre], images, heatmaps)
+        if self.loss_network is not None:
+            for picture in (output.face, masked):
+                self.loss_network(picture)
+        return output.face

@@ -1,0 +1,168 @@
+"""The networks as inference wants them: the same functions, with all that needs no input computed beforehand.
+
+Batch norms are folded into convolutions, SPADE's kernels are composed once, maps are channels-last, and what references
+alone decide goes further than training lets it. A network prepared so is for evaluation alone, and meant for one frame
+at a time, whose maps then stay in the processor's caches.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from stsa_lightning.nets.layers import SPADE, ConvBlock, Modulation, PreActivationResidual, UpBlock, compose
+from stsa_lightning.nets.spatial import SpatialPath, blend_neighbours
+from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def for_inference(network: Network) -> Network:
+    """A channels-last copy of a network, in eval mode, that computes the same with less.
+
+    The copy has other parameters: it is not for training or saving.
+    """
+    prepared = _prepare(copy.deepcopy(network).eval().requires_grad_(False))
+    return prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _prepare(module: Network) -> Network:
+    for name, child in module.named_children():
+        _prepare(child)
+        if type(child) in _PREPARED:
+            setattr(module, name, _PREPARED[type(child)](child))
+    if isinstance(module, ConvBlock | UpBlock):
+        module.conv = fuse_conv_bn_eval(module.conv, module.norm, transpose=isinstance(module, UpBlock))
+        module.norm = nn.Identity()
+    elif isinstance(module, PreActivationResidual):
+        module.conv1, module.norm2 = fuse_conv_bn_eval(module.conv1, module.norm2), nn.Identity()
+    return module
+
+
+class PreparedSPADE(nn.Module):
+    """:class:`SPADE` with its kernels made: two in steps, or their composition and its rim."""
+
+    def __init__(self, layer: SPADE) -> None:
+        super().__init__()
+        weight, bias = layer.kernel()
+        if layer.compose:
+            parts = compose(layer.shared, weight, bias)
+            self.places = [part.place for part in parts]
+            self.steps = nn.ModuleList(_convolution(part.kernel, part.bias, part.padding) for part in parts)
+        else:
+            self.places = []
+            self.steps = nn.ModuleList([layer.shared, _convolution(weight, bias, (1, 1))])
+
+    def modulation(self, condition: Tensor) -> Modulation:
+        """Gain and offset, each (B, C, H, W), from (B, K, H, W)."""
+        maps = self.steps[0](condition)
+        if not self.places:
+            maps = self.steps[1](maps)
+        for (row, column), step in zip(self.places[1:], self.steps[1:], strict=False):
+            maps[..., row, column] += step(condition[..., row, column])
+        gain, offset = maps.chunk(2, dim=1)
+        return gain, offset
+
+
+def _convolution(weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> nn.Conv2d:
+    outputs, inputs, height, width = weight.shape
+    layer = nn.Conv2d(inputs, outputs, (height, width), padding=padding)
+    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return layer.requires_grad_(False)
+
+
+class PreparedSpatialPath(nn.Module):
+    """:class:`SpatialPath` whose references carry their share of AdaAT and of the alignment encoder's first layer."""
+
+    def __init__(self, path: SpatialPath) -> None:
+        super().__init__()
+        self.path = path
+        first, *rest = path.alignment
+        self.rest = nn.Sequential(*rest)
+        own = path.reference_heatmap_encoder[-1].conv.out_channels  # of the driving heatmap
+        content, heatmap = first.conv.weight.split([first.conv.in_channels - own, own], dim=1)
+        bias = first.conv.bias
+        self.content = _convolution(content, bias, (1, 1))
+        self.heatmap = _convolution(heatmap, torch.zeros_like(bias), (1, 1))
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        maps, content = self.path.encode(images, heatmaps)
+        # Each channel is sampled alone: as planes.
+        return tuple(blend_neighbours(m).contiguous() for m in maps), self.content(content)
+
+    def forward(self, maps: tuple[Tensor, ...], content: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
+        alignment = self.rest(torch.relu(content + self.heatmap(self.path.heatmap_encoder(heatmap)))).mean((2, 3))
+        code = torch.cat([audio, alignment], dim=1)
+        layers = zip(maps, self.path.transforms, self.path.after, strict=True)
+        return tuple(
+            after(transform.move(m, code).contiguous(memory_format=torch.channels_last)) for m, transform, after in layers
+        )
+
+
+class PreparedTemporalPath(nn.Module):
+    """:class:`TemporalPath`, one reference after the other, in which warping and averaging are one weighted sum."""
+
+    def __init__(self, path: TemporalPath) -> None:
+        super().__init__()
+        self.path = path
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
+        return self.path.encode(images, heatmaps)
+
+    def forward(self, images: Tensor, maps: tuple[Tensor, ...], heatmap: Tensor, audio: Tensor) -> Warped:
+        """One frame: all are of batch 1."""
+        estimate = self.path.estimator(heatmap, audio)
+        answers = [estimate(features) for features in maps[1][0].split(1)]
+        flow, confidence = (torch.cat(part) for part in zip(*answers, strict=True))
+        grid = deformation(flow)
+        warped = [warp_mean(m[0], resize_deformation(grid, m.shape[-1]), confidence) for m in (*maps, images)]
+        return Warped(tuple(warped[:3]), warped[3], flow[None], confidence[None])
+
+
+def warp_mean(maps: Tensor, grid: Tensor, confidence: Tensor) -> Tensor:
+    """Mean of warped references, as :func:`~stsa_lightning.nets.temporal.weighted_mean` of sampled ones has it.
+
+    Every pixel of the result is a weighted sum of 4 pixels of each of N maps, all channels alike: one gather of rows.
+
+    Args:
+        maps: (N, C, s, s), channels-last for speed.
+        grid: (N, s, s, 2), where each is read, in [-1, 1].
+        confidence: (N, 1, S, S).
+
+    Returns:
+        (1, C, s, s), channels-last.
+    """
+    count, channels, size, _ = maps.shape
+    weight = F.interpolate(confidence, (size, size)).squeeze(1)
+    weight = weight / (weight.sum(0) + 1e-5)
+    place = (grid + 1) * (size / 2) - 0.5
+    low = place.floor()
+    high_share = (place - low).unbind(-1)
+    shares = [(1 - share, share) for share in high_share]  # of x, then of y
+    low = low.clamp(-2, size).int()  # beyond the rim all is black
+    lines = [((at := low[..., axis]), at + 1) for axis in (0, 1)]
+    inside = [tuple((at >= 0) & (at < size) for at in pair) for pair in lines]
+    start = torch.arange(count, dtype=torch.int32, device=maps.device)[:, None, None] * size**2
+    rows, weights = [], []
+    for y in (0, 1):
+        for x in (0, 1):
+            row = lines[1][y].clamp(0, size - 1) * size + lines[0][x].clamp(0, size - 1)
+            rows.append(row + start)
+            weights.append(shares[1][y] * shares[0][x] * weight * (inside[1][y] & inside[0][x]))
+    bags = [torch.stack(t).flatten(3).permute(2, 3, 0, 1).reshape(size**2, 4 * count) for t in (rows, weights)]
+    table = maps.permute(0, 2, 3, 1).reshape(-1, channels)
+    pixels = F.embedding_bag(bags[0], table, mode="sum", per_sample_weights=bags[1])
+    return pixels.view(1, size, size, channels).permute(0, 3, 1, 2)
+
+
+_PREPARED: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    SPADE: PreparedSPADE,
+    SpatialPath: PreparedSpatialPath,
+    TemporalPath: PreparedTemporalPath,
+}
