@@ -1,18 +1,25 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from stsa_lightning.audio import steps_of, write_wav
+from stsa_lightning.cli import main
+from stsa_lightning.dubbing import Dubber
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.mutual_information import MINE
 from stsa_lightning.nets.checkpoint import load_networks
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.released import convert_guidance, convert_mine, convert_synthesis, import_released
-from stsa_lightning.nets.synthesis import mask_lower_half
+from stsa_lightning.nets.synthesis import Synthesis, mask_lower_half
 
 State = dict[str, Tensor]
 
@@ -133,3 +140,83 @@ def test_one_message_block_serves_both_directions(guidance_state: State) -> None
     released = guidance_state["heatmap_decoder.message_l2j.0.conv_block.0.weight"]
     assert ours["decoder.lip_to_jaw.conv.weight"].equal(released)
     assert ours["decoder.jaw_to_lip.conv.weight"].equal(released)
+
+
+# ------------------------------------------------------------------------------------------- from .pth files to a video
+
+
+class Babble:
+    """In place of wav2vec 2.0: features of its kind and size."""
+
+    kind, dim = "wav2vec2", 768
+
+    def __init__(self, **_: object) -> None:
+        """Takes what the true one takes."""
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal((steps_of(wave), self.dim)).astype(np.float32)
+
+    def chunks(self, wave: np.ndarray) -> Iterator[np.ndarray]:
+        yield self(wave)
+
+
+class Witness:
+    """Notes what the dubber's engine is asked and what it answers."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.encoded, self.rendered = engine, list[tuple[Tensor, Tensor]](), list[tuple[Tensor, ...]]()
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
+        self.encoded.append((images, heatmaps))
+        return self.engine.encode(images, heatmaps)
+
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
+        faces: Tensor = self.engine.render(masked, contours, audio, references)
+        self.rendered.append((masked, contours, audio, faces))
+        return faces
+
+
+@torch.no_grad()
+def released_answer(
+    guidance_state: State, synthesis_state: State, references: tuple[Tensor, Tensor], *asked: Tensor
+) -> Tensor:
+    """As the published program works: on BGR images, its guidance ignorant of the masked heatmap's own features."""
+    guidance = Guidance(**GUIDANCE["released"], add_masked=False).eval()
+    guidance.load_state_dict(convert_guidance(guidance_state))
+    synthesis = Synthesis(**SYNTHESIS["released"]).eval()
+    synthesis.load_state_dict(convert_synthesis(synthesis_state, bgr=False))
+    (images, heatmaps), (masked, contours, audio) = references, asked
+    faces = []
+    for k in range(len(masked)):
+        drive = guidance(audio[k : k + 1], contours[k : k + 1], heatmaps).heatmap[:, 2]
+        faces.append(synthesis(masked[k : k + 1].flip(1), drive, audio[k : k + 1, 2], images.flip(2), heatmaps).face)
+    return torch.cat(faces).flip(1)
+
+
+def test_released_files_dub_as_the_released_program_draws(
+    published: tuple[Path, Path],
+    guidance_state: State,
+    synthesis_state: State,
+    sample_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("stsa_lightning.wav2vec2.Wav2Vec2", Babble)
+    out = tmp_path / "released.safetensors"
+    main(["weights", "import", *map(str, published), "-o", str(out)])
+    assert str(out) in capsys.readouterr().out
+    write_wav(tmp_path / "speech.wav", np.full(16_000 // 25, 0.1, np.float32))  # one frame
+
+    dubber = Dubber.from_checkpoint(out)
+    dubber.engine = witness = Witness(dubber.engine)
+    report = dubber.dub(min(sample_root.rglob("*.mp4")), tmp_path / "speech.wav", tmp_path / "o.mp4", progress=False)
+    assert (report.frames, report.faces) == (1, 1)
+    (references,), ((*asked, drawn),) = witness.encoded, witness.rendered
+    assert references[0].shape == (1, 5, 3, 128, 128)
+    assert references[0].std() > 0.1
+    expected = released_answer(guidance_state, synthesis_state, references, *asked)
+    np.testing.assert_allclose(drawn.float(), expected, atol=1e-3, rtol=0)
+    # The lower half is the network's own, and colour is not colour: BGR taken for RGB would show.
+    assert (drawn - asked[0])[:, :, 64:].abs().mean() > 0.05
+    assert (expected.flip(1) - expected).abs().max() > 0.05
