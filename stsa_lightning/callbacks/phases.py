@@ -1,4 +1,4 @@
-"""The phases of one run: guidance, warp, synthesis, end to end, each with its own length and learning rate."""
+"""The phases of one run, each with its own length, learning rates and freezing."""
 
 from __future__ import annotations
 
@@ -20,23 +20,36 @@ class PhaseSpec:
         name: what drives the picture and what learns, see :mod:`stsa_lightning.module`.
         epochs: its length.
         lr: learning rate of the generator side; None keeps the module's own.
+        discriminator_lr: learning rate of the discriminators; None keeps the module's own.
+        warmup: batches over which both rates rise from nearly 0 in a straight line.
+        freeze: parts of the networks that do not learn in it though the phase would have them, such as
+            ``guidance.audio_encoder``; their batch norms stand still as well.
     """
 
     name: Phase
     epochs: int
     lr: float | None = None
+    discriminator_lr: float | None = None
+    warmup: int = 0
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in PHASES:
             raise UserError(f"phases: name must be one of {', '.join(PHASES)}, got {self.name!r}")
         if self.epochs < 1:
             raise UserError(f"phases: {self.name} must last at least 1 epoch, got {self.epochs}")
+        for option in ("lr", "discriminator_lr", "warmup"):
+            value = getattr(self, option)
+            if value is not None and not value >= 0:
+                raise UserError(f"phases: {option} of {self.name} must be 0 or more, got {value}")
 
 
 class PhaseSchedule(Callback):
     """Moves the module from phase to phase at the start of epochs; the last phase lasts until ``trainer.max_epochs``.
 
-    The phase follows from the epoch alone, so a resumed run is in the right one.
+    The phase follows from the epoch alone, and the learning rates from the batch, so a resumed run is in the right
+    place. Logged of each epoch: ``phase`` (its place in :data:`PHASES`), ``lr`` and ``discriminator_lr``; a checkpoint
+    holds the phase's name.
     """
 
     def __init__(self, phases: list[PhaseSpec]) -> None:
@@ -44,26 +57,78 @@ class PhaseSchedule(Callback):
             raise UserError("phases: expected at least one, such as {name: guidance, epochs: 10}, got an empty list")
         self.phases = phases
 
+    def place_at(self, epoch: int) -> tuple[PhaseSpec, int]:
+        """The phase of an epoch, counted from 0, and the epoch it began with."""
+        begun = 0
+        for spec in self.phases[:-1]:
+            if epoch < begun + spec.epochs:
+                return spec, begun
+            begun += spec.epochs
+        return self.phases[-1], begun
+
     def phase_at(self, epoch: int) -> PhaseSpec:
         """The phase of an epoch, counted from 0."""
-        end = 0
-        for spec in self.phases:
-            end += spec.epochs
-            if epoch < end:
-                return spec
-        return self.phases[-1]
+        return self.place_at(epoch)[0]
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def rates_at(self, module: STSA, epoch: int, batches_done: int) -> list[float]:
+        """Learning rates of the generator side and of the discriminators, ``batches_done`` into the phase."""
+        spec = self.phase_at(epoch)
+        own = (("lr", spec.lr), ("discriminator_lr", spec.discriminator_lr))
+        rates = [module.hparams[name] if rate is None else rate for name, rate in own]
+        return [rate * min(1.0, (batches_done + 1) / max(1, spec.warmup)) for rate in rates]
+
+    # ---- hooks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not isinstance(pl_module, STSA):
             raise TypeError(f"PhaseSchedule moves an STSA module, got {type(pl_module).__name__}")
-        spec = self.phase_at(trainer.current_epoch)
-        lr = pl_module.hparams["lr"] if spec.lr is None else spec.lr
-        for group in trainer.optimizers[0].param_groups:
-            group["lr"] = lr
-        if trainer.current_epoch == 0 or spec is not self.phase_at(trainer.current_epoch - 1):
-            rank_zero_info(f"epoch {trainer.current_epoch}: phase {spec.name}, learning rate {lr:g}")
-        pl_module.set_phase(spec.name)
-        pl_module.log("phase", float(PHASES.index(spec.name)), on_step=False, on_epoch=True)
+        # A strategy that looks at what learns does so after this: in the course of the phases, all.
+        pl_module.set_phase("end_to_end")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step: do the phases fit the run, are there such parts?"""
+        total, limit = sum(spec.epochs for spec in self.phases), trainer.max_epochs
+        if limit is not None and -1 < limit < total and not getattr(trainer, "fast_dev_run", False):
+            told = " + ".join(f"{spec.name} {spec.epochs}" for spec in self.phases)
+            raise UserError(
+                f"phases: {told} = {total} epochs do not fit trainer.max_epochs {limit}; make it at least {total}, or "
+                "the phases shorter"
+            )
+        for spec in self.phases:
+            for name in spec.freeze:
+                pl_module.part(name)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that goes on in the middle of an epoch hears no start of one.
+        self._enter(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._enter(trainer, pl_module)
+
+    def _enter(self, trainer: Trainer, pl_module: Any) -> None:
+        epoch = trainer.current_epoch
+        spec, begun = self.place_at(epoch)
+        pl_module.set_phase(spec.name, spec.freeze)
+        lr, discriminator_lr = self.rates_at(pl_module, epoch, spec.warmup)
+        if epoch == begun:
+            besides = f", frozen besides: {', '.join(spec.freeze)}" if spec.freeze else ""
+            rank_zero_info(
+                f"epoch {epoch}: phase {spec.name}, learning rate {lr:g}, discriminators {discriminator_lr:g}{besides}"
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        epoch = trainer.current_epoch
+        _, begun = self.place_at(epoch)
+        done = int((epoch - begun) * trainer.num_training_batches) + batch_idx
+        for optimiser, rate in zip(trainer.optimizers, self.rates_at(pl_module, epoch, done), strict=False):  # type: ignore[arg-type]
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {"phase": float(PHASES.index(self.phase_at(trainer.current_epoch).name))}
+        for name, optimiser in zip(("lr", "discriminator_lr"), trainer.optimizers, strict=False):
+            values[name] = optimiser.param_groups[0]["lr"]
+        pl_module.log_dict(values)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["phase"] = self.phase_at(trainer.current_epoch).name

@@ -1,0 +1,49 @@
+"""The mouth's weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stsa_lightning.errors import UserError
+from stsa_lightning.losses.objective import LossWeights, Objective, mouth_map, weighted_l1
+
+NONE = dict.fromkeys(LossWeights.__dataclass_fields__, 0.0)
+
+
+def lips() -> torch.Tensor:
+    """A ring of lips around row 48 of 64, the mouth open between."""
+    maps = torch.zeros(1, 1, 64, 64)
+    maps[..., 45, 24:40] = maps[..., 51, 24:40] = 1
+    return maps
+
+
+def test_the_mouth_weighs_more_and_its_inside_too():
+    weights = mouth_map(lips(), 5.0)
+    assert weights.shape == (1, 1, 64, 64)
+    assert weights[0, 0, 45, 32] == weights[0, 0, 48, 32] == 5
+    assert (weights[0, 0, :20] == 1).all()
+    assert weights.min() == 1
+    assert weights.max() == 5
+
+
+def test_a_constant_error_costs_the_same_under_any_weights():
+    target = torch.rand(1, 3, 64, 64)
+    pred = target + 0.25
+    assert weighted_l1(pred, target, None).item() == pytest.approx(0.25)
+    assert weighted_l1(pred, target, mouth_map(lips(), 9.0)).item() == pytest.approx(0.25)
+
+
+def test_an_error_at_the_mouth_costs_more_than_elsewhere():
+    objective = Objective(LossWeights(**{**NONE, "pixel": 1.0}), 8, mouth_weight=4.0)
+    target, weights = torch.zeros(1, 3, 64, 64), objective.mouth_map(lips())
+    at_mouth, elsewhere = target.clone(), target.clone()
+    at_mouth[..., 47:50, 30:34] = elsewhere[..., 2:5, 30:34] = 1
+    costs = [weighted_l1(pred, target, weights).item() for pred in (at_mouth, elsewhere)]
+    assert costs[0] / costs[1] == pytest.approx(4.0)
+
+
+def test_one_is_off_and_less_is_named():
+    assert Objective(LossWeights(**NONE), 8).mouth_map(lips()) is None
+    with pytest.raises(UserError, match="mouth_weight must be 1"):
+        Objective(LossWeights(**NONE), 8, mouth_weight=0.5)
