@@ -17,35 +17,22 @@ from torch import Tensor, nn
 
 from stsa_lightning.losses.perceptual import BLOCKS, WIDTHS
 from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.layers import SPADE, AdaIN
+from stsa_lightning.nets.layers import SPADE, Modulation
 from stsa_lightning.nets.spatial import AdaAT
 from stsa_lightning.nets.synthesis import Synthesis
 from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
 
 
 class StraightSPADE(nn.Module):
-    """Gamma and beta, each a convolution of a common convolution of the condition, for each input anew."""
+    """Gamma and beta, each a convolution of a common convolution of the condition."""
 
     def __init__(self, layer: SPADE) -> None:
         super().__init__()
         self.shared, self.gamma, self.beta = layer.shared, layer.gamma, layer.beta
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        hidden = self.shared(condition.repeat_interleave(len(x) // len(condition), dim=0))
-        return F.instance_norm(x) * (1 + self.gamma(hidden)) + self.beta(hidden)
-
-
-class StraightAdaIN(nn.Module):
-    """Gamma and beta from an MLP of the code, for each input anew."""
-
-    def __init__(self, layer: AdaIN) -> None:
-        super().__init__()
-        self.shared, self.gamma, self.beta = layer.shared, layer.gamma, layer.beta
-
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        hidden = torch.relu(self.shared(code.repeat_interleave(len(x) // len(code), dim=0)))
-        gamma, beta = self.gamma(hidden)[..., None, None], self.beta(hidden)[..., None, None]
-        return F.instance_norm(x) * (1 + gamma) + beta
+    def modulation(self, condition: Tensor) -> Modulation:
+        hidden = self.shared(condition)
+        return 1 + self.gamma(hidden), self.beta(hidden)
 
 
 class StraightAdaAT(nn.Module):
@@ -63,7 +50,7 @@ class StraightAdaAT(nn.Module):
 
 
 class StraightTemporalPath(nn.Module):
-    """Every reference's maps sampled at the flow, then averaged."""
+    """The frame's conditions repeated for each reference; every reference's maps sampled at the flow, then averaged."""
 
     def __init__(self, path: TemporalPath) -> None:
         super().__init__()
@@ -74,7 +61,8 @@ class StraightTemporalPath(nn.Module):
 
     def forward(self, images: Tensor, maps: tuple[Tensor, ...], heatmap: Tensor, audio: Tensor) -> Warped:
         batch = images.shape[:2]
-        flow, confidence = self.path.estimate(maps[1].flatten(0, 1), heatmap, audio)
+        each = (condition.repeat_interleave(batch[1], dim=0) for condition in (heatmap, audio))
+        flow, confidence = self.path.estimate(maps[1].flatten(0, 1), *each)
         grid, warped = deformation(flow), []
         for m in (*maps, images):
             size = m.shape[-1]
@@ -86,7 +74,6 @@ class StraightTemporalPath(nn.Module):
 
 _STRAIGHT: dict[type[nn.Module], type[nn.Module]] = {
     SPADE: StraightSPADE,
-    AdaIN: StraightAdaIN,
     AdaAT: StraightAdaAT,
     TemporalPath: StraightTemporalPath,
 }

@@ -8,7 +8,7 @@ at a time, whose maps then stay in the processor's caches.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -23,20 +23,25 @@ from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resi
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def for_inference(network: Network) -> Network:
+def for_inference(network: Network, *, one_frame: bool = False) -> Network:
     """A channels-last copy of a network, in eval mode, that computes the same with less.
 
     The copy has other parameters: it is not for training or saving.
+
+    Args:
+        one_frame: also arrange the temporal path for batches of one frame, which then is all that it takes. Good for a
+            processor, whose caches hold one reference's maps; a GPU wants batches.
     """
-    prepared = _prepare(copy.deepcopy(network).eval().requires_grad_(False))
+    replaced = _PREPARED | ({TemporalPath: PreparedTemporalPath} if one_frame else {})
+    prepared = _prepare(copy.deepcopy(network).eval().requires_grad_(False), replaced)
     return prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _prepare(module: Network) -> Network:
+def _prepare(module: Network, replaced: Mapping[type[nn.Module], Callable[..., nn.Module]]) -> Network:
     for name, child in module.named_children():
-        _prepare(child)
-        if type(child) in _PREPARED:
-            setattr(module, name, _PREPARED[type(child)](child))
+        _prepare(child, replaced)
+        if type(child) in replaced:
+            setattr(module, name, replaced[type(child)](child))
     if isinstance(module, ConvBlock | UpBlock):
         module.conv = fuse_conv_bn_eval(module.conv, module.norm, transpose=isinstance(module, UpBlock))
         module.norm = nn.Identity()
@@ -101,7 +106,8 @@ class PreparedSpatialPath(nn.Module):
         code = torch.cat([audio, alignment], dim=1)
         layers = zip(maps, self.path.transforms, self.path.after, strict=True)
         return tuple(
-            after(transform.move(m, code).contiguous(memory_format=torch.channels_last)) for m, transform, after in layers
+            after(transform.move(m, code).contiguous(memory_format=torch.channels_last))
+            for m, transform, after in layers
         )
 
 
@@ -164,5 +170,4 @@ def warp_mean(maps: Tensor, grid: Tensor, confidence: Tensor) -> Tensor:
 _PREPARED: dict[type[nn.Module], Callable[..., nn.Module]] = {
     SPADE: PreparedSPADE,
     SpatialPath: PreparedSpatialPath,
-    TemporalPath: PreparedTemporalPath,
 }

@@ -32,7 +32,7 @@ class Int8Conv2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        low, high = (float(extreme) for extreme in x.aminmax())
+        low, high = (float(extreme) for extreme in x.permute(0, 2, 3, 1).aminmax())
         low, high = min(low, 0.0), max(high, 1e-12)  # zero, which pads, is among the levels
         step = (high - low) / _LEVELS
         zero = -int(low // step)  # rounded up: the lowest is level 0 to 1, the highest at most 255

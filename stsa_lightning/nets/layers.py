@@ -188,7 +188,9 @@ class SPADE(nn.Module):
         maps = F.conv2d(condition, whole.kernel, whole.bias, padding=2)
         for part in rim:
             row, column = part.place
-            maps[..., row, column] += F.conv2d(condition[..., row, column], part.kernel, part.bias, padding=part.padding)
+            maps[..., row, column] += F.conv2d(
+                condition[..., row, column], part.kernel, part.bias, padding=part.padding
+            )
         gain, offset = maps.chunk(2, dim=1)
         return gain, offset
 

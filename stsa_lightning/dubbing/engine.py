@@ -1,0 +1,177 @@
+"""Both networks arranged for speed: what never changes is computed once, and nothing is computed that nobody sees.
+
+Of guidance, each distinct frame is embedded once however many windows it is in, and only the centre of a window is
+drawn. References are encoded once per shot. The rest is :mod:`stsa_lightning.nets.inference`, and in the fast mode
+:mod:`stsa_lightning.nets.int8` on a processor, bfloat16 on a GPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.inference import for_inference
+from stsa_lightning.nets.int8 import int8_is_fast, quantise
+from stsa_lightning.nets.synthesis import References, Synthesis
+
+Precision = Literal["exact", "fast"]
+
+LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
+_CHECKS = 3  # sets of references whose first frame is drawn both ways
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineReferences:
+    """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``."""
+
+    tokens: Tensor
+    maps: References
+
+
+class RenderEngine:
+    """Guidance and synthesis for the frames of a video.
+
+    Args:
+        guidance, synthesis: the networks; copied, not changed.
+        precision: "exact" is float32 to about 1e-5 of the networks' own answer. "fast" is 8-bit integers where the
+            processor is made for them, bfloat16 on a GPU, at 40 dB or more: the first frames are drawn both ways, and
+            where they differ by more, all is drawn exactly from then on.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        guidance: Guidance,
+        synthesis: Synthesis,
+        *,
+        precision: Precision = "fast",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if precision not in ("exact", "fast"):
+            raise ValueError(f'precision must be "exact" or "fast", got {precision!r}')
+        self.device = torch.device(device)
+        on_cpu = self.device.type == "cpu"
+        self.guidance = for_inference(guidance).to(self.device)
+        self.synthesis = for_inference(synthesis, one_frame=on_cpu).to(self.device)
+        self.quick: Synthesis | None = None
+        if precision == "fast" and on_cpu and int8_is_fast():
+            self.quick = quantise_rendering(copy.deepcopy(self.synthesis))
+        elif precision == "fast" and self.device.type == "cuda":
+            self.quick = self.synthesis
+        self._checks = _CHECKS
+        self._checked: EngineReferences | None = None
+
+    @property
+    def precision(self) -> Precision:
+        """How the next frames will be drawn: "exact" also where the fast mode is not to be had or was given up."""
+        return "exact" if self.quick is None else "fast"
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor, heatmaps: Tensor) -> EngineReferences:
+        """What references decide, once for all frames that use them.
+
+        Args:
+            images: (1, N, 3, S, S) in [0, 1].
+            heatmaps: (1, N, 1, S, S), all contours.
+        """
+        images, heatmaps = images.to(self.device), heatmaps.to(self.device)
+        return EngineReferences(
+            self.guidance.embed_references(heatmaps), self.synthesis.encode_references(images, heatmaps)
+        )
+
+    @torch.inference_mode()
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
+        """Faces of F frames.
+
+        Args:
+            masked: (F, 3, S, S) in [0, 1], lower half 0.
+            contours: (F, T, 1, S, S) masked heatmaps of each frame's window.
+            audio: (F, T, D, 10).
+            references: from :meth:`encode`.
+
+        Returns:
+            (F, 3, S, S) in [0, 1], float32.
+        """
+        masked, contours, audio = (t.to(self.device) for t in (masked, contours, audio))
+        heatmaps = self.draw_heatmaps(contours, audio, references.tokens)
+        centre = audio[:, audio.shape[1] // 2]
+        if self.quick is not None and self._checks and references is not self._checked:
+            self._check(masked[:1], heatmaps[:1], centre[:1], references)
+        return self._draw(masked, heatmaps, centre, references)
+
+    def draw_heatmaps(self, contours: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
+        """Driving heatmaps (F, 1, S, S) of the centres of F windows; see :meth:`render`."""
+        F, T = audio.shape[:2]
+        masked_codes = _each_once(self.guidance.embed_masked, contours.flatten(0, 1)).unflatten(0, (F, T))
+        audio_codes = _each_once(self.guidance.embed_audio, audio.flatten(0, 1)).unflatten(0, (F, T))
+        lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(F, -1, -1))
+        return self.guidance.draw(lip[:, T // 2], jaw[:, T // 2], contours[:, T // 2])[2]
+
+    def _check(self, masked: Tensor, heatmap: Tensor, audio: Tensor, references: EngineReferences) -> None:
+        """Draw a frame both ways; give the fast one up where it is too far off."""
+        self._checks, self._checked = self._checks - 1, references
+        exact = _face(self.synthesis, masked, heatmap, audio, references.maps)
+        psnr = psnr_db(self._draw(masked, heatmap, audio, references), exact)
+        _log.info("fast mode: %.1f dB PSNR against exact", psnr)
+        if psnr < LEAST_PSNR_DB:
+            _log.warning("fast mode: %.1f dB PSNR against exact, less than %.0f: exact from here", psnr, LEAST_PSNR_DB)
+            self.quick = None
+
+    def _draw(self, masked: Tensor, heatmaps: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
+        if self.device.type == "cpu":
+            frames = zip(masked.split(1), heatmaps.split(1), audio.split(1), strict=True)
+            return torch.cat([_face(self.quick or self.synthesis, *frame, references.maps) for frame in frames])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is not None):
+            return _face(self.quick or self.synthesis, masked, heatmaps, audio, references.maps)
+
+
+def quantise_rendering(synthesis: Synthesis) -> Synthesis:
+    """Put, in place, 8-bit convolutions into what a prepared network computes for each frame.
+
+    The inpainting's own convolutions stay as they are: their inputs, fresh from a modulated norm, have a few values far
+    from all others (40 deviations with seeded weights), which leave 27 to 38 dB to 8 bits, and nothing comes after them
+    that would average it away. Their modulations have 45 dB, and the paths are averaged over references.
+    """
+    spatial, temporal, painting = synthesis.spatial, synthesis.temporal.path, synthesis.inpainting
+    parts = [spatial.path.after, spatial.rest, synthesis.fusion]
+    parts += [block for name, block in temporal.named_children() if name != "stem"]
+    parts += [
+        norm for block in (painting.spade1, painting.spade2, painting.spade3) for norm in (block.norm1, block.norm2)
+    ]
+    for part in parts:
+        quantise(part)
+    return synthesis
+
+
+def psnr_db(a: Tensor, b: Tensor) -> float:
+    """Of pictures in [0, 1]."""
+    return -10 * math.log10(max(float((a - b).square().mean()), 1e-12))
+
+
+def _face(network: Synthesis, masked: Tensor, heatmap: Tensor, audio: Tensor, references: References) -> Tensor:
+    masked = masked.contiguous(memory_format=torch.channels_last)
+    return network.render(masked, heatmap, audio, references.expand(len(masked))).face.float()
+
+
+def _each_once(embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``embed(rows)`` with equal rows embedded together: the windows of neighbouring frames share most of theirs."""
+    if rows.device.type != "cpu":
+        return embed(rows)
+    places: dict[bytes, int] = {}
+    firsts: list[int] = []
+    back = []
+    for number, row in enumerate(rows.contiguous().numpy()):
+        place = places.setdefault(row.tobytes(), len(firsts))
+        if place == len(firsts):
+            firsts.append(number)
+        back.append(place)
+    return embed(rows[firsts])[back]
