@@ -251,7 +251,7 @@ def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: 
             raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
         with stages("landmarks"):
             following = follower.finish(wave)
-    landmarks = following.landmarks.copy()
+    landmarks = following.landmarks
     boxes = np.zeros((frames, 4), np.int32)
     for points, box in zip(landmarks, boxes, strict=True):
         try:

@@ -157,9 +157,8 @@ def largest_jump(landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray, cu
     at = np.flatnonzero(pairs)
     if not len(at):
         return None
-    centres = np.median(landmarks[valid], axis=1)  # (valid frames, 2)
-    place = np.cumsum(valid) - 1
-    steps = np.linalg.norm(centres[place[at + 1]] - centres[place[at]], axis=1)
+    centres = np.array([np.median(points, axis=0) for points in landmarks])  # (F, 2), without a copy of all
+    steps = np.linalg.norm(centres[at + 1] - centres[at], axis=1)
     return _rounded((steps / np.maximum(boxes[at, 3] - boxes[at, 1], 1)).max(), 4)
 
 

@@ -27,9 +27,10 @@ def yaw_degrees(landmarks: np.ndarray) -> np.ndarray:
         (...) float32 degrees within (-90, 90): 0 straight ahead, positive turned towards the picture's right side; NaN
         where landmarks are.
     """
-    points = np.asarray(landmarks, np.float64)
-    if points.shape[-2:] != (len(LANDMARKS), 2):
-        raise ValueError(f"landmarks: expected (..., 131, 2), got {points.shape}")
-    along = points[..., _EYES[1], :] - points[..., _EYES[0], :]  # the head may be tilted
-    left, right, nose = ((points[..., point, :] * along).sum(axis=-1) for point in (_EARS[0], _EARS[1], _NOSE_TIP))
+    if np.shape(landmarks)[-2:] != (len(LANDMARKS), 2):
+        raise ValueError(f"landmarks: expected (..., 131, 2), got {np.shape(landmarks)}")
+    # Few of the points, so that the landmarks of an hour are not copied.
+    eyes, ears, tip = (landmarks[..., point, :].astype(np.float64) for point in (_EYES, _EARS, _NOSE_TIP))
+    along = eyes[..., 1, :] - eyes[..., 0, :]  # the head may be tilted
+    left, right, nose = ((point * along).sum(axis=-1) for point in (ears[..., 0, :], ears[..., 1, :], tip))
     return np.degrees(np.arctan2((2 * nose - left - right) / _DEPTH, right - left)).astype(np.float32)
