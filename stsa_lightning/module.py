@@ -34,12 +34,14 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.losses.balance import ShareBalancer, balance_of
 from stsa_lightning.losses.mutual_information import Estimator
 from stsa_lightning.losses.objective import FACE_TERMS, RELEASED_RECIPE, Judgement, LossWeights, Objective, Terms
+from stsa_lightning.losses.sync import load_sync_loss
 from stsa_lightning.nets.checkpoint import averaged_weights, load_networks
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput, mask_lower_half
 from stsa_lightning.training.checks import check_agreement, check_batch, check_features, check_settings, memory_advice
 from stsa_lightning.training.speed import compile_networks
+from stsa_lightning.training.strategy import AlternatingDDP  # noqa: F401  makes `strategy: ddp_alternating` known
 
 Phase = Literal["guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -89,6 +91,7 @@ class STSA(LightningModule):
         perceptual_net: torchvision VGG of the perceptual losses.
         information: estimator of mutual information.
         temperature: of InfoNCE.
+        sync_expert: checkpoint of ``stsa syncnet fit``, of the same audio features, for the term ``sync``.
         lr: Adam's learning rate for the generator side (a phase may set its own).
         discriminator: settings of :class:`PatchDiscriminator`.
         discriminator_lr: Adam's learning rate for the discriminators (a phase may set its own).
@@ -124,6 +127,7 @@ class STSA(LightningModule):
         perceptual_net: str = "vgg19",
         information: Estimator = "infonce",
         temperature: float = 0.07,
+        sync_expert: str | None = None,
         lr: float = 1e-4,
         discriminator: dict[str, Any] | None = None,
         discriminator_lr: float = 1e-4,
@@ -160,6 +164,7 @@ class STSA(LightningModule):
             information=information,
             temperature=temperature,
             discriminator=discriminator,
+            sync=load_sync_loss(sync_expert, features, window) if weights.sync else None,
         )
         on_face = {name: value for name in FACE_TERMS if (value := getattr(weights, name))}
         self.balancer = ShareBalancer(on_face) if balance == "shares" else None
@@ -277,7 +282,7 @@ class STSA(LightningModule):
     def _picture_terms(self, batch: Batch, heatmaps: Tensor, drawn: Drawn) -> Terms:
         """Stage 2: of the warped reference and CIL, and (past phase ``warp``) of the face."""
         objective, with_face = self.objective, self.phase != "warp"
-        every_frame = with_face and objective.temporal_discriminator is not None
+        every_frame = with_face and objective.every_frame
         output, target = self.synthesise(batch, heatmaps, every_frame)
         drawn.places |= {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
         true_maps = objective.true_maps(target)
@@ -290,7 +295,9 @@ class STSA(LightningModule):
             drawn.real = objective.judge(target, drawn.frames)
             mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
             self._judges_require_grad(False)
-            terms |= objective.face_terms(output.face, target, true_maps, drawn.real, drawn.frames, mouth)
+            terms |= objective.face_terms(
+                output.face, target, true_maps, drawn.real, drawn.frames, mouth, batch["audio"]
+            )
             self._judges_require_grad(True)
         return terms
 

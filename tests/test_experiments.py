@@ -53,7 +53,7 @@ def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     file = next(path for path in FILES if path.stem == "hdtf")
-    limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    limits = ["--trainer.max_steps=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
     for _ in range(2):
         main(["fit", "-c", str(file), *SMALL, *limits, f"--data.root={prepared_sample}"])
         wandb.finish()

@@ -158,7 +158,7 @@ from stsa_lightning.callbacks.pictures import ValidationPictures
 
 folder, root = sys.argv[2:]
 model = module()
-run = Trainer(accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true", max_epochs=4, logger=False,
+run = Trainer(accelerator="cpu", devices=2, strategy="ddp_alternating", max_epochs=4, logger=False,
               default_root_dir=folder, enable_progress_bar=False, enable_checkpointing=False, num_sanity_val_steps=0,
               callbacks=[PhaseSchedule(PHASES), EvaluationCallback(landmark_frames=2, clips=1),
                          ValidationPictures(count=1)])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,7 +22,8 @@ class AlternatingDDP(DDPStrategy):
     travel once, at its step, and accumulated batches send nothing in between. In return they do not travel while the
     backward pass still runs. ``benchmarks/train_step.py --processes 2`` measures both.
 
-    All ranks have to give gradients to the same parameters, as the phases of a run do.
+    All ranks have to give gradients to the same parameters, as the phases of a run do. In settings it is
+    ``strategy: ddp_alternating``.
     """
 
     def configure_ddp(self) -> None:
@@ -42,6 +43,9 @@ class AlternatingDDP(DDPStrategy):
         return super().optimizer_step(optimizer, closure, model, **kwargs)
 
 
+StrategyRegistry.register("ddp_alternating", AlternatingDDP, description=AlternatingDDP.__doc__)
+
+
 @torch.no_grad()
 def _broadcast_states(module: nn.Module) -> None:
     for tensor in [*module.parameters(), *module.buffers()]:
@@ -55,6 +59,8 @@ def _broadcast_states(module: nn.Module) -> None:
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Replace each parameter's gradient by its mean over all ranks."""
     world = torch.distributed.get_world_size()
+    if world == 1:
+        return
     pending = []
     for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
         flat = torch.cat([gradient.flatten() for gradient in bucket])

@@ -112,7 +112,7 @@ sys.path.insert(0, sys.argv[1])
 from test_resume import *
 root, folder, what, workers = sys.argv[2:]
 stop = {"nothing": [], "term": [Stop(3, signal.SIGTERM)], "kill": [Stop(7, signal.SIGKILL)]}[what]
-fit(root, folder, *stop, ResumePoint(0, every_n_steps=2), workers=int(workers), seed=99)
+fit(root, folder, *stop, ResumePoint(0, every_n_steps=2), workers=int(workers), seed=0 if stop else 99)
 """
 
 
