@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from stsa_lightning.errors import UserError
 
@@ -59,3 +60,28 @@ def _refusal(message: str) -> str:
         "cannot be read as a PyTorch file of tensors: another kind of file, or cut short or damaged. Nothing in it was "
         "run; copy or download it again"
     )
+
+
+def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
+    """Fill a network (a meta one too) with the entries ``prefix + its own keys`` of a state dict's file.
+
+    Batch counters may be absent: old files have none, and they decide nothing.
+
+    Raises:
+        TensorFileError: as :func:`load_tensors`.
+        ValueError: the file lacks an entry, or one has another shape.
+    """
+    state = load_tensors(path)
+    wanted, chosen = network.state_dict(), {}
+    missing = [key for key in wanted if prefix + key not in state and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing)} of {len(wanted)} entries, the first {prefix}{missing[0]}: "
+            f"another network, or a damaged file?"
+        )
+    for key, value in wanted.items():
+        chosen[key] = state.get(prefix + key, torch.tensor(0))
+        if chosen[key].shape != value.shape:
+            found, expected = tuple(chosen[key].shape), tuple(value.shape)
+            raise ValueError(f"{path}: {prefix}{key} is {found}, expected {expected}: another network?")
+    network.load_state_dict(chosen, assign=True)

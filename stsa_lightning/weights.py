@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from stsa_lightning.files import sha256_of
 
 CHUNK_BYTES = 1 << 20
@@ -280,27 +277,3 @@ def _copy(response, part: Path, mode: str, start: int, total: int | None) -> Non
         while block := response.read(CHUNK_BYTES):
             file.write(block)
             progress.advance(task, len(block))
-
-
-def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
-    """Fill a network (a meta one too) with the entries ``prefix + its own keys`` of a state dict's file.
-
-    Batch counters may be absent: old files have none, and they decide nothing.
-
-    Raises:
-        ValueError: the file lacks an entry, or one has another shape.
-    """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    wanted, chosen = network.state_dict(), {}
-    missing = [key for key in wanted if prefix + key not in state and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {len(missing)} of {len(wanted)} entries, the first {prefix}{missing[0]}: "
-            f"another network, or a damaged file?"
-        )
-    for key, value in wanted.items():
-        chosen[key] = state.get(prefix + key, torch.tensor(0))
-        if chosen[key].shape != value.shape:
-            found, expected = tuple(chosen[key].shape), tuple(value.shape)
-            raise ValueError(f"{path}: {prefix}{key} is {found}, expected {expected}: another network?")
-    network.load_state_dict(chosen, assign=True)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.weights import KNOWN, load_entries, weights_path
+from stsa_lightning.tensors import load_entries
+from stsa_lightning.weights import KNOWN, weights_path
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 # Convolutions in each of the five blocks, and their width (Simonyan & Zisserman 2015, table 1).

@@ -21,7 +21,8 @@ from stsa_lightning.metrics.base import (
     checked_region,
     frozen,
 )
-from stsa_lightning.weights import load_entries, weights_path
+from stsa_lightning.tensors import load_entries
+from stsa_lightning.weights import weights_path
 
 LPIPSNet = Literal["alex", "vgg"]
 # Backbone, name of its weights, and the layers of torchvision's `features` that are compared.

@@ -6,7 +6,6 @@ Layers, names and shapes are those of the released weights. A picture is BGR 0..
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.tensors import load_tensors
 from stsa_lightning.weights import weights_path
 
 DIM = 1024
@@ -139,14 +139,7 @@ def load_syncnet(weights_dir: str | Path | None = None) -> SyncNet:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: expected SyncNet's weights as a file of tensors alone, but it is damaged or would run code when "
-            f"read ({reason}). It was not opened further; remove it and fetch syncnet_v2.model again"
-        ) from error
+    state = load_tensors(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: expected a state dict of tensors, found {type(state).__name__}: another file?")
     return state

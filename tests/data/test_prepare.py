@@ -492,3 +492,12 @@ def test_the_rendered_sample(prepared_sample: Path) -> None:
     item = WindowDataset(prepared_sample, index["clip"].tolist(), references=2)[0]
     assert item["faces"].shape == (5, 3, 128, 128)
     assert item["faces"].float().std() > 0.05 * 255
+
+
+def test_a_worker_does_without_torch() -> None:
+    """Half a gigabyte in each process."""
+    code = (
+        "import sys; from stsa_lightning.data.extract import PrepareSettings, prepare_clip; "
+        "PrepareSettings().resolved(); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
