@@ -169,7 +169,7 @@ class STSA(LightningModule):
         on_face = {name: value for name in FACE_TERMS if (value := getattr(weights, name))}
         self.balancer = ShareBalancer(on_face) if balance == "shares" else None
         if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
         self.set_phase(phase)
         if init_from is not None:
             self.load_generator(init_from)
@@ -371,7 +371,7 @@ class STSA(LightningModule):
         self.log_dict(named, batch_size=batch_size, sync_dist=stage != "train")
 
     def _balance_is_due(self, batch_idx: int) -> bool:
-        logs = self.trainer.log_every_n_steps or 1
+        logs = getattr(self.trainer, "log_every_n_steps", 0) or 1
         every = -(-self.hparams["balance_every_n_steps"] // logs) * logs
         return every > 0 and (self._batch_number(batch_idx) + 1) % every == 0
 

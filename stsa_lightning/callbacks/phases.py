@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -96,7 +96,7 @@ class PhaseSchedule(Callback):
             )
         for spec in self.phases:
             for name in spec.freeze:
-                pl_module.part(name)
+                cast(STSA, pl_module).part(name)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that goes on in the middle of an epoch hears no start of one.
