@@ -57,6 +57,12 @@ class PlainEngine:
         """See `draw_faces`."""
         return draw_faces(self.guidance, self.synthesis, masked, contours, audio, *references)
 
+    @torch.inference_mode()
+    def heatmaps(self, contours: Tensor, audio: Tensor, references: tuple[Tensor, References]) -> Tensor:
+        """The heatmaps (n, 1, S, S) that `render` draws from."""
+        whole = references[0].expand(len(contours), -1, -1, -1, -1)
+        return self.guidance(audio, contours, whole).heatmap[:, contours.shape[1] // 2]
+
 
 def choose_device(name: str | torch.device) -> torch.device:
     """The named device; the best there is for ``auto``."""

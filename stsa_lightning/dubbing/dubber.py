@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
 
 from stsa_lightning.audio import FEATURE_DIMS, SAMPLE_RATE_HZ, AudioError, AudioFeatures, audio_features
 from stsa_lightning.dubbing.draw import PlainEngine, choose_device
@@ -24,8 +23,9 @@ from stsa_lightning.dubbing.faces import REASONS, Faces
 from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
 from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.pipeline import Pipeline
+from stsa_lightning.dubbing.progress import Bars, Tell, progress_bars
 from stsa_lightning.dubbing.report import DubError, DubReport
-from stsa_lightning.dubbing.scene import Look, Restore, Scene
+from stsa_lightning.dubbing.scene import Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.schedule import Fit, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
 from stsa_lightning.face.landmarks import LandmarkDetector
@@ -114,7 +114,14 @@ class Dubber:
 
     # ------------------------------------------------------------------------------------------------------- to a file
 
-    def dub(self, video: str | Path, audio: str | Path, out: str | Path, progress: bool = True) -> DubReport:
+    def dub(
+        self,
+        video: str | Path,
+        audio: str | Path,
+        out: str | Path,
+        progress: bool | Tell = True,
+        observe: Observe | None = None,
+    ) -> DubReport:
         """Dub one video.
 
         The result has the video's own frame rate and size, and the speech's length: a longer speech is met as `fit`
@@ -124,7 +131,8 @@ class Dubber:
             video: a face; any frame rate (also a varying one) and size; or a still picture.
             audio: the new speech: a sound file, or a video whose sound is taken.
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
-            progress: show a progress bar.
+            progress: show a progress bar, or a function that is told.
+            observe: told of each redrawn frame, see `scene.Observe`; costs a second run of guidance.
 
         Raises:
             FileNotFoundError: no such video, audio or output folder.
@@ -135,12 +143,12 @@ class Dubber:
         if out.resolve() in (Path(video).resolve(), Path(audio).resolve()):
             raise DubError(f"{out}: is an input; choose another name for the result")
         times = Pipeline()
-        with ExitStack() as opened, Progress(disable=not progress, transient=True) as bars:
+        with ExitStack() as opened, progress_bars(progress) as bars:
             footage = opened.enter_context(Footage(video))
             check_output(out, footage.fps, footage.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
                 speech = opened.enter_context(Speech(audio, self.features, self.silence))
-            scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars))
+            scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars, observe))
             seconds = self._write(scene, speech, out, times, bars)
         faces, schedule = scene.faces, scene.schedule
         why = faces.why[schedule.source]
@@ -161,12 +169,20 @@ class Dubber:
             warnings=_warnings(footage, speech, why, seconds),
         )
 
-    def _scene(self, footage: Footage, speech: Heard, seconds: float, times: Pipeline, bars: Progress) -> Scene:
+    def _scene(
+        self,
+        footage: Footage,
+        speech: Heard,
+        seconds: float,
+        times: Pipeline,
+        bars: Bars,
+        observe: Observe | None = None,
+    ) -> Scene:
         faces = self._find_faces(footage, seconds, times, bars)
         schedule = make_schedule(footage.times_s, float(footage.fps), seconds, self.fit)
-        return Scene(self.engine, self.look, footage, faces, schedule, speech)
+        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe)
 
-    def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Progress) -> float:
+    def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
         schedule, fps = scene.schedule, scene.footage.fps
         end_s = float(schedule.times_s[-1]) + 1 / float(fps)
@@ -182,7 +198,7 @@ class Dubber:
                     writer.write(frame[None])
         return seconds
 
-    def _find_faces(self, footage: Footage, seconds: float, times: Pipeline, bars: Progress) -> Faces:
+    def _find_faces(self, footage: Footage, seconds: float, times: Pipeline, bars: Bars) -> Faces:
         """Faces of the frames that are shown, and of as many more as references are chosen from."""
         enough_s = max(seconds, REFERENCE_SECONDS)
         expected = int(min(footage.info.frames, enough_s * footage.fps + 1))
@@ -226,7 +242,7 @@ class Dubber:
         Raises:
             as `dub`; wherever a chunk's own iterator raises.
         """
-        with ExitStack() as opened, Progress(disable=True) as bars:
+        with ExitStack() as opened, progress_bars(False) as bars:
             footage = opened.enter_context(Footage(video))
             speech: Speech | LiveSpeech
             if isinstance(audio, (str, Path)):

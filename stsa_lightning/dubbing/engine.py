@@ -21,6 +21,7 @@ from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.inference import for_inference
 from stsa_lightning.nets.int8 import int8_is_fast, quantise
 from stsa_lightning.nets.synthesis import References, Synthesis
+from stsa_lightning.nets.winograd import with_winograd
 
 Precision = Literal["exact", "fast"]
 
@@ -64,9 +65,11 @@ class RenderEngine:
         self.synthesis = for_inference(synthesis, one_frame=on_cpu).to(self.device)
         self.quick: Synthesis | None = None
         if precision == "fast" and on_cpu and int8_is_fast():
-            self.quick = quantise_rendering(copy.deepcopy(self.synthesis))
+            self.quick = with_winograd(quantise_rendering(copy.deepcopy(self.synthesis)))
         elif precision == "fast" and self.device.type == "cuda":
             self.quick = self.synthesis
+        if on_cpu:
+            with_winograd(self.synthesis)
         self._checks = _CHECKS
         self._checked: EngineReferences | None = None
 
@@ -107,6 +110,11 @@ class RenderEngine:
         if self.quick is not None and self._checks and references is not self._checked:
             self._check(masked[:1], heatmaps[:1], centre[:1], references)
         return self._draw(masked, heatmaps, centre, references)
+
+    @torch.inference_mode()
+    def heatmaps(self, contours: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
+        """The heatmaps (F, 1, S, S) that :meth:`render` draws from."""
+        return self.draw_heatmaps(contours.to(self.device), audio.to(self.device), references.tokens)
 
     def draw_heatmaps(self, contours: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
         """Driving heatmaps (F, 1, S, S) of the centres of F windows; see :meth:`render`."""

@@ -28,6 +28,8 @@ BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are a
 _REFERENCES_KEPT = 4  # shots whose encoded references are held: a video that turns comes back to its last ones
 
 Restore = Callable[[np.ndarray], np.ndarray]
+Observe = Callable[[int, np.ndarray, np.ndarray], None]
+"""Told of each redrawn frame: its number, the heatmap (S, S) in [0, 1] that drives it, the face's box (4,)."""
 
 
 class Engine(Protocol):
@@ -38,6 +40,9 @@ class Engine(Protocol):
 
     def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
         """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S)."""
+
+    def heatmaps(self, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
+        """The heatmaps (F, 1, S, S) that `render` draws from."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,20 @@ class Scene:
         faces: of its frames.
         schedule: which frame is shown when.
         speech: the new speech.
+        observe: see `Observe`; called in a thread, in order.
     """
 
     def __init__(
-        self, engine: Engine, look: Look, footage: Footage, faces: Faces, schedule: Schedule, speech: Heard
+        self,
+        engine: Engine,
+        look: Look,
+        footage: Footage,
+        faces: Faces,
+        schedule: Schedule,
+        speech: Heard,
+        observe: Observe | None = None,
     ) -> None:
-        self.engine, self.look, self.footage = engine, look, footage
+        self.engine, self.look, self.footage, self.observe = engine, look, footage, observe
         self.faces, self.schedule, self.speech = faces, schedule, speech
         self.step = block_size(look.block, footage.size)
         self._offsets_s = (np.arange(look.window) - look.window // 2) / WINDOW_FPS
@@ -169,6 +182,10 @@ class Scene:
     def _render(self, block: Block) -> Block:
         if len(block.redrawn):
             drawn = self.engine.render(*block.inputs)
+            if self.observe is not None:
+                heatmaps = self.engine.heatmaps(*block.inputs[1:])[:, 0].float().cpu().numpy()
+                for place, heatmap in zip(block.redrawn, heatmaps, strict=True):
+                    self.observe(int(block.shown[place]), heatmap, self.faces.boxes[block.sources[place]])
             block.faces = (drawn.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
             block.inputs = ()
         return block
