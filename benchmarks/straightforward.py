@@ -9,7 +9,7 @@ an independent reference that the engine is tested against.
 from __future__ import annotations
 
 import copy
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from stsa_lightning.nets.layers import SPADE, Modulation
 from stsa_lightning.nets.spatial import AdaAT
 from stsa_lightning.nets.synthesis import Synthesis
 from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
+
+Network = TypeVar("Network", bound=nn.Module)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 
 
 class StraightSPADE(nn.Module):
@@ -104,6 +107,20 @@ class LossNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [self.layers(images), self.layers(F.avg_pool2d(images, 2))]
+
+
+def seeded(network: Network, seed: int = 0) -> Network:
+    """Random weights under which signals keep their size from layer to layer, as trained ones do; changed in place."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = {id(p) for m in network.modules() if isinstance(m, NORMS) for p in m.parameters()}
+    for name, value in [*network.named_parameters(), *network.named_buffers()]:
+        if name.endswith("running_var") or (id(value) in norms and name.endswith("weight")):
+            value.data.uniform_(0.5, 1.5, generator=generator)
+        elif name.endswith(("running_mean", "bias")):
+            value.data.normal_(0, 0.1, generator=generator)
+        elif isinstance(value, nn.Parameter):
+            value.data.normal_(0, value[0].numel() ** -0.5, generator=generator)
+    return network.eval()
 
 
 class StraightForm:

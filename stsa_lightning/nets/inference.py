@@ -104,11 +104,9 @@ class PreparedSpatialPath(nn.Module):
     def forward(self, maps: tuple[Tensor, ...], content: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
         alignment = self.rest(torch.relu(content + self.heatmap(self.path.heatmap_encoder(heatmap)))).mean((2, 3))
         code = torch.cat([audio, alignment], dim=1)
-        layers = zip(maps, self.path.transforms, self.path.after, strict=True)
-        return tuple(
-            after(transform.move(m, code).contiguous(memory_format=torch.channels_last))
-            for m, transform, after in layers
-        )
+        moved = (transform.move(m, code) for m, transform in zip(maps, self.path.transforms, strict=True))
+        pairs = zip(self.path.after, moved, strict=True)
+        return tuple(after(m.contiguous(memory_format=torch.channels_last)) for after, m in pairs)
 
 
 class PreparedTemporalPath(nn.Module):

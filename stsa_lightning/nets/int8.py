@@ -65,10 +65,10 @@ def int8_is_fast() -> bool:
 
 
 def quantise(module: nn.Module, least_channels: int = 32) -> nn.Module:
-    """Replace, in place, every convolution of a network that is wide enough to gain by it."""
+    """Replace, in place, the convolutions of a network whose inputs are wide enough to gain by it."""
     for name, child in module.named_children():
         if isinstance(child, nn.Conv2d):
-            if child.kernel_size[0] > 1 and min(child.in_channels, child.out_channels) >= least_channels:
+            if max(child.kernel_size) > 1 and child.in_channels >= least_channels:
                 setattr(module, name, Int8Conv2d(child))
         else:
             quantise(child, least_channels)
