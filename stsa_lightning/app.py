@@ -22,6 +22,7 @@ from stsa_lightning.audio import SAMPLE_RATE_HZ, load_audio, write_wav
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber, DubReport
 from stsa_lightning.errors import UserError
+from stsa_lightning.overlay import HeatmapFilm
 from stsa_lightning.video import probe
 from stsa_lightning.weights import cache_dir
 
@@ -74,6 +75,19 @@ class Limits:
             )
 
 
+@dataclass(frozen=True)
+class Dubbed:
+    """What the page shows: the dubbed video, the same with its heatmaps drawn in, and what is to be said."""
+
+    video: Path
+    heatmaps: Path
+    report: DubReport
+
+
+# What a dub says that it is doing -> where that begins and ends on the page's bar.
+_SPANS = {"finding the face": (0.02, 0.3), "redrawing": (0.3, 0.9)}
+
+
 class Desk:
     """What stands behind the page's buttons: one dub after the other.
 
@@ -86,8 +100,8 @@ class Desk:
     def __init__(self, dubber: Dubber, folder: Path, limits: Limits) -> None:
         self.dubber, self.folder, self.limits = dubber, folder, limits
 
-    def dub(self, video: str | None, speech: str | None, tell: Callable[[float, str], None]) -> tuple[Path, DubReport]:
-        """The dubbed video.
+    def dub(self, video: str | None, speech: str | None, tell: Callable[[float, str], None]) -> Dubbed:
+        """Dub, and draw the heatmaps.
 
         Args:
             tell: called with the part done, 0 to 1, and what is being done.
@@ -103,9 +117,17 @@ class Desk:
         self.folder.mkdir(parents=True)
         tell(0.0, "looking at the files")
         self.limits.check(source, words)
-        out = self.folder / f"{source.stem}-dubbed.mp4"
-        tell(0.05, "dubbing")
-        return out, self.dubber.dub(source, words, out, progress=False)
+        out, drawn = (self.folder / f"{source.stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
+
+        def told(doing: str, part: float) -> None:
+            first, last = _SPANS[doing]
+            tell(first + (last - first) * part, doing)
+
+        film = HeatmapFilm()
+        report = self.dubber.dub(source, words, out, progress=told, observe=film)
+        tell(0.9, "drawing the heatmaps")
+        film.write(out, drawn)
+        return Dubbed(out, drawn, report)
 
     def sample(self, number: int) -> tuple[str, str]:
         """A rendered speaker (1 to 3) and another one's sentence; rendered when first asked for, a few seconds."""
@@ -142,6 +164,9 @@ def build_page(desk: Desk) -> gr.Blocks:
         with gr.Row(elem_id="results", visible=False) as results:
             before = gr.Video(label="Before", interactive=False, elem_id="before", buttons=[])
             after = gr.Video(label="After", interactive=False, elem_id="after", buttons=[])
+            heatmaps = gr.Video(
+                label="What drives it: predicted heatmaps", interactive=False, elem_id="heatmaps", buttons=[]
+            )
         with gr.Row(visible=False) as actions:
             together = gr.Button("Play side by side", elem_id="together")
             download = gr.DownloadButton("Download the dubbed video", variant="primary", elem_id="download")
@@ -153,13 +178,14 @@ def build_page(desk: Desk) -> gr.Blocks:
         def dub(video: str | None, speech: str | None, bar: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
             shown = gr.update(visible=True)
             try:
-                out, report = desk.dub(video, speech, lambda part, doing: bar(part, desc=doing))
+                done = desk.dub(video, speech, lambda part, doing: bar(part, desc=doing))
             except Exception as error:
                 hidden = gr.update(visible=False)
-                return [_told_ill(error, video, speech), hidden, hidden, None, None, None]
-            return [_told_well(report), shown, shown, video, str(out), str(out)]
+                return [_told_ill(error, video, speech), hidden, hidden, None, None, None, None]
+            videos = [video, *map(str, (done.video, done.heatmaps, done.video))]
+            return [_told_well(done.report), shown, shown, *videos]
 
-        outputs = [told, results, actions, before, after, download]
+        outputs = [told, results, actions, before, after, heatmaps, download]
         hide = [gr.HTML(value=""), gr.Row(visible=False), gr.Row(visible=False)]
         start.click(
             lambda: hide, None, outputs[:3], queue=False, show_progress="hidden", api_visibility="private"
@@ -178,10 +204,13 @@ def build_page(desk: Desk) -> gr.Blocks:
 
 def _told_well(report: DubReport) -> str:
     whole = "All" if report.faces == report.frames else f"{report.faces} of"
-    return (
-        f'<div class="told well">{whole} {report.frames} frames redrawn: {report.seconds:.1f} s of {report.width} x '
-        f"{report.height} at {float(report.fps):g} frames/s, in {report.elapsed_s:.0f} s.</div>"
+    passed = "".join(f"; {count} passed through: {reason}" for reason, count in report.passed.items())
+    line = (
+        f"{whole} {report.frames} frames redrawn{passed}. {report.seconds:.1f} s of {report.width} x {report.height} "
+        f"at {float(report.fps):g} frames/s, in {report.elapsed_s:.0f} s."
     )
+    lines = [line, *(f"{warning[:1].upper()}{warning[1:]}." for warning in report.warnings)]
+    return f'<div class="told well">{"<br>".join(map(html.escape, lines))}</div>'
 
 
 def _told_ill(error: Exception, *paths: str | None) -> str:

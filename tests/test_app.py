@@ -136,15 +136,15 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_upload_dub_play_download(page: Page, served: Served, video: Path, speech: Any, tmp_path: Path) -> None:
     page.give(video, speech(1.2))
-    assert page.dub().startswith("All 30 frames redrawn: 1.2 s of 256 x 256 at 25 frames/s")
+    assert page.dub().startswith("All 30 frames redrawn. 1.2 s of 256 x 256 at 25 frames/s")
 
     page.tab.click("#together")
     page.tab.wait_for_function("document.querySelector('#after video').currentTime > 0.3")
     players = page.tab.eval_on_selector_all(
         "#results video", "players => players.map(p => [p.duration, p.videoWidth, p.muted, p.error])"
     )
-    assert [player[1:] for player in players] == [[256, True, None], [256, False, None]]
-    assert [player[0] for player in players] == pytest.approx([2.0, 1.2], abs=0.08)
+    assert [player[1:] for player in players] == [[256, True, None], [256, False, None], [256, True, None]]
+    assert [player[0] for player in players] == pytest.approx([2.0, 1.2, 1.2], abs=0.08)
 
     with page.tab.expect_download() as download:
         page.tab.click("#download")
