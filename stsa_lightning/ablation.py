@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
+from stsa_lightning.tensors import load_tensors
 
 BASE = "base"
 METRICS = ("psnr", "ssim", "lmd", "opening")
@@ -212,7 +212,7 @@ def _call(words: Sequence[str], log: Path) -> None:
 
 def _corpus_of(checkpoint: Path) -> str:
     """The prepared corpus that a run was trained on."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["datamodule_hyper_parameters"]["root"]
+    return load_tensors(checkpoint)["datamodule_hyper_parameters"]["root"]
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from stsa_lightning import __version__
-from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, weights
+from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, syncnet, weights
 from stsa_lightning.errors import UserError
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if words and words[0] in LIGHTNING_COMMANDS:
             run_lightning(argv)
+        elif len(words) > 1 and words[0] == "syncnet":
+            syncnet.run(words[1:])
         else:
             arguments = build_parser().parse_args(words)
             arguments.run(arguments)
@@ -93,6 +95,6 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
         )
-    for module in (prepare, dub, app, evaluate, ablate, weights):
+    for module in (prepare, dub, app, evaluate, ablate, syncnet, weights):
         module.add(commands)
     return parser

@@ -19,6 +19,7 @@ from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
 from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
+from stsa_lightning.losses.sync import SyncLoss
 from stsa_lightning.metrics.image import mouth_region
 from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
 from stsa_lightning.nets.guidance import GuidanceOutput
@@ -28,7 +29,7 @@ Terms = dict[str, Tensor]
 Codes = tuple[list[Tensor], list[Tensor]]
 
 # What reaches the networks through the generated face alone: a gradient-share balancer acts on these.
-FACE_TERMS = ("pixel", "perceptual", "adversarial", "feature_matching", "temporal_adversarial")
+FACE_TERMS = ("pixel", "perceptual", "adversarial", "feature_matching", "temporal_adversarial", "sync")
 
 
 @dataclass  # not frozen: Lightning copies hyperparameters field by field
@@ -51,6 +52,7 @@ class LossWeights:
         feature_matching: L1 of the discriminator's features.
         temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are drawn.
         information: mutual information between the spatial and the temporal path (CIL); maximised.
+        sync: what a frozen lip-sync expert says of windows of mouths; above 0, all T frames of a window are drawn.
     """
 
     heatmap: float = 1.0
@@ -65,6 +67,7 @@ class LossWeights:
     feature_matching: float = 2.5
     temporal_adversarial: float = 0.0
     information: float = 0.1
+    sync: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -96,6 +99,7 @@ class Objective(nn.Module):
         information: estimator of mutual information.
         temperature: of InfoNCE.
         discriminator: settings of :class:`PatchDiscriminator`.
+        sync: the loss of the term ``sync``.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Objective(nn.Module):
         information: Estimator = "infonce",
         temperature: float = 0.07,
         discriminator: Mapping[str, Any] | None = None,
+        sync: SyncLoss | None = None,
     ) -> None:
         super().__init__()
         if not mouth_weight >= 1:
@@ -121,6 +126,12 @@ class Objective(nn.Module):
         judged = weights.adversarial or weights.feature_matching
         self.discriminator = PatchDiscriminator(**(discriminator or {})) if judged else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
+        self.sync = sync
+
+    @property
+    def every_frame(self) -> bool:
+        """Whether a term looks at the motion of a window, all of whose frames must then be drawn."""
+        return self.temporal_discriminator is not None or self.sync is not None
 
     # ---- stage 1
 
@@ -155,7 +166,14 @@ class Objective(nn.Module):
         return terms
 
     def face_terms(
-        self, face: Tensor, target: Tensor, true_maps: Any, real: Judgement, frames: int, mouth: Tensor | None
+        self,
+        face: Tensor,
+        target: Tensor,
+        true_maps: Any,
+        real: Judgement,
+        frames: int,
+        mouth: Tensor | None,
+        audio: Tensor,
     ) -> Terms:
         """Terms of generated faces (F, 3, S, S) that windows of ``frames`` form.
 
@@ -163,6 +181,7 @@ class Objective(nn.Module):
             true_maps: VGG maps of ``target``, see :meth:`true_maps`.
             real: what the discriminators say of ``target``.
             mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
+            audio: of the windows, (B, T, D, 10).
         """
         terms = {}
         if self.weights.pixel:
@@ -177,6 +196,8 @@ class Objective(nn.Module):
                 terms["feature_matching"] = feature_matching(real.face, fake.face)
         if fake.motion is not None:
             terms["temporal_adversarial"] = lsgan_generator(fake.motion)
+        if self.sync is not None:
+            terms["sync"] = self.sync(face.unflatten(0, (-1, frames)), audio)
         return terms
 
     @torch.no_grad()

@@ -1,0 +1,42 @@
+"""``stsa syncnet fit | validate | test``: train a lip-sync expert on a prepared corpus."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from stsa_lightning.cli.command import command
+from stsa_lightning.errors import UserError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """For the list of commands alone: its options are Lightning's, see :func:`run`."""
+    command(commands, "syncnet", _say, "a lip-sync expert of your own: stsa syncnet fit -c experiments/syncnet.yaml")
+
+
+def _say(_: argparse.Namespace) -> None:
+    raise UserError("syncnet needs fit, validate or test: stsa syncnet fit -c experiments/syncnet.yaml (or --help)")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Lightning's commands on :class:`SyncExpertModule`; ``argv`` begins with one of them."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    from stsa_lightning.data.datamodule import STSADataModule
+    from stsa_lightning.sync_training import SyncExpertModule
+
+    class SyncCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            for name in ("features", "face_size", "window"):
+                parser.link_arguments(f"data.{name}", f"model.{name}")
+
+    SyncCLI(
+        SyncExpertModule,
+        STSADataModule,
+        args=list(argv),
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"parser_mode": "omegaconf"},
+        seed_everything_default=0,
+    )
