@@ -54,8 +54,8 @@ def versions() -> dict[str, str]:
     """Versions of this package (with its commit, where it runs from a checkout) and of what it computes with."""
     found = {
         "version/stsa_lightning": stsa_lightning.__version__,
-        "version/torch": torch.__version__,
-        "version/lightning": lightning.__version__,
+        "version/torch": str(torch.__version__),
+        "version/lightning": str(lightning.__version__),
         "version/python": platform.python_version(),
     }
     commit = git_commit(Path(stsa_lightning.__file__).parent)

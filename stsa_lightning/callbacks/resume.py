@@ -147,6 +147,8 @@ class ResumePoint(Callback):
 
 def folder_of(trainer: Trainer) -> Path | None:
     """Where the run's ModelCheckpoint writes; None where a run keeps no checkpoints."""
+    if getattr(trainer, "fast_dev_run", False):
+        return None
     folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return Path(folders[0]) if folders and folders[0] else None
 

@@ -46,7 +46,7 @@ class WindowSampler(DistributedSampler):
 
 def position(trainer: Trainer) -> tuple[int, int]:
     """Epoch that a run is in, and the batches of it that are done; of a checkpoint where it goes on from one."""
-    loop = trainer.fit_loop
+    loop: Any = trainer.fit_loop
     epoch, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
     if not loop.restarting or epoch.ready == epoch.processed:
         return epoch.processed, 0

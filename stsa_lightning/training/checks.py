@@ -24,7 +24,7 @@ def check_features(features: str) -> int:
     """
     if features not in FEATURE_DIMS:
         raise UserError(f"features must be one of {', '.join(FEATURE_DIMS)}, got {features!r}")
-    return FEATURE_DIMS[features]  # type: ignore[index]
+    return FEATURE_DIMS[features]
 
 
 def check_agreement(module: Mapping[str, Any], data: Mapping[str, Any]) -> None:
