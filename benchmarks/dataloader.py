@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader, default_collate
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index
 from stsa_lightning.data.windows import WindowDataset, planes
-from stsa_lightning.face.box import normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps
 
 BATCH = 8
@@ -97,13 +96,13 @@ def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     chosen = rng.choice(np.flatnonzero(clip.valid), 10)
     faces = clip.faces(chosen, dataset.face_size)
-    landmarks = normalise_landmarks(clip.landmarks[chosen], clip.boxes[chosen])
+    landmarks = clip.face_landmarks_of(chosen)
     augmented = WindowDataset(dataset.root, dataset.clips, face_size=dataset.face_size, **_AUGMENTED)
     items = [dataset[i] for i in range(min(BATCH, len(dataset)))]
 
     def opened() -> None:
         fresh = Clip.open(path)
-        _ = fresh.valid, fresh.boxes, fresh.landmarks_of(chosen)
+        _ = fresh.valid, fresh.boxes, fresh.face_landmarks_of(chosen)
 
     def heatmaps() -> None:
         draw_all_kinds(landmarks[:5], dataset.face_size)

@@ -1,9 +1,10 @@
 """One clip of a prepared corpus: a safetensors file that describes itself, written whole or not at all, read lazily.
 
 Tensors (F frames at 25/s): ``faces`` (bytes,) uint8, the JPEG pictures of all frames one after another;
-``face_offsets`` (F + 1,) int64, where each begins; ``landmarks`` (F, 131, 2) float32, pixels of the source's frame;
-``boxes`` (F, 4) int32; ``valid`` (F,) uint8; ``audio`` (samples,) int16 at 16 kHz; ``features.KIND`` (steps, D) float16
-at 50 Hz. A frame that is not valid has no picture, landmarks of NaN and an empty box.
+``face_offsets`` (F + 1,) int64, where each begins; ``boxes`` (F, 4) int32, pixels of the source's frame; ``landmarks``
+(F, 131, 2) int16, places in the box in steps of 1/8192 of its sides, up to four of them away (of a face of 200 pixels a
+step is a fortieth of one); ``valid`` (F,) uint8; ``audio`` (samples,) int16 at 16 kHz; ``features.KIND`` (steps, D)
+float16 at 50 Hz. A frame that is not valid has no picture, no landmarks (0) and an empty box.
 
 The file is written from front to back in bounded memory, and the header, whose room is kept, last.
 """
@@ -26,10 +27,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.box import normalise_landmarks, resize_face
+from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
 from stsa_lightning.files import written_whole
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FPS = 25
 JPEG_QUALITY = 90  # 43 dB to the crop: far above what networks reach; 95 would take a half more
 _META_KEY = "stsa"
@@ -40,11 +41,19 @@ _DECODING = {  # by how many times smaller
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+_LANDMARK_STEPS = 8192  # of a side of the box
 _HEADER_BYTES = 8192  # room of the header, its length included; a safetensors header may end in spaces
 _DIGEST_BYTES = 16
 _DTYPES: dict[type[np.generic], str] = {
     np.uint8: "U8", np.int16: "I16", np.float16: "F16", np.int32: "I32", np.float32: "F32", np.int64: "I64"
 }  # fmt: skip
+
+
+def _landmark_steps(landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray) -> Iterator[np.ndarray]:
+    """Landmarks in pixels as they are stored, frame by frame: (1, 131, 2) int16."""
+    for points, box, face in zip(landmarks, boxes, valid, strict=True):
+        places = normalise_landmarks(points, box) if face else np.zeros((len(points), 2), np.float32)
+        yield (places * _LANDMARK_STEPS).round().clip(-32768, 32767).astype(np.int16)[None]
 
 
 class ClipError(UserError):
@@ -188,8 +197,8 @@ class ClipWriter:
         self._write(bytes(-self._size % 8))  # so that all numbers are aligned; the offsets pass over it
         self._tensors["faces"] = {"dtype": "U8", "shape": [self._size], "data_offsets": [0, self._size]}
         self._stream("face_offsets", np.int64, [np.array(self._offsets)])
-        self._stream("landmarks", np.float32, [landmarks])
         self._stream("boxes", np.int32, [boxes])
+        self._stream("landmarks", np.int16, _landmark_steps(landmarks, boxes, valid))
         self._valid = valid
 
     def features(self, kind: str, blocks: Iterable[np.ndarray]) -> None:
@@ -292,13 +301,12 @@ class Clip:
     @cached_property
     def landmarks(self) -> np.ndarray:
         """(F, 131, 2) float32 pixels of the source's frame; NaN where not valid."""
-        return self._tensor("landmarks")
+        return denormalise_landmarks(self.face_landmarks, self.boxes)
 
     @cached_property
     def face_landmarks(self) -> np.ndarray:
         """(F, 131, 2) float32 normalised to the boxes; NaN where not valid."""
-        boxes = np.where(self.valid[:, None], self.boxes, np.array([0, 0, 1, 1], np.int32))
-        return normalise_landmarks(self.landmarks, boxes)
+        return self.face_landmarks_of(slice(None))
 
     @property
     def audio(self) -> np.ndarray:
@@ -309,10 +317,16 @@ class Clip:
     def _face_offsets(self) -> np.ndarray:
         return self._tensor("face_offsets")
 
-    def landmarks_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """`landmarks` of some frames, (n, 131, 2); only these are read, however long the clip is."""
-        landmarks = self._file.get_slice("landmarks")
-        return np.concatenate([landmarks[i : i + 1] for i in np.asarray(indices).tolist()])
+    def face_landmarks_of(self, indices: Sequence[int] | np.ndarray | slice) -> np.ndarray:
+        """`face_landmarks` of some frames, (n, 131, 2); only these are read, however long the clip is."""
+        stored = self._file.get_slice("landmarks")
+        if isinstance(indices, slice):
+            steps = stored[indices]
+        else:
+            steps = np.concatenate([stored[i : i + 1] for i in np.asarray(indices).tolist()])
+        found = steps.astype(np.float32) / _LANDMARK_STEPS
+        found[~self.valid[indices]] = np.nan
+        return found
 
     def faces(self, indices: Sequence[int] | np.ndarray, size: int | None = None) -> np.ndarray:
         """The faces of some frames: (n, S, S, 3) uint8 RGB; only these are read and decoded.

@@ -74,6 +74,8 @@ class STSADataModule(LightningDataModule):
         validation_windows_per_clip: the same for the other stages.
         validation_fraction: share of the speakers that validate, drawn with `seed`.
         validation_speakers: these validate instead, whatever the authors' split.
+        validation_part: in place of speakers, this last share of every clip validates and is not seen in training: for a
+            speaker of one's own, of whom there may be a single clip.
         train_list: text file with the clips that train, one name (`SPEAKER/...`) on each line. Without `val_list`, all
             clips in neither `train_list` nor `test_list` validate.
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
@@ -102,6 +104,7 @@ class STSADataModule(LightningDataModule):
         validation_windows_per_clip: int = 4,
         validation_fraction: float = 0.1,
         validation_speakers: list[str] | None = None,
+        validation_part: float = 0.0,
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
@@ -123,6 +126,10 @@ class STSADataModule(LightningDataModule):
             raise UserError(f"corpus: expected one of {list(CORPORA)}, got {corpus!r}")
         if validation_speakers is not None and (train_list or val_list):
             raise UserError("validation_speakers: expected lists of clips or speakers, got both; leave one out")
+        if not 0 <= validation_part < 1:
+            raise UserError(f"validation_part: expected a share from 0 to below 1, got {validation_part}")
+        if validation_part and (validation_speakers or train_list or val_list or test_list):
+            raise UserError("validation_part: expected no lists of clips or speakers beside it, got both; leave one out")
         self.splits: dict[str, pd.DataFrame] = {}
 
     @property
@@ -168,6 +175,8 @@ class STSADataModule(LightningDataModule):
 
     def _split(self, clips: pd.DataFrame) -> dict[str, pd.DataFrame]:
         options = self._options
+        if options.validation_part:
+            return {"train": clips, "val": clips, "test": clips}
         test = select_clips(clips, options.test_list) if options.test_list else None
         rest = _without(clips, test)
         if options.train_list or options.val_list:
@@ -192,7 +201,7 @@ class STSADataModule(LightningDataModule):
     def dataset(self, split: Literal["train", "val", "test"]) -> WindowDataset:
         """The windows of one split; `setup` comes first."""
         options = self._options
-        training = split == "train"
+        training, seen = split == "train", 1 - options.validation_part
         strengths = ("geometry", "colour", "resolution", "jpeg")
         return WindowDataset(
             options.root,
@@ -206,6 +215,7 @@ class STSADataModule(LightningDataModule):
             reference_policy="random" if training else "openness",
             mirror=options.mirror and training,
             sigma=options.sigma,
+            span=(0.0, seen) if training else (0.0 if seen == 1 else seen, 1.0),
             seed=options.seed,
             **{name: options[name] if training else 0.0 for name in strengths},
         )

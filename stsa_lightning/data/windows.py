@@ -18,7 +18,6 @@ from stsa_lightning.data import augment
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.box import normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
@@ -71,6 +70,7 @@ class WindowDataset(Dataset):
         resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
         jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
         sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
+        span: the part of every clip that is read, from and to as shares of its length.
         seed: of all draws.
 
     Raises:
@@ -95,6 +95,7 @@ class WindowDataset(Dataset):
         resolution: float = 0.0,
         jpeg: float = 0.0,
         sigma: float = 1.0,
+        span: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
     ) -> None:
         counts = {"face_size": face_size, "window": window, "references": references}
@@ -120,6 +121,9 @@ class WindowDataset(Dataset):
         self.resolution = resolution
         self.jpeg = jpeg
         self.sigma = sigma
+        if not 0 <= span[0] < span[1] <= 1:
+            raise UserError(f"span: expected two rising shares from 0 to 1, got {span}")
+        self.span = span
         self.seed = seed
 
     def __len__(self) -> int:
@@ -136,7 +140,7 @@ class WindowDataset(Dataset):
         start = self._window_start(clip, index % self.windows_per_clip, rng)
         frames = np.arange(start, start + self.window)
         chosen = np.concatenate([frames, self._references(clip, frames, rng)])
-        landmarks = normalise_landmarks(clip.landmarks_of(chosen), clip.boxes[chosen])
+        landmarks = clip.face_landmarks_of(chosen)
         item = {
             **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
             "audio": torch.from_numpy(self._audio(clip, start)),
@@ -146,19 +150,26 @@ class WindowDataset(Dataset):
         return cast(Batch, item)
 
     def _window_start(self, clip: Clip, slot: int, rng: np.random.Generator) -> int:
-        faces_within = np.convolve(clip.valid, np.ones(self.window, np.int64), mode="valid")
+        faces_within = np.convolve(self._readable(clip), np.ones(self.window, np.int64), mode="valid")
         starts = np.flatnonzero(faces_within == self.window) if clip.frames >= self.window else np.empty(0, np.int64)
         if not len(starts):
-            raise ClipError(f"{clip.path}: expected {self.window} frames with a face in a row, found fewer")
+            part = "" if self.span == (0, 1) else f" between {self.span[0]:.0%} and {self.span[1]:.0%} of it"
+            raise ClipError(f"{clip.path}: expected {self.window} frames with a face in a row{part}, found fewer")
         if self.window_policy == "random":
             return int(rng.choice(starts))
         return int(starts[int((slot + 0.5) * len(starts) / self.windows_per_clip)])
 
+    def _readable(self, clip: Clip) -> np.ndarray:
+        """(F,) bool: frames with a face within the span."""
+        first, last = (round(share * clip.frames) for share in self.span)
+        frames = np.arange(clip.frames)
+        return clip.valid & (frames >= first) & (frames < last)
+
     def _references(self, clip: Clip, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        eligible = clip.valid.copy()
+        eligible = self._readable(clip)
         eligible[frames] = False
         if not eligible.any():
-            eligible = clip.valid
+            eligible = self._readable(clip)
         if self.reference_policy == "openness":
             return choose_references(lip_openness(clip.landmarks), eligible, self.references)
         candidates = np.flatnonzero(eligible)
