@@ -12,20 +12,21 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from stsa_lightning.audio import FEATURE_DIMS, SAMPLE_RATE_HZ, AudioError, AudioFeatures, audio_features
-from stsa_lightning.dubbing.draw import PlainEngine, choose_device
+from stsa_lightning.dubbing.draw import choose_device
+from stsa_lightning.dubbing.engine import Precision, RenderEngine
 from stsa_lightning.dubbing.faces import REASONS, Faces
 from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
 from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars, Tell, progress_bars
 from stsa_lightning.dubbing.report import DubError, DubReport
-from stsa_lightning.dubbing.scene import Look, Observe, Restore, Scene
+from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.schedule import Fit, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
 from stsa_lightning.face.landmarks import LandmarkDetector
@@ -58,6 +59,8 @@ class Dubber:
         restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
         steady: smooth landmarks and boxes over time.
         detail: keep the frame's own detail where the new face agrees with it.
+        precision: "fast" or "exact", see `RenderEngine`.
+        engine: draws in place of a `RenderEngine` of the networks.
 
     Raises:
         DubError: networks and features of different sizes, an unknown choice.
@@ -81,15 +84,18 @@ class Dubber:
         restore: Restore | None = None,
         steady: bool = True,
         detail: bool = True,
+        precision: Precision = "fast",
+        engine: Engine | None = None,
     ) -> None:
         _check_fit(guidance, synthesis, features)
         if window < 1 or window % 2 == 0 or block < 1:
             raise DubError(f"window must be odd and block at least 1, got window {window}, block {block}")
-        for name, value, choices in (("fit", fit, ("loop", "freeze", "trim")), ("silence", silence, ("keep", "close"))):
-            if value not in choices:
-                raise DubError(f"{name}: expected {', '.join(choices)}, got {value!r}")
+        choices: dict[str, tuple[str, Any]] = {"fit": (fit, Fit), "silence": (silence, Silence)}
+        for name, (value, allowed) in {**choices, "precision": (precision, Precision)}.items():
+            if value not in get_args(allowed):
+                raise DubError(f"{name}: expected {', '.join(get_args(allowed))}, got {value!r}")
         self.device = choose_device(device)
-        self.engine = PlainEngine(guidance, synthesis, self.device)
+        self.engine: Engine = engine or RenderEngine(guidance, synthesis, precision=precision, device=self.device)
         self.look = Look(synthesis.face_size, synthesis.references, window, sigma, block, self.device, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady

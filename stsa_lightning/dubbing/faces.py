@@ -17,7 +17,7 @@ REASONS = ("redrawn", "no face", "profile", "occluded")
 NO_FACE, PROFILE, OCCLUDED = 1, 2, 3
 RAMP_S = 0.2  # the new mouth comes and goes over that long
 # Two limits each, so that what lies between does not flicker.
-_PROFILE_DEGREES = (50.0, 44.0)
+_PROFILE_DEGREES = (44.0, 38.0)
 _COVERED = (0.36, 0.18)
 _MARGIN_S = 0.08  # a hand is near the mouth before it covers it
 

@@ -15,6 +15,7 @@ from stsa_lightning.audio import (
     HOP,
     SAMPLE_RATE_HZ,
     SPAN,
+    WINDOW_STEPS,
     AudioFeatures,
     feature_windows,
     load_audio,
@@ -46,9 +47,9 @@ class Heard(Protocol):
 
 def windows(speech: Heard, centres: np.ndarray) -> np.ndarray:
     """`feature_windows` of speech around times (n,) in frames of 25/s: (n, D, 10) float32."""
-    low = int(np.floor((centres.min() - 2) * 2)) - 1
-    high = int(np.ceil((centres.max() - 2) * 2)) + 12
-    low -= low % 2  # a whole number of frames
+    # As `feature_windows` counts, and no step more: live speech would be waited for.
+    low, last = (int(np.floor((centre - 2) * 2 + 1e-4)) for centre in (centres.min(), centres.max()))
+    low, high = low - low % 2, last + WINDOW_STEPS  # from a whole number of frames on
     return feature_windows(speech.rows(low, high), centres - low / 2)
 
 

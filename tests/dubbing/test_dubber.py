@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stsa_lightning.audio import AudioError, LogMel, feature_windows, load_audio, write_wav
 from stsa_lightning.dubbing import Dubber, DubError, ping_pong
+from stsa_lightning.dubbing.draw import PlainEngine
 from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.nets.checkpoint import save_networks
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
@@ -134,7 +135,10 @@ def speech(tmp_path: Path) -> Any:
 
 def stub_dubber(**options: Any) -> Dubber:
     """Takes landmarks as they are found, so that what the networks are given can be foretold."""
-    return Dubber(EchoGuidance(), GreenSynthesis(), Steps(), steady=False, **options)  # type: ignore[arg-type]
+    guidance: Any = EchoGuidance()
+    synthesis: Any = GreenSynthesis()
+    engine = PlainEngine(guidance, synthesis, torch.device("cpu"))
+    return Dubber(guidance, synthesis, Steps(), steady=False, engine=engine, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------- schedule
@@ -176,7 +180,8 @@ def test_every_frame_hears_and_sees_its_own_time(tmp_path: Path, speech: Any, fp
     assert (report.frames, report.faces, report.fps) == (count, len(shown), fps)
     assert detector.seen == list(range(40))  # each source frame once, in order
 
-    guidance: Any = dubber.engine.guidance
+    engine: Any = dubber.engine
+    guidance = engine.guidance
     assert len(guidance.audio) == len(shown)
     steps = np.arange(1, round(seconds * 50) + 1, dtype=np.float32)[:, None]
     for (time_s, _), audio, masked in zip(shown, guidance.audio, guidance.masked, strict=True):
@@ -189,7 +194,7 @@ def test_every_frame_hears_and_sees_its_own_time(tmp_path: Path, speech: Any, fp
             low, high = np.floor(points.min(0)) - 5, np.ceil(points.max(0)) + 5
             true = draw_heatmap(((points - low) / (high - low)).astype(np.float32), "masked", SIZE)
             np.testing.assert_allclose(masked[place, 0].numpy(), true, atol=1e-4)
-    assert dubber.engine.synthesis.encoded == 1  # type: ignore[operator]
+    assert engine.synthesis.encoded == 1
 
     with VideoReader(tmp_path / "out.mp4") as reader:
         assert [number(frame) for frame in reader.get(range(len(reader)))] == schedule

@@ -1,0 +1,142 @@
+"""What goes wrong, and what is left behind then: nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stsa_lightning.audio import write_wav
+from stsa_lightning.cli import main
+from stsa_lightning.dubbing import Dubber, DubError
+from stsa_lightning.dubbing.manifest import read_manifest
+from stsa_lightning.nets.checkpoint import save_networks
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.nets.synthesis import Synthesis
+from stsa_lightning.video import VideoWriter
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
+    path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
+    return save_networks(path, guidance, synthesis, {"features": "logmel", "window": 5})
+
+
+@pytest.fixture
+def clip(sample_root: Path) -> Path:
+    return next(sample_root.rglob("*.mp4"))
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    path = tmp_path / "speech.wav"
+    write_wav(path, 0.2 * np.random.default_rng(0).standard_normal(8000).astype(np.float32).clip(-4, 4))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.ENOSPC, "the disk is full; make room"), (errno.EACCES, "may not be written")]
+)
+def test_a_disk_that_takes_no_more(
+    tmp_path: Path, clip: Path, speech: Path, checkpoint: Path, number: int, message: str, monkeypatch: Any
+) -> None:
+    whole = VideoWriter.write
+
+    def write(self: VideoWriter, frames: np.ndarray) -> None:
+        if self.frames == 3:
+            raise OSError(number, os.strerror(number))
+        whole(self, frames)
+
+    monkeypatch.setattr(VideoWriter, "write", write)
+    out = tmp_path / "out" / "out.mp4"
+    out.parent.mkdir()
+    with pytest.raises(DubError, match=rf"out\.mp4: {message}"):
+        Dubber.from_checkpoint(checkpoint).dub(clip, speech, out, progress=False)
+    assert not list(out.parent.iterdir())
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path, clip: Path, checkpoint: Path) -> None:
+    write_wav(tmp_path / "long.wav", np.full(16_000 * 60, 0.1, np.float32))
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ["dub", str(clip), str(tmp_path / "long.wav"), "-o", str(out / "a.mp4"), "--checkpoint", str(checkpoint)]
+    command = [sys.executable, "-m", "stsa_lightning", *words, "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while not list(out.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stsa: stopped" in told
+    assert "Traceback" not in told
+    assert not list(out.iterdir())
+
+
+def test_a_manifest_goes_on_past_failures_and_resumes(
+    tmp_path: Path, clip: Path, speech: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list_csv = tmp_path / "list.csv"
+    list_csv.write_text(f"video,audio,out\nnone.mp4,speech.wav,a.mp4\n{clip},speech.wav,b.mp4\n")
+    words = ["dub", "--manifest", str(list_csv), "--checkpoint", str(checkpoint), "--device", "cpu", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    told = capsys.readouterr()
+    failed, done = (json.loads(line) for line in told.out.splitlines())
+    assert ended.value.code == 1
+    assert "none.mp4: no such video file" in failed["error"]
+    assert (done["frames"], done["redrawn"], done["passed"]) == (13, 13, {})
+    assert {"decode", "prepare", "render", "blend", "encode", "find: landmarks"} <= set(done["stages"])
+    assert "1 dubbed, 0 skipped (they exist), 1 failed" in told.err
+    list_csv.write_text(f"video,audio,out\n{clip},speech.wav,b.mp4\n")
+    main(words)
+    assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "b.mp4"), "skipped": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,audio\na,b\n", "expected the columns video, audio, out in its first line, out is missing"),
+        ("video,audio,out\na,b,\n", "line 2: expected video, audio and out"),
+        ("video,audio,out\na,b,c.mp4\nd,e,./c.mp4\n", r"c\.mp4 is the result of more than one line"),
+    ],
+)
+def test_manifests_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DubError, match=message):
+        read_manifest(tmp_path / "list.csv")
+
+
+def test_live_frames_are_those_of_the_file(tmp_path: Path, clip: Path, speech: Path, checkpoint: Path) -> None:
+    from stsa_lightning.audio import load_audio
+
+    wave = load_audio(speech)
+    live = Dubber.from_checkpoint(checkpoint, block=1).frames(clip, iter(np.array_split(wave, 9)))
+    whole = Dubber.from_checkpoint(checkpoint, block=8).frames(clip, speech)
+    for a, b in zip(live, whole, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_a_restorer_sees_each_generated_face(clip: Path, speech: Path, checkpoint: Path) -> None:
+    seen = []
+
+    def blue(face: np.ndarray) -> np.ndarray:
+        seen.append((face.shape, face.dtype))
+        return np.full((256, 256, 3), (0, 0, 255), np.uint8)
+
+    frames = list(Dubber.from_checkpoint(checkpoint, restore=blue).frames(clip, speech))
+    assert seen == [((64, 64, 3), np.uint8)] * len(frames)
+    assert ((frames[0][..., 2].astype(int) - frames[0][..., 0]) > 150).mean() > 0.02

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stsa_lightning.audio import MFCC, AudioFeatures, LogMel, feature_windows, write_wav
+from stsa_lightning.dubbing.pauses import pauses
+from stsa_lightning.dubbing.speech import LiveSpeech, Speech, windows
+
+RATE = 16_000
+
+
+@pytest.fixture
+def wave() -> np.ndarray:
+    """A second of noise, a second of quiet room, a second of noise, and a bit."""
+    rng = np.random.default_rng(0)
+    loud = np.repeat([0.2, 0.002, 0.2, 0.2], [RATE, RATE, RATE, 777])
+    return (rng.standard_normal(len(loud)) * loud).clip(-1, 1).astype(np.float32)
+
+
+def chunks(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
+    yield from (wave[i : i + samples] for i in range(0, len(wave), samples))
+
+
+def test_a_file_is_heard_as_at_once(tmp_path: Path, wave: np.ndarray) -> None:
+    write_wav(tmp_path / "a.wav", wave)
+    heard = np.round(wave * 32768).clip(-32768, 32767).astype(np.float32) / 32768
+    centres = np.array([-3.0, 0.0, 7.5, 30.0, 74.9, 90.0])
+    with Speech(tmp_path / "a.wav", LogMel()) as speech:
+        assert (speech.seconds, speech.rate_hz, speech.audible) == (len(wave) / RATE, RATE, True)
+        np.testing.assert_allclose(windows(speech, centres), feature_windows(LogMel()(heard), centres), atol=1e-5)
+        assert speech.covers(len(wave) / RATE - 0.001)
+        assert not speech.covers(len(wave) / RATE)
+
+
+@pytest.mark.parametrize("extractor", [LogMel(), MFCC()], ids=["logmel", "mfcc"])
+@pytest.mark.parametrize("samples", [100, 1234, 100_000])
+def test_live_speech_is_heard_as_the_whole(extractor: AudioFeatures, samples: int, wave: np.ndarray) -> None:
+    true = extractor(wave)
+    with LiveSpeech(chunks(wave, samples), extractor) as speech:
+        for frame in range(0, 78, 3):
+            centres = frame + np.arange(-2.0, 5.0)
+            np.testing.assert_allclose(windows(speech, centres), feature_windows(true, centres), atol=2e-4)
+        assert not speech.covers(len(wave) / RATE)
+
+
+def test_live_speech_needs_a_fifth_of_a_second_ahead(wave: np.ndarray) -> None:
+    """The documented latency: with the sound up to t + 0.205 s, the frame at t has all that it needs."""
+    gate = threading.Event()
+
+    def held() -> Iterator[np.ndarray]:
+        yield wave[: round((1.0 + 0.205) * RATE)]
+        gate.wait(10)
+        yield wave[round((1.0 + 0.205) * RATE) :]
+
+    with LiveSpeech(held(), LogMel()) as speech:
+        found = np.zeros(0)
+
+        def ask() -> None:
+            nonlocal found
+            found = windows(speech, 25.0 + np.arange(-2.0, 3.0))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join(5)
+        assert not asking.is_alive()
+        gate.set()
+    np.testing.assert_allclose(found, feature_windows(LogMel()(wave), 25.0 + np.arange(-2.0, 3.0)), atol=1e-5)
+
+
+def test_what_a_live_source_raises_is_raised_where_it_is_used() -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield np.zeros(RATE, np.float32)
+        raise OSError("microphone unplugged")
+
+    with LiveSpeech(broken(), LogMel()) as speech, pytest.raises(OSError, match="unplugged"):
+        speech.rows(0, 200)
+
+
+def test_pauses_are_the_quiet_parts(wave: np.ndarray) -> None:
+    quiet = pauses(wave)
+    assert len(quiet) == -(-len(wave) // 320)
+    assert (quiet[58:92] == 1).all()
+    assert (quiet[:48] == 0).all()
+    assert (quiet[102:] == 0).all()
+    assert not pauses(wave[:RATE]).any()  # all of it is speech
+
+
+def test_silence_is_heard_in_pauses_alone(tmp_path: Path, wave: np.ndarray) -> None:
+    write_wav(tmp_path / "a.wav", wave)
+    with Speech(tmp_path / "a.wav", LogMel()) as kept, Speech(tmp_path / "a.wav", LogMel(), "close") as closed:
+        np.testing.assert_array_equal(closed.rows(0, 48), kept.rows(0, 48))
+        np.testing.assert_allclose(closed.rows(60, 90), -4.0)  # log-mel's floor
+        assert kept.rows(60, 90).mean() > -3.5
