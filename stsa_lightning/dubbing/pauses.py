@@ -9,7 +9,7 @@ from stsa_lightning.spool import Spool
 
 _LOUD, _FLOOR = 95, 10  # percentiles of the level that stand for speech and for the room
 _SHARE = 0.3  # of the way from the room's level up to the speech's: what is quieter is no speech
-_DB_BELOW = (18.0, 40.0)  # the limit lies so far below the speech at least, and at most
+_DB_BELOW = (18.0, 25.0)  # the limit lies so far below the speech at least, and at most
 _SMOOTH, _LEAST_S = 5, 0.3  # steps; a shorter rest is part of a word
 _EDGE_S = 0.06  # lips close a little after the sound ends, and open before it begins
 _FADE = 3  # steps
