@@ -39,6 +39,7 @@ _CSS = """
 #video button[title^="Trim"], #video button[title^="Reset"] {display: none}
 #samples {align-items: center; flex-wrap: nowrap}
 #samples p {white-space: nowrap; font-size: .9em; opacity: .75}
+@media (max-width: 600px) {#samples {flex-wrap: wrap}}
 #note {opacity: .75; font-size: .9em}
 #told {min-height: 64px}
 .told {border-radius: 8px; padding: 10px 14px; border-left: 4px solid}

@@ -10,7 +10,7 @@ import numpy as np
 from stsa_lightning.video import VideoReader, VideoWriter
 
 COLOUR = (0, 230, 255)
-DIMMED = 0.55  # of the face's light, so that thin lines show
+DIMMED = 0.7  # of the face's light, so that thin lines show
 
 
 def draw_overlay(
@@ -25,7 +25,7 @@ def draw_overlay(
         colour: of the lines, RGB.
     """
     x0, y0, x1, y1 = (int(v) for v in box)
-    lines = cv2.resize(heatmap.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+    lines = cv2.resize(heatmap.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
     share = np.clip(lines, 0, 1)[..., None]
     face = frame[y0:y1, x0:x1]
     face[:] = (DIMMED * face * (1 - share) + np.array(colour, np.float32) * share).round()

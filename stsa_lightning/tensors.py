@@ -39,10 +39,11 @@ def load_tensors(path: str | Path) -> Any:
         raise TensorFileError(f"{path}: cannot be opened ({error.strerror or error})") from error
     except Exception as error:  # bytes that are no pickle end in errors of any kind
         # PyTorch's own message advises to read the file with its code; it stays out of sight.
-        raise TensorFileError(f"{path}: {_refusal(str(error))}") from error
+        raise TensorFileError(f"{path}: {refusal(str(error))}") from error
 
 
-def _refusal(message: str) -> str:
+def refusal(message: str) -> str:
+    """What to tell people of PyTorch's message about a file that it did not read."""
     if named := _NAMED.search(message):
         return (
             f"refused, for reading it would call {named[1]}. Weights are tensors and need to call nothing; nothing in "

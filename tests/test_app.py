@@ -60,7 +60,7 @@ def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             [sys.executable, "-m", "stsa_lightning", *words, "--max-mb", "3"], stdout=log, stderr=log, env=environment
         )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while "http" not in (said := (folder / "log").read_text()):
             assert process.poll() is None, said
             assert time.monotonic() < until, said

@@ -127,3 +127,35 @@ def test_weights_are_listed_with_their_licence(capsys: pytest.CaptureFixture[str
     main(["weights", "list"])
     printed = capsys.readouterr().out
     assert "vgg19" in printed
+
+
+def test_the_reader_of_a_pipe_may_leave():
+    program = subprocess.Popen(
+        [sys.executable, "-m", "stsa_lightning", "weights", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    program.stdout.close()
+    assert program.stderr is not None
+    assert program.stderr.read() == b""
+    assert program.wait() == 1
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:77"])
+def test_a_device_that_is_not_there(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import torch
+
+    from stsa_lightning.nets.checkpoint import save_networks
+    from stsa_lightning.nets.guidance import Guidance
+    from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
+    from stsa_lightning.nets.synthesis import Synthesis
+
+    torch.manual_seed(0)
+    networks = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
+    path = save_networks(tmp_path / "tiny.safetensors", *networks, {"features": "logmel", "window": 5})
+    words = ["dub", "a.mp4", "b.wav", "-o", "c.mp4", "--checkpoint", str(path), "--device", device]
+    assert f"device {device}: not on this machine" in failed(words, capsys)
+    assert "cannot be written" in failed(["weights", "export", str(path), "-o", "/proc/x.safetensors"], capsys)
+
+
+def test_the_page_wants_a_port(capsys: pytest.CaptureFixture[str]):
+    assert "--port must be from 1 to 65535" in failed(["app", "--checkpoint", "x", "--port", "99999"], capsys)

@@ -93,7 +93,14 @@ def test_the_function_that_would_have_been_called_is_named(tmp_path: Path) -> No
         load_tensors(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("words", [["dub", "v.mp4", "s.wav", "-o", "o.mp4", "--checkpoint"], ["weights", "import"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dub", "v.mp4", "s.wav", "-o", "o.mp4", "--checkpoint"],
+        ["weights", "import"],
+        ["fit", "--data.root", "nowhere", "--ckpt_path"],
+    ],
+)
 def test_the_commands_refuse_in_one_line(words: list[str], tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "hostile.pth"
     torch.save({"state_dict": {"a": Call(os.system, f"touch {trace}")}}, path)

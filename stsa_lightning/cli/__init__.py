@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("STSA_TRACEBACK"):
             raise
         print(f"stsa: {error}", file=sys.stderr)
+        sys.exit(2)
+    except pickle.UnpicklingError as error:  # Lightning reads the checkpoint that a run goes on from itself
+        from stsa_lightning.tensors import refusal
+
+        print(f"stsa: --ckpt_path: {refusal(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stsa: stopped; what is finished stands, and the same command goes on from there", file=sys.stderr)

@@ -20,6 +20,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _app(arguments: argparse.Namespace) -> None:
+    if not 0 < arguments.port < 2**16:
+        raise UserError(f"--port must be from 1 to 65535, got {arguments.port}")
     if arguments.max_seconds <= 0 or arguments.max_mb <= 0:
         raise UserError("--max-seconds and --max-mb must be positive")
     try:

@@ -44,7 +44,10 @@ def save_networks(path: str | Path, guidance: Guidance, synthesis: Synthesis, me
         "meta": dict(meta),
     }
     with written_whole(path) as part:
-        save_file(tensors, part, metadata={_KEY: json.dumps(described)})
+        try:
+            save_file(tensors, part, metadata={_KEY: json.dumps(described)})
+        except SafetensorError as error:
+            raise UserError(f"{path}: cannot be written ({error}); choose another place, or make room") from error
     return path
 
 
