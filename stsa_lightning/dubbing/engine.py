@@ -26,6 +26,8 @@ from stsa_lightning.nets.winograd import with_winograd
 Precision = Literal["exact", "fast"]
 
 LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
+_CACHE_BYTES = 4 * 2**20
+_GPU_BATCH = 32
 _CHECKS = 3  # sets of references whose first frame is drawn both ways
 _log = logging.getLogger(__name__)
 
@@ -60,9 +62,10 @@ class RenderEngine:
         if precision not in ("exact", "fast"):
             raise ValueError(f'precision must be "exact" or "fast", got {precision!r}')
         self.device = torch.device(device)
+        self.batch = _batch_size(synthesis, self.device)
         on_cpu = self.device.type == "cpu"
         self.guidance = for_inference(guidance).to(self.device)
-        self.synthesis = for_inference(synthesis, one_frame=on_cpu).to(self.device)
+        self.synthesis = for_inference(synthesis, shared=on_cpu).to(self.device)
         self.quick: Synthesis | None = None
         if precision == "fast" and on_cpu and int8_is_fast():
             self.quick = with_winograd(quantise_rendering(copy.deepcopy(self.synthesis)))
@@ -135,11 +138,19 @@ class RenderEngine:
             self.quick = None
 
     def _draw(self, masked: Tensor, heatmaps: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
-        if self.device.type == "cpu":
-            frames = zip(masked.split(1), heatmaps.split(1), audio.split(1), strict=True)
-            return torch.cat([_face(self.quick or self.synthesis, *frame, references.maps) for frame in frames])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is not None):
-            return _face(self.quick or self.synthesis, masked, heatmaps, audio, references.maps)
+        network = self.quick or self.synthesis
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is self.synthesis):
+            batches = zip(*(t.split(self.batch) for t in (masked, heatmaps, audio)), strict=True)
+            return torch.cat([_face(network, *batch, references.maps) for batch in batches])
+
+
+def _batch_size(synthesis: Synthesis, device: torch.device) -> int:
+    """Frames drawn at a time: on a processor, as many as the caches hold the references' maps of."""
+    if device.type != "cpu":
+        return _GPU_BATCH
+    half = synthesis.face_size // 2
+    channels = synthesis.temporal.stem[1].conv.out_channels
+    return max(1, _CACHE_BYTES // (4 * synthesis.references * channels * half**2))
 
 
 def quantise_rendering(synthesis: Synthesis) -> Synthesis:

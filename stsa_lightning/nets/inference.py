@@ -1,8 +1,7 @@
 """The networks as inference wants them: the same functions, with all that needs no input computed beforehand.
 
 Batch norms are folded into convolutions, SPADE's kernels are composed once, maps are channels-last, and what references
-alone decide goes further than training lets it. A network prepared so is for evaluation alone, and meant for one frame
-at a time, whose maps then stay in the processor's caches.
+alone decide goes further than training lets it. A network prepared so is for evaluation alone.
 """
 
 from __future__ import annotations
@@ -22,17 +21,19 @@ from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resi
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_CACHE_BYTES = 2**20  # of one map, beyond which two at a time leave the cache of a core
 
-def for_inference(network: Network, *, one_frame: bool = False) -> Network:
+
+def for_inference(network: Network, *, shared: bool = False) -> Network:
     """A channels-last copy of a network, in eval mode, that computes the same with less.
 
     The copy has other parameters: it is not for training or saving.
 
     Args:
-        one_frame: also arrange the temporal path for batches of one frame, which then is all that it takes. Good for a
-            processor, whose caches hold one reference's maps; a GPU wants batches.
+        shared: also arrange the temporal path for batches in which all frames have the same references, as a processor
+            likes it: large maps one after the other, as its caches hold them.
     """
-    replaced = _PREPARED | ({TemporalPath: PreparedTemporalPath} if one_frame else {})
+    replaced = _PREPARED | ({TemporalPath: PreparedTemporalPath} if shared else {})
     prepared = _prepare(copy.deepcopy(network).eval().requires_grad_(False), replaced)
     return prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -56,7 +57,7 @@ class PreparedSPADE(nn.Module):
     def __init__(self, layer: SPADE) -> None:
         super().__init__()
         weight, bias = layer.kernel()
-        if layer.compose:
+        if layer.compose or layer.saved > 2_000:  # the kernels cost nothing here, the rim's small convolutions do
             parts = compose(layer.shared, weight, bias)
             self.places = [part.place for part in parts]
             self.steps = nn.ModuleList(_convolution(part.kernel, part.bias, part.padding) for part in parts)
@@ -110,23 +111,30 @@ class PreparedSpatialPath(nn.Module):
 
 
 class PreparedTemporalPath(nn.Module):
-    """:class:`TemporalPath`, one reference after the other, in which warping and averaging are one weighted sum."""
+    """:class:`TemporalPath` of frames that share their references: warping and averaging are one weighted sum."""
 
     def __init__(self, path: TemporalPath) -> None:
         super().__init__()
         self.path = path
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
-        return self.path.encode(images, heatmaps)
+        first, *rest = self.path.encode(images, heatmaps)
+        both = torch.cat([first, images], dim=2)[0].contiguous(memory_format=torch.channels_last)
+        return both[None], *rest  # warped alike
 
     def forward(self, images: Tensor, maps: tuple[Tensor, ...], heatmap: Tensor, audio: Tensor) -> Warped:
-        """One frame: all are of batch 1."""
+        """Frames of one batch, whose references are those of the first."""
+        batch, features = images.shape[:2], maps[1][0]
         estimate = self.path.estimator(heatmap, audio)
-        answers = [estimate(features) for features in maps[1][0].split(1)]
-        flow, confidence = (torch.cat(part) for part in zip(*answers, strict=True))
+        if batch[0] == 1 and features[0].nbytes > _CACHE_BYTES:
+            answers = [estimate(reference) for reference in features.split(1)]
+            flow, confidence = (torch.cat(part) for part in zip(*answers, strict=True))
+        else:
+            flow, confidence = estimate(maps[1].flatten(0, 1))
         grid = deformation(flow)
-        warped = [warp_mean(m[0], resize_deformation(grid, m.shape[-1]), confidence) for m in (*maps, images)]
-        return Warped(tuple(warped[:3]), warped[3], flow[None], confidence[None])
+        first, *rest = (warp_mean(m[0], resize_deformation(grid, m.shape[-1]), confidence) for m in maps)
+        first, image = first.split([first.shape[1] - 3, 3], dim=1)
+        return Warped((first, *rest), image, flow.unflatten(0, batch), confidence.unflatten(0, batch))
 
 
 def warp_mean(maps: Tensor, grid: Tensor, confidence: Tensor) -> Tensor:
@@ -136,33 +144,30 @@ def warp_mean(maps: Tensor, grid: Tensor, confidence: Tensor) -> Tensor:
 
     Args:
         maps: (N, C, s, s), channels-last for speed.
-        grid: (N, s, s, 2), where each is read, in [-1, 1].
-        confidence: (N, 1, S, S).
+        grid: (B * N, s, s, 2), where each is read for each of B frames, in [-1, 1].
+        confidence: (B * N, 1, S, S).
 
     Returns:
-        (1, C, s, s), channels-last.
+        (B, C, s, s), channels-last.
     """
     count, channels, size, _ = maps.shape
-    weight = F.interpolate(confidence, (size, size)).squeeze(1)
-    weight = weight / (weight.sum(0) + 1e-5)
-    place = (grid + 1) * (size / 2) - 0.5
+    weight = F.interpolate(confidence, (size, size)).squeeze(1).unflatten(0, (-1, count))  # (B, N, s, s)
+    weight = weight / (weight.sum(1, keepdim=True) + 1e-5)
+    place = ((grid + 1) * (size / 2) - 0.5).clamp(-2, size)  # beyond the rim all is black
     low = place.floor()
-    high_share = (place - low).unbind(-1)
-    shares = [(1 - share, share) for share in high_share]  # of x, then of y
-    low = low.clamp(-2, size).int()  # beyond the rim all is black
-    lines = [((at := low[..., axis]), at + 1) for axis in (0, 1)]
-    inside = [tuple((at >= 0) & (at < size) for at in pair) for pair in lines]
-    start = torch.arange(count, dtype=torch.int32, device=maps.device)[:, None, None] * size**2
-    rows, weights = [], []
-    for y in (0, 1):
-        for x in (0, 1):
-            row = lines[1][y].clamp(0, size - 1) * size + lines[0][x].clamp(0, size - 1)
-            rows.append(row + start)
-            weights.append(shares[1][y] * shares[0][x] * weight * (inside[1][y] & inside[0][x]))
-    bags = [torch.stack(t).flatten(3).permute(2, 3, 0, 1).reshape(size**2, 4 * count) for t in (rows, weights)]
+    share, low = (place - low).unflatten(0, (-1, count)), low.int().unflatten(0, (-1, count))  # (B, N, s, s, 2)
+    sides = torch.stack([low, low + 1], dim=-1)  # (B, N, s, s, 2 axes, 2 sides)
+    inside = (sides >= 0) & (sides < size)
+    shares = torch.stack([1 - share, share], dim=-1) * inside
+    x, y = sides.clamp(0, size - 1).unbind(-2)
+    share_x, share_y = shares.unbind(-2)
+    start = torch.arange(count, dtype=torch.int32, device=maps.device).view(count, 1, 1, 1, 1) * size**2
+    rows = start + y[..., :, None] * size + x[..., None, :]  # (B, N, s, s, 2, 2)
+    weights = (weight[..., None] * share_y)[..., :, None] * share_x[..., None, :]
+    bags = [t.movedim(1, 3).reshape(-1, 4 * count) for t in (rows, weights)]
     table = maps.permute(0, 2, 3, 1).reshape(-1, channels)
     pixels = F.embedding_bag(bags[0], table, mode="sum", per_sample_weights=bags[1])
-    return pixels.view(1, size, size, channels).permute(0, 3, 1, 2)
+    return pixels.view(-1, size, size, channels).permute(0, 3, 1, 2)
 
 
 _PREPARED: dict[type[nn.Module], Callable[..., nn.Module]] = {

@@ -49,7 +49,7 @@ class AdaAT(nn.Module):
         shift_x, shift_y = torch.tanh(self.translation(common)).unflatten(1, (-1, 2))[..., None, None].unbind(2)
         x, y = _places(width, code), _places(height, code)[:, None]
         cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-        return torch.stack([cos * x - sin * y + shift_x, sin * x + cos * y + shift_y], dim=-1)
+        return torch.stack([(cos * x + shift_x) - sin * y, (sin * x + shift_y) + cos * y], dim=-1)
 
     def forward(self, maps: Tensor, code: Tensor) -> Tensor:
         """``maps`` (B, C, H, W) under ``code`` (B, K)."""

@@ -77,9 +77,8 @@ def with_winograd(module: Network, least_channels: int = 128) -> Network:
     for name, child in module.named_children():
         if not isinstance(child, nn.Conv2d):
             with_winograd(child, least_channels)
-        elif (
-            (child.kernel_size, child.stride, child.padding) == ((3, 3), (1, 1), (1, 1))
-            and min(child.in_channels, child.out_channels) >= least_channels
-        ):
+        elif (child.kernel_size, child.stride, child.padding) == ((3, 3), (1, 1), (1, 1)) and min(
+            child.in_channels, child.out_channels
+        ) >= least_channels:
             setattr(module, name, WinogradConv2d(child))
     return module

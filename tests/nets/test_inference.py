@@ -44,10 +44,10 @@ def test_prepared_spade(composed: bool, size: int) -> None:
 
 
 def test_one_gather_is_sampling_and_averaging() -> None:
-    maps, confidence = torch.randn(3, 5, 16, 16), torch.rand(3, 1, 32, 32)
-    grid = torch.rand(3, 16, 16, 2) * 2.6 - 1.3  # also outside
-    sampled = F.grid_sample(maps, grid, align_corners=False)
-    expected = weighted_mean(sampled[None], confidence[None])
+    frames, maps, confidence = 2, torch.randn(3, 5, 16, 16), torch.rand(6, 1, 32, 32)
+    grid = torch.rand(6, 16, 16, 2) * 2.6 - 1.3  # also outside
+    sampled = F.grid_sample(maps.repeat(frames, 1, 1, 1), grid, align_corners=False)
+    expected = weighted_mean(sampled.unflatten(0, (2, 3)), confidence.unflatten(0, (2, 3)))
     torch.testing.assert_close(warp_mean(maps, grid, confidence), expected, atol=1e-5, rtol=1e-4)
 
 

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stsa_lightning.dubbing import engine as engine_module
+from stsa_lightning.dubbing.engine import Precision, RenderEngine, psnr_db
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.int8 import int8_is_fast
+from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.nets.synthesis import Synthesis, mask_lower_half
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from straightforward import StraightForm, seeded
+
+needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
+
+
+def networks(size: str) -> tuple[Guidance, Synthesis]:
+    return seeded(Guidance(**GUIDANCE[size])), seeded(Synthesis(**SYNTHESIS[size]))
+
+
+def scene(synthesis: Synthesis, frames: int = 3, window: int = 5) -> dict[str, Tensor]:
+    """Smooth pictures and neighbouring windows, as a video has them."""
+    generator = torch.Generator().manual_seed(1)
+    size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.references
+
+    def smooth(n: int, channels: int) -> Tensor:
+        coarse = torch.rand(n, channels, 9, 9, generator=generator)
+        return torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+
+    at = torch.arange(frames)[:, None] + torch.arange(window)
+    return {
+        "masked": mask_lower_half(smooth(frames, 3)),
+        "contours": smooth(frames + window - 1, 1)[at],
+        "audio": torch.randn(frames + window - 1, dim, 10, generator=generator)[at],
+        "images": smooth(count, 3)[None],
+        "heatmaps": smooth(count, 1)[None],
+    }
+
+
+def rendered(engine: RenderEngine, given: dict[str, Tensor]) -> Tensor:
+    references = engine.encode(given["images"], given["heatmaps"])
+    return engine.render(given["masked"], given["contours"], given["audio"], references)
+
+
+def frame_by_frame(form: StraightForm, given: dict[str, Tensor]) -> Tensor:
+    frames = range(len(given["masked"]))
+    driving = [[given[name][i : i + 1] for name in ("masked", "contours", "audio")] for i in frames]
+    return torch.cat([form.frame(*each, given["images"], given["heatmaps"]) for each in driving])
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_exact_is_the_straight_form(size: str) -> None:
+    guidance, synthesis = networks(size)
+    given = scene(synthesis)
+    drawn = rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
+    expected = frame_by_frame(StraightForm(guidance, synthesis), given)
+    assert expected.std() > 0.02
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_exact_is_the_straight_form_at_the_released_size() -> None:
+    guidance, synthesis = networks("released")
+    given = scene(synthesis, frames=1)
+    expected = frame_by_frame(StraightForm(guidance, synthesis), given)
+    torch.testing.assert_close(
+        rendered(RenderEngine(guidance, synthesis, precision="exact"), given), expected, atol=1e-4, rtol=0
+    )
+    assert psnr_db(rendered(RenderEngine(guidance, synthesis, precision="fast"), given), expected) > 40
+
+
+@needs_int8
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_fast_is_near_exact_and_not_the_same(size: str) -> None:
+    guidance, synthesis = networks(size)
+    given = scene(synthesis)
+    engine = RenderEngine(guidance, synthesis)
+    fast, exact = rendered(engine, given), rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
+    assert engine.precision == "fast"
+    assert 40 < psnr_db(fast, exact) < 110
+
+
+@needs_int8
+def test_fast_is_given_up_where_it_is_too_far_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_module, "LEAST_PSNR_DB", 1000.0)
+    guidance, synthesis = networks("tiny")
+    given = scene(synthesis, frames=2)
+    engine = RenderEngine(guidance, synthesis)
+    with caplog.at_level(logging.WARNING):
+        drawn = rendered(engine, given)
+    assert engine.precision == "exact"
+    assert "exact from here" in caplog.text
+    assert torch.equal(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given))
+
+
+def test_without_fast_integers_all_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "int8_is_fast", lambda: False)
+    assert RenderEngine(*networks("tiny"), precision="fast").precision == "exact"
+
+
+def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, synthesis = networks("tiny")
+    given, engine = scene(synthesis, frames=4), RenderEngine(guidance, synthesis, precision="exact")
+    seen: list[int] = []
+    encoder = engine.guidance.audio_encoder
+    encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    tokens = engine.encode(given["images"], given["heatmaps"]).tokens
+    with torch.inference_mode():
+        together = engine.draw_heatmaps(given["contours"], given["audio"], tokens)
+        apart = [
+            engine.draw_heatmaps(given["contours"][i : i + 1], given["audio"][i : i + 1], tokens) for i in range(4)
+        ]
+        whole = guidance(given["audio"], given["contours"], given["heatmaps"].expand(4, -1, -1, -1, -1)).heatmap[:, 2]
+    assert seen == [8, 5, 5, 5, 5]
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_frames_do_not_depend_on_their_block(precision: Precision) -> None:
+    guidance, synthesis = networks("tiny")
+    given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision=precision)
+    references = engine.encode(given["images"], given["heatmaps"])
+    driving = [given[name] for name in ("masked", "contours", "audio")]
+    together = engine.render(*driving, references)
+    alone = torch.cat([engine.render(*(x[i : i + 1] for x in driving), references) for i in range(3)])
+    assert psnr_db(together, alone) > (40 if engine.precision == "fast" else 100)
+
+
+def test_the_networks_given_stay_as_they_are() -> None:
+    guidance, synthesis = networks("tiny")
+    before = {name: value.clone() for name, value in synthesis.state_dict().items()}
+    RenderEngine(guidance, synthesis)
+    assert before.keys() == synthesis.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in synthesis.state_dict().items())
+
+
+def test_precision_is_one_of_two() -> None:
+    with pytest.raises(ValueError, match='"exact" or "fast", got \'half\''):
+        RenderEngine(*networks("tiny"), precision="half")  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_fast_on_a_gpu() -> None:
+    guidance, synthesis = networks("tiny")
+    given = scene(synthesis)
+    engine = RenderEngine(guidance, synthesis, device="cuda")
+    expected = rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
+    drawn = rendered(engine, given)
+    assert drawn.device.type == "cuda"
+    assert drawn.dtype == torch.float32
+    assert psnr_db(drawn.cpu(), expected) > 40
+    exact = rendered(RenderEngine(guidance, synthesis, precision="exact", device="cuda"), given)
+    torch.testing.assert_close(exact.cpu(), expected, atol=1e-2, rtol=0)  # TF32 convolutions
