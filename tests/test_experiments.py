@@ -1,15 +1,26 @@
-"""Every experiment file parses with the real program and runs; a missing corpus says what to do."""
+"""Experiments, overlays and sweeps parse with the real program, and run; a missing corpus says what to do."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import wandb
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from stsa_lightning.cli import main
 
-FILES = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+EXPERTS = [EXPERIMENTS / "syncnet.yaml"]
+LAID_OVER = [EXPERIMENTS / "256px.yaml", EXPERIMENTS / "finetune.yaml"]
+FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if path not in (*EXPERTS, *LAID_OVER)]
+ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
+SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
 SMALL = [
     "--model.size=tiny",
     "--model.weights.warp=0",
@@ -28,16 +39,23 @@ SMALL = [
     "--trainer.precision=32-true",
     "--trainer.sync_batchnorm=false",
 ]
+TINY = ["--data.num_workers=0", "--data.batch_size=2", "--data.validation_speakers=[speaker03]"]
+
+
+def parsed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What the program makes of a command line, without running it."""
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--print_config"])
+    captured = capsys.readouterr()
+    assert end.value.code in (0, None), captured.err
+    return yaml.safe_load(captured.out)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_an_experiment_parses(file: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        main(["fit", "-c", str(file), "--print_config"])
-    assert end.value.code in (0, None)
-    printed = capsys.readouterr().out
-    assert "PhaseSchedule" in printed
-    assert "information:" in printed
+    settings = parsed(["fit", "-c", str(file)], capsys)
+    assert any(callback["class_path"].endswith("PhaseSchedule") for callback in settings["trainer"]["callbacks"])
+    assert "information" in settings["model"]["weights"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -45,6 +63,128 @@ def test_an_experiment_fits(file: Path, prepared_sample: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     main(["fit", "-c", str(file), *SMALL, f"--data.root={prepared_sample}", "--trainer.fast_dev_run=2"])
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    """Every setting of hdtf.yaml, over which overlays are laid."""
+    said = io.StringIO()
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(said):
+        main(["fit", "-c", str(EXPERIMENTS / "hdtf.yaml"), "--print_config"])
+    return dict(leaves(yaml.safe_load(said.getvalue())))
+
+
+@pytest.mark.parametrize("file", [*ABLATIONS, *LAID_OVER], ids=lambda path: path.stem)
+def test_an_overlay_arrives_and_changes_nothing_else(
+    file: Path, base: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    files = ["-c", str(EXPERIMENTS / "hdtf.yaml"), "-c", str(file)]
+    laid = dict(leaves(parsed(["fit", *files], capsys)))
+    said = dict(leaves(yaml.safe_load(file.read_text())))
+    for name, value in said.items():
+        if name.endswith("+"):  # appended to a list
+            classes = [entry["class_path"] for entry in [*base[name[:-1]], *value]]
+            assert [entry["class_path"] for entry in laid[name[:-1]]] == classes
+        elif isinstance(value, list):  # in place of a list
+            assert [entry["class_path"] for entry in laid[name]] == [entry["class_path"] for entry in value]
+        else:
+            assert laid[name] == value, name
+    linked = {f"model.{name.split('.')[1]}" for name in said if name.startswith("data.")}
+    named = {name.removesuffix("+") for name in said} | linked | {"model.synthesis", "data.filters"}
+    assert {name for name in base.keys() | laid.keys() if base.get(name) != laid.get(name)} <= named | {
+        name for name in base if name.startswith("data.filters.")
+    }
+
+
+def leaves(settings: dict[str, Any], above: str = ""):
+    """Dotted name -> value of everything that is no dictionary."""
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+@pytest.mark.parametrize("name", ["spatial_only", "temporal_only", "no_end_to_end"])
+def test_an_ablation_fits(name: str, prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    files = ["-c", str(EXPERIMENTS / "sample.yaml"), "-c", str(EXPERIMENTS / "ablations" / f"{name}.yaml")]
+    where = [f"--data.root={prepared_sample}", "--trainer.fast_dev_run=2"]
+    # Without a schedule a run is in its last phase, in which everything learns.
+    callbacks = [] if name == "no_end_to_end" else ["--trainer.callbacks=[]"]
+    main(["fit", *files, *TINY, *where, *callbacks])
+
+
+def test_a_face_of_one_s_own_is_learnt_from_a_checkpoint_and_one_clip(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The corpus holds one clip of one speaker; the last part of it validates."""
+    monkeypatch.chdir(tmp_path)
+    sample = ["-c", str(EXPERIMENTS / "sample.yaml")]
+    once = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.check_val_every_n_epoch=1"]
+    small = [*once, "--trainer.max_steps=1", "--data.num_workers=0", "--data.batch_size=2"]
+    callbacks = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.dirpath=begun"]
+    callbacks += ["--trainer.callbacks.save_last=true"]
+    main(
+        ["fit", *sample, f"--data.root={prepared_sample}", "--data.validation_speakers=[speaker03]", *small, *callbacks]
+    )
+    tune = ["-c", str(EXPERIMENTS / "finetune.yaml"), "--model.init_from=begun/last.ckpt"]
+    main(["fit", *sample, *tune, f"--data.root={one_clip_of(prepared_sample, tmp_path / 'me')}", *small])
+    assert (tmp_path / "runs/finetune/last.ckpt").is_file()
+
+
+def one_clip_of(corpus: Path, folder: Path) -> Path:
+    """A prepared corpus with the first clip of another alone."""
+    from stsa_lightning.data.index import clip_path, load_index
+
+    index = load_index(corpus).head(1)
+    clip = clip_path(folder, index["clip"][0])
+    clip.parent.mkdir(parents=True)
+    clip.symlink_to(clip_path(corpus, index["clip"][0]))
+    index.to_parquet(folder / "index.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("file", EXPERTS, ids=lambda path: path.stem)
+def test_an_expert_fits(file: Path, prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    where = [f"--data.root={prepared_sample}", "--trainer.accelerator=cpu", "--trainer.fast_dev_run=2"]
+    main(["syncnet", "fit", "-c", str(file), *TINY, *where])
+
+
+@pytest.mark.parametrize("draw", ["first", "random"])
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_s_draws_are_command_lines_of_the_program(
+    file: Path, draw: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """W&B's own expansion of the command; every drawn value arrives where it is meant to."""
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    sweep = yaml.safe_load(file.read_text())
+    assert all(not {"parameters"} & set(spec) for spec in sweep["parameters"].values()), "nested keys do not arrive"
+    rng = np.random.default_rng(1)
+    drawn = {name: drawn_value(spec, draw, rng) for name, spec in sweep["parameters"].items()}
+    parts = create_sweep_command_args({"args": {name: {"value": value} for name, value in drawn.items()}})
+    parts |= {"env": ["env"], "program": [sweep["program"]]}
+    words: list[str] = []
+    for word in create_sweep_command(sweep["command"]):
+        words += parts[word[2:-1]] if word.startswith("${") and word.endswith("}") else [word]
+    assert words[:2] == ["env", "stsa"]
+    arrived = dict(leaves(parsed(words[2:], capsys)))
+    for name, value in drawn.items():
+        assert arrived[name] == pytest.approx(value) if isinstance(value, float) else arrived[name] == value
+    assert arrived["trainer.callbacks"][-1]["init_args"]["dirpath"] == "runs/sweeps/abc123"
+
+
+def drawn_value(spec: dict[str, Any], draw: str, rng: np.random.Generator) -> Any:
+    """One of a parameter's values: the first (the least), or a random one."""
+    if "value" in spec:
+        return spec["value"]
+    if "values" in spec:
+        return spec["values"][0 if draw == "first" else rng.integers(len(spec["values"]))]
+    assert spec["distribution"] == "log_uniform_values"
+    share = 0.0 if draw == "first" else rng.random()
+    return float(spec["min"] * (spec["max"] / spec["min"]) ** share)
 
 
 def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(

@@ -74,7 +74,7 @@ class STSADataModule(LightningDataModule):
         validation_windows_per_clip: the same for the other stages.
         validation_fraction: share of the speakers that validate, drawn with `seed`.
         validation_speakers: these validate instead, whatever the authors' split.
-        validation_part: in place of speakers, this last share of every clip validates and is not seen in training: for a
+        validation_part: in place of speakers, this last share of every clip validates, which training never sees; for a
             speaker of one's own, of whom there may be a single clip.
         train_list: text file with the clips that train, one name (`SPEAKER/...`) on each line. Without `val_list`, all
             clips in neither `train_list` nor `test_list` validate.
@@ -129,7 +129,7 @@ class STSADataModule(LightningDataModule):
         if not 0 <= validation_part < 1:
             raise UserError(f"validation_part: expected a share from 0 to below 1, got {validation_part}")
         if validation_part and (validation_speakers or train_list or val_list or test_list):
-            raise UserError("validation_part: expected no lists of clips or speakers beside it, got both; leave one out")
+            raise UserError("validation_part: expected no clips or speakers beside it, got both; leave one out")
         self.splits: dict[str, pd.DataFrame] = {}
 
     @property
