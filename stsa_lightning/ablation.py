@@ -190,13 +190,13 @@ def scaled(lengths: Sequence[int], total: int) -> list[int]:
     """
     if total < len(lengths):
         raise UserError(f"epochs: expected at least one for each of the {len(lengths)} phases, got {total}")
-    spare = total - len(lengths)
-    shares = [length * spare / sum(lengths) for length in lengths]
-    whole = [int(share) for share in shares]
-    largest = sorted(range(len(lengths)), key=lambda i: whole[i] - shares[i])  # of the remainders
-    for i in largest[: spare - sum(whole)]:
-        whole[i] += 1
-    return [1 + part for part in whole]
+    shares = [length * total / sum(lengths) for length in lengths]
+    whole = [max(1, int(share)) for share in shares]
+    while sum(whole) != total:
+        step = 1 if sum(whole) < total else -1
+        movable = [i for i, part in enumerate(whole) if part + step >= 1]
+        whole[max(movable, key=lambda i: step * (shares[i] - whole[i]))] += step  # the one furthest from its share
+    return whole
 
 
 def _call(words: Sequence[str], log: Path) -> None:
