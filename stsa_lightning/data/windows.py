@@ -224,7 +224,7 @@ def planes(faces: np.ndarray) -> Tensor:
 
 def as_floats(batch: Batch) -> Batch:
     """A batch, or an item, as loaded -> as the networks are given it: images in [0, 1] on the device they are on."""
-    images = {name: batch[name].float() / 255 for name in ("faces", "references")}  # type: ignore[literal-required]
+    images = {name: batch[name].float() / 255 for name in ("faces", "references")}
     return cast(Batch, {**batch, **images})
 
 

@@ -124,7 +124,7 @@ class TestFile:
                 return Path.touch, (tmp_path / "has_run",)
 
         (tmp_path / self.name).write_bytes(pickle.dumps(Runs()))
-        with pytest.raises(UserError, match="refused|cannot be read"):
+        with pytest.raises(UserError, match=r"refused|cannot be read"):
             load_syncnet(tmp_path)
         assert not (tmp_path / "has_run").exists()
 
