@@ -125,6 +125,24 @@ def _clips(data: STSADataModule) -> dict[str, set[str]]:
     return {name: set(lines["clip"]) for name, lines in data.splits.items()}
 
 
+def test_the_last_part_of_every_clip_validates(synthetic_root: Path, tmp_path: Path) -> None:
+    """For a speaker of one's own: training sees neither windows nor references of that part."""
+    data = _module(synthetic_root, validation_part=0.4, windows_per_clip=6)
+    data.setup("fit")
+    assert _clips(data)["train"] == _clips(data)["val"]
+    lengths = dict(zip(data.splits["train"]["clip"], data.splits["train"]["frames"], strict=True))
+    for split, within in (("train", lambda share: share < 0.6), ("val", lambda share: share > 0.6)):
+        dataset = data.dataset(split)
+        for item in map(dataset.__getitem__, range(len(dataset))):
+            first, last = (int(item["frame"]) + step for step in (-2, 2))
+            assert within((first + 0.5) / lengths[item["clip"]])
+            assert within((last + 0.5) / lengths[item["clip"]])
+    with pytest.raises(UserError, match="validation_part: expected no clips or speakers beside it"):
+        _module(synthetic_root, validation_part=0.2, validation_speakers=["a"])
+    with pytest.raises(UserError, match="validation_part: expected a share"):
+        _module(synthetic_root, validation_part=1.0)
+
+
 def test_the_split_of_the_authors(synthetic_root: Path, tmp_path: Path) -> None:
     splits = {"clip0": "train", "clip1": "val"}
     root = _with_columns(
