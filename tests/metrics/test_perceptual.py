@@ -228,7 +228,7 @@ def test_absent_weights_say_what_to_do(tmp_path):
 
 def test_an_absent_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(ImportError, match="pip install .torch-fidelity"):
+    with pytest.raises(ImportError, match=r"pip install .torch-fidelity"):
         FID()
 
 
