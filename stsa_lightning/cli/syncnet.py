@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from collections.abc import Sequence
 
 from stsa_lightning.cli.command import command
@@ -22,6 +23,8 @@ def _say(_: argparse.Namespace) -> None:
 def run(argv: Sequence[str]) -> None:
     """Lightning's commands on :class:`SyncExpertModule`; ``argv`` begins with one of them."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # The words come without the first of the command line's, which Lightning takes for a mistake.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from stsa_lightning.data.datamodule import STSADataModule
