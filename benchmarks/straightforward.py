@@ -128,16 +128,24 @@ class StraightForm:
 
     Args:
         guidance, synthesis: the networks.
-        loss_network: also run VGG19 on the face and on its truth, as the published inference does.
     """
 
-    def __init__(self, guidance: Guidance, synthesis: Synthesis, *, loss_network: bool = False) -> None:
+    def __init__(self, guidance: Guidance, synthesis: Synthesis) -> None:
         self.guidance = copy.deepcopy(guidance).float().cpu().eval()
         self.synthesis = cast(Synthesis, straighten(copy.deepcopy(synthesis).float().cpu().eval()))
-        self.loss_network = LossNetwork().eval() if loss_network else None
+        self.loss_network = LossNetwork().eval()
 
     @torch.inference_mode()
-    def frame(self, masked: Tensor, contours: Tensor, audio: Tensor, images: Tensor, heatmaps: Tensor) -> Tensor:
+    def frame(
+        self,
+        masked: Tensor,
+        contours: Tensor,
+        audio: Tensor,
+        images: Tensor,
+        heatmaps: Tensor,
+        *,
+        loss_network: bool = False,
+    ) -> Tensor:
         """One frame.
 
         Args:
@@ -145,6 +153,7 @@ class StraightForm:
             contours: (1, T, 1, S, S) masked heatmaps of its window.
             audio: (1, T, D, 10).
             images, heatmaps: (1, N, 3, S, S) and (1, N, 1, S, S) of the references.
+            loss_network: also run VGG19 on the face and on its truth, as the published inference does.
 
         Returns:
             (1, 3, S, S) in [0, 1].
@@ -152,7 +161,7 @@ class StraightForm:
         centre = audio.shape[1] // 2
         heatmap = self.guidance(audio, contours, heatmaps).heatmap[:, centre]
         output = self.synthesis(masked, heatmap, audio[:, centre], images, heatmaps)
-        if self.loss_network is not None:
+        if loss_network:
             for picture in (output.face, masked):
                 self.loss_network(picture)
         return output.face

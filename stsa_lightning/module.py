@@ -74,7 +74,7 @@ class STSA(LightningModule):
     puts out: ``face``, ``warped``, ``paths`` (both paths' maps, which CIL acts on) and ``heatmap`` (lip and jaw).
 
     Args:
-        size: preset of both networks, ``released`` or ``tiny``.
+        size: preset of both networks, ``released``, ``small`` or ``tiny``.
         guidance: settings of :class:`Guidance` that differ from the preset.
         synthesis: settings of :class:`Synthesis` that differ from the preset.
         features: kind of audio features.
@@ -111,7 +111,7 @@ class STSA(LightningModule):
 
     def __init__(
         self,
-        size: Literal["released", "tiny"] = "released",
+        size: Literal["released", "small", "tiny"] = "released",
         guidance: dict[str, Any] | None = None,
         synthesis: dict[str, Any] | None = None,
         features: FeatureKind = "logmel",

@@ -22,6 +22,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument("checkpoint", type=Path, help=".ckpt of a run")
     for parser in (released, export):
         parser.add_argument("-o", "--out", type=Path, required=True, help="file to write (.safetensors)")
+    onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> two ONNX graphs for other programs")
+    onnx.add_argument("checkpoint", type=Path, help=".safetensors, or .ckpt of a run")
+    onnx.add_argument("-o", "--out", type=Path, required=True, help="folder to write to")
 
 
 def _weights_list(arguments: argparse.Namespace) -> None:
@@ -54,3 +57,12 @@ def _weights_export(arguments: argparse.Namespace) -> None:
     guidance, synthesis, meta = load_networks(arguments.checkpoint)
     save_networks(arguments.out, guidance, synthesis, meta)
     print(arguments.out)
+
+
+def _weights_export_onnx(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.nets.checkpoint import load_networks
+    from stsa_lightning.nets.export import export_onnx
+
+    guidance, synthesis, meta = load_networks(arguments.checkpoint)
+    for path in export_onnx(guidance, synthesis, arguments.out, meta):
+        print(path)

@@ -12,13 +12,13 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.inference import for_inference
+from stsa_lightning.nets.inference import PreparedSpatialPath, PreparedTemporalPath, for_inference
 from stsa_lightning.nets.int8 import int8_is_fast, quantise
 from stsa_lightning.nets.synthesis import References, Synthesis
 from stsa_lightning.nets.winograd import with_winograd
@@ -140,7 +140,7 @@ class RenderEngine:
     def _draw(self, masked: Tensor, heatmaps: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
         network = self.quick or self.synthesis
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is self.synthesis):
-            batches = zip(*(t.split(self.batch) for t in (masked, heatmaps, audio)), strict=True)
+            batches = zip(masked.split(self.batch), heatmaps.split(self.batch), audio.split(self.batch), strict=True)
             return torch.cat([_face(network, *batch, references.maps) for batch in batches])
 
 
@@ -148,8 +148,7 @@ def _batch_size(synthesis: Synthesis, device: torch.device) -> int:
     """Frames drawn at a time: on a processor, as many as the caches hold the references' maps of."""
     if device.type != "cpu":
         return _GPU_BATCH
-    half = synthesis.face_size // 2
-    channels = synthesis.temporal.stem[1].conv.out_channels
+    channels, half = synthesis.temporal.flow.in_channels * 4, synthesis.face_size // 2
     return max(1, _CACHE_BYTES // (4 * synthesis.references * channels * half**2))
 
 
@@ -160,12 +159,12 @@ def quantise_rendering(synthesis: Synthesis) -> Synthesis:
     from all others (40 deviations with seeded weights), which leave 27 to 38 dB to 8 bits, and nothing comes after them
     that would average it away. Their modulations have 45 dB, and the paths are averaged over references.
     """
-    spatial, temporal, painting = synthesis.spatial, synthesis.temporal.path, synthesis.inpainting
-    parts = [spatial.path.after, spatial.rest, synthesis.fusion]
+    spatial = cast(PreparedSpatialPath, synthesis.spatial)
+    temporal, painting = cast(PreparedTemporalPath, synthesis.temporal).path, synthesis.inpainting
+    parts: list[nn.Module] = [spatial.path.after, spatial.rest, synthesis.fusion]
     parts += [block for name, block in temporal.named_children() if name != "stem"]
-    parts += [
-        norm for block in (painting.spade1, painting.spade2, painting.spade3) for norm in (block.norm1, block.norm2)
-    ]
+    for spade in (painting.spade1, painting.spade2, painting.spade3):
+        parts += [spade.norm1, spade.norm2]
     for part in parts:
         quantise(part)
     return synthesis

@@ -7,8 +7,8 @@ alone decide goes further than training lets it. A network prepared so is for ev
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stsa_lightning.nets.layers import SPADE, ConvBlock, Modulation, PreActivationResidual, UpBlock, compose
-from stsa_lightning.nets.spatial import SpatialPath, blend_neighbours
+from stsa_lightning.nets.spatial import AdaAT, SpatialPath, blend_neighbours
 from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -35,7 +35,7 @@ def for_inference(network: Network, *, shared: bool = False) -> Network:
     """
     replaced = _PREPARED | ({TemporalPath: PreparedTemporalPath} if shared else {})
     prepared = _prepare(copy.deepcopy(network).eval().requires_grad_(False), replaced)
-    return prepared.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return prepared.to(memory_format=torch.channels_last)
 
 
 def _prepare(module: Network, replaced: Mapping[type[nn.Module], Callable[..., nn.Module]]) -> Network:
@@ -44,11 +44,15 @@ def _prepare(module: Network, replaced: Mapping[type[nn.Module], Callable[..., n
         if type(child) in replaced:
             setattr(module, name, replaced[type(child)](child))
     if isinstance(module, ConvBlock | UpBlock):
-        module.conv = fuse_conv_bn_eval(module.conv, module.norm, transpose=isinstance(module, UpBlock))
-        module.norm = nn.Identity()
+        module.conv, module.norm = _folded(module.conv, module.norm), nn.Identity()
     elif isinstance(module, PreActivationResidual):
-        module.conv1, module.norm2 = fuse_conv_bn_eval(module.conv1, module.norm2), nn.Identity()
+        module.conv1, module.norm2 = _folded(module.conv1, module.norm2), nn.Identity()  # type: ignore[assignment]
     return module
+
+
+def _folded(convolution: nn.Module, norm: nn.Module) -> Any:
+    """One convolution that does the batch norm's work too."""
+    return fuse_conv_bn_eval(convolution, norm, transpose=isinstance(convolution, nn.ConvTranspose2d))  # type: ignore[arg-type, type-var]
 
 
 class PreparedSPADE(nn.Module):
@@ -91,9 +95,10 @@ class PreparedSpatialPath(nn.Module):
         self.path = path
         first, *rest = path.alignment
         self.rest = nn.Sequential(*rest)
-        own = path.reference_heatmap_encoder[-1].conv.out_channels  # of the driving heatmap
-        content, heatmap = first.conv.weight.split([first.conv.in_channels - own, own], dim=1)
-        bias = first.conv.bias
+        convolution = cast(nn.Conv2d, first.conv)
+        own = cast(nn.Conv2d, cast(ConvBlock, path.heatmap_encoder[-1]).conv).out_channels
+        content, heatmap = convolution.weight.split([convolution.in_channels - own, own], dim=1)
+        bias = convolution.get_parameter("bias")
         self.content = _convolution(content, bias, (1, 1))
         self.heatmap = _convolution(heatmap, torch.zeros_like(bias), (1, 1))
 
@@ -105,7 +110,8 @@ class PreparedSpatialPath(nn.Module):
     def forward(self, maps: tuple[Tensor, ...], content: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
         alignment = self.rest(torch.relu(content + self.heatmap(self.path.heatmap_encoder(heatmap)))).mean((2, 3))
         code = torch.cat([audio, alignment], dim=1)
-        moved = (transform.move(m, code) for m, transform in zip(maps, self.path.transforms, strict=True))
+        transforms = cast(Iterable[AdaAT], self.path.transforms)
+        moved = (transform.move(m, code) for m, transform in zip(maps, transforms, strict=True))
         pairs = zip(self.path.after, moved, strict=True)
         return tuple(after(m.contiguous(memory_format=torch.channels_last)) for after, m in pairs)
 

@@ -223,7 +223,10 @@ class AdaIN(nn.Module):
 class ModulatedBlock(nn.Module):
     """[modulated norm, LeakyReLU 0.2, 3 x 3 convolution] twice; no skip connection."""
 
-    def __init__(self, channels: int, norm1: nn.Module, norm2: nn.Module) -> None:
+    norm1: SPADE | AdaIN
+    norm2: SPADE | AdaIN
+
+    def __init__(self, channels: int, norm1: SPADE | AdaIN, norm2: SPADE | AdaIN) -> None:
         super().__init__()
         self.norm1 = norm1
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)

@@ -2,7 +2,7 @@
 
 Lavin and Gray 2016, "Fast algorithms for convolutional neural networks". A tile of 4 x 4 results needs 6 x 6 inputs; in
 the transformed space it is 36 products in the place of 144, each a matrix product over channels. The transforms are
-matrix products too, small beside the others where channels are many. Rounding is about ten times that of the plain form.
+matrix products too, small beside the others where channels are many. Rounding errors are about ten times larger.
 """
 
 from __future__ import annotations

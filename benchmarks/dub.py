@@ -1,0 +1,221 @@
+"""How fast faces are drawn, and how near to the straight form: one run, the same weights, the same real faces.
+
+    python benchmarks/dub.py --clip VIDEO --json dub.json          # released size, seeded weights
+    python benchmarks/dub.py --clip VIDEO --checkpoint RUN.ckpt
+
+The straight form (benchmarks/straightforward.py) and the engine in both modes take turns, so that whatever else the
+machine does hits all of them; medians are compared. `exact_ratio` and `fast_ratio` are against the form as published,
+with the loss network that it runs; the ratios without it stand beside them. A frame is one of a long video:
+references are encoded before the clock starts for the engine, as it does once per shot, and inside it for the straight
+form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import machine, parser, table, write_json
+from straightforward import StraightForm, seeded
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from stsa_lightning.dubbing.engine import EngineReferences, RenderEngine, psnr_db
+from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
+from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
+from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.references import choose_references
+from stsa_lightning.nets.checkpoint import load_networks
+from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.nets.synthesis import Synthesis, mask_lower_half
+from stsa_lightning.video import VideoReader
+
+WINDOW = 5
+REAL_TIME_FPS = 25
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Of F frames, as networks want them: see :meth:`RenderEngine.render` and :meth:`RenderEngine.encode`."""
+
+    masked: Tensor
+    contours: Tensor
+    audio: Tensor
+    images: Tensor
+    heatmaps: Tensor
+
+    def frame(self, number: int) -> tuple[Tensor, ...]:
+        """What the straight form wants of one frame."""
+        driving = (t[number : number + 1] for t in (self.masked, self.contours, self.audio))
+        return (*driving, self.images, self.heatmaps)
+
+
+def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
+    """Crops and heatmaps of a real clip; features of random speech, whose values change no timing."""
+    size, dim = synthesis.face_size, synthesis.audio_dim
+    with VideoReader(clip, fps=REAL_TIME_FPS) as reader:
+        pictures = reader.get(range(min(len(reader), 2 * frames + WINDOW + 20)))
+    detector = landmark_detector()
+    found = [(picture, points) for picture in pictures if (points := detector(picture)) is not None]
+    detector.close()
+    if len(found) < frames + WINDOW:
+        raise SystemExit(f"{clip}: {len(found)} frames with a face, {frames + WINDOW} are needed")
+    boxes = [face_box(points, (picture.shape[1], picture.shape[0])) for picture, points in found]
+    landmarks = normalise_landmarks(np.stack([points for _, points in found]), np.stack(boxes))
+    crops = np.stack([crop_face(picture, box, size) for (picture, _), box in zip(found, boxes, strict=True)])
+    faces = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+    masked, whole = (
+        torch.from_numpy(draw_heatmaps(landmarks, kind, size, 1.0))[:, None] for kind in ("masked", "whole")
+    )
+    chosen = choose_references(lip_openness(landmarks), np.ones(len(found), bool), synthesis.references)
+    windows = torch.arange(frames)[:, None] + torch.arange(WINDOW)
+    speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0))
+    shown = mask_lower_half(faces[windows[:, WINDOW // 2]])
+    return Inputs(shown, masked[windows], speech[windows], faces[chosen][None], whole[chosen][None])
+
+
+def in_turns(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Median seconds of each task, each called once per round; a first round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for round_number in range(runs + 1):
+        for name, task in tasks.items():
+            begun = time.perf_counter()
+            task()
+            if round_number:
+                times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def gflop(task: Callable[[], Any]) -> float:
+    """Multiplications and additions of convolutions and matrix products, 10^9."""
+    with FlopCounterMode(display=False) as counter:
+        task()
+    return counter.get_total_flops() / 1e9
+
+
+class Drawn:
+    """One engine with one clip's references."""
+
+    def __init__(self, engine: RenderEngine, inputs: Inputs) -> None:
+        self.engine, self.inputs = engine, inputs
+        self.references: EngineReferences = engine.encode(inputs.images, inputs.heatmaps)
+
+    def __call__(self) -> Tensor:
+        given = self.inputs
+        return self.engine.render(given.masked, given.contours, given.audio, self.references)
+
+    def guidance(self) -> Tensor:
+        with torch.inference_mode():
+            return self.engine.draw_heatmaps(self.inputs.contours, self.inputs.audio, self.references.tokens)
+
+
+def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int) -> dict[str, Any]:
+    """The straight form, with and without the loss network, against the engine in both modes."""
+    frames = len(inputs.masked)
+    straight = StraightForm(guidance, synthesis)
+    exact = Drawn(RenderEngine(guidance, synthesis, precision="exact"), inputs)
+    fast = Drawn(RenderEngine(guidance, synthesis, precision="fast"), inputs)
+    expected = torch.cat([straight.frame(*inputs.frame(i)) for i in range(frames)])
+    answers = exact(), fast()
+    seconds = in_turns(
+        {
+            "straight": lambda: straight.frame(*inputs.frame(0), loss_network=True),
+            "straight without loss network": lambda: straight.frame(*inputs.frame(0)),
+            "exact": exact,
+            "fast": fast,
+            "guidance": exact.guidance,
+        },
+        runs,
+    )
+    for name in ("exact", "fast", "guidance"):
+        seconds[name] /= frames
+    return {
+        "exact_ratio": seconds["straight"] / seconds["exact"],
+        "exact_ratio_without_loss_network": seconds["straight without loss network"] / seconds["exact"],
+        "exact_max_abs_diff": float((answers[0] - expected).abs().max()),
+        "fast_ratio": seconds["straight"] / seconds["fast"],
+        "fast_ratio_without_loss_network": seconds["straight without loss network"] / seconds["fast"],
+        "fast_psnr_db": statistics.mean(psnr_db(a, b) for a, b in zip(answers[1], expected, strict=True)),
+        "fast_mode": fast.engine.precision,
+        "gflop_straight": gflop(lambda: straight.frame(*inputs.frame(0), loss_network=True)),
+        "gflop_straight_without_loss_network": gflop(lambda: straight.frame(*inputs.frame(0))),
+        "gflop_engine": gflop(exact) / frames,
+        "gflop_engine_not_in_integers": gflop(fast) / frames,
+        "guidance_share_of_exact": seconds["guidance"] / seconds["exact"],
+        "guidance_share_of_fast": seconds["guidance"] / seconds["fast"],
+        "seconds_per_frame": seconds,
+    }
+
+
+def operations(drawn: Drawn, count: int = 8) -> list[tuple[str, float]]:
+    """What takes the time: shares of processor time by kind of operation, the largest first."""
+    drawn()
+    with torch.profiler.profile() as profile:
+        drawn()
+    events = profile.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    largest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:count]
+    return [(event.key, event.self_cpu_time_total / total) for event in largest]
+
+
+def small_pace(clip: Path, frames: int, runs: int) -> dict[str, float]:
+    """Frames/s of guidance and synthesis at preset `small`."""
+    guidance, synthesis = seeded(Guidance(**GUIDANCE["small"])), seeded(Synthesis(**SYNTHESIS["small"]))
+    inputs = real_faces(clip, synthesis, frames)
+    modes = {mode: Drawn(RenderEngine(guidance, synthesis, precision=mode), inputs) for mode in ("exact", "fast")}
+    seconds = in_turns(modes, runs)
+    megabytes = 2e-6 * sum(p.numel() for network in (guidance, synthesis) for p in network.parameters())
+    answers = {mode: drawn() for mode, drawn in modes.items()}
+    return {
+        "small_exact_fps": frames / seconds["exact"],
+        "small_fast_fps": frames / seconds["fast"],
+        "small_fast_psnr_db": psnr_db(answers["fast"], answers["exact"]),
+        "small_gflop": gflop(modes["exact"]) / frames,
+        "small_fp16_megabytes": megabytes,
+    }
+
+
+def networks(chosen: argparse.Namespace) -> tuple[Guidance, Synthesis]:
+    if chosen.checkpoint is not None:
+        guidance, synthesis, _ = load_networks(chosen.checkpoint)
+        return guidance, synthesis
+    return seeded(Guidance(**GUIDANCE[chosen.size])), seeded(Synthesis(**SYNTHESIS[chosen.size]))
+
+
+def main() -> None:
+    options = parser(__doc__, runs=5)
+    options.add_argument("--clip", type=Path, required=True, help="a video with a face: noise is no measure of quality")
+    options.add_argument("--checkpoint", type=Path, help="trained networks (default: seeded weights)")
+    options.add_argument("--size", choices=sorted(SYNTHESIS), default="released", help="of seeded networks (released)")
+    options.add_argument("--frames", type=int, default=8, help="in a block (8)")
+    options.add_argument("--no-small", action="store_true", help="leave out the pace of preset small")
+    chosen = options.parse_args()
+    guidance, synthesis = networks(chosen)
+    inputs = real_faces(chosen.clip, synthesis, chosen.frames)
+    figures = compare(guidance, synthesis, inputs, chosen.runs)
+    for mode in ("exact", "fast"):
+        drawn = Drawn(RenderEngine(guidance, synthesis, precision=mode), inputs)
+        figures[f"shares_{mode}"] = dict(operations(drawn))
+    if not chosen.no_small:
+        figures |= small_pace(chosen.clip, max(chosen.frames, 16), chosen.runs)
+    figures |= {"threads": torch.get_num_threads(), "frames": chosen.frames}
+    print(machine())
+    plain = [(name, value) for name, value in figures.items() if not isinstance(value, dict)]
+    print(table(["", ""], plain))
+    print(table(["seconds a frame", ""], list(figures["seconds_per_frame"].items())))
+    for mode in ("exact", "fast"):
+        print(table([f"share of {mode}", ""], list(figures[f"shares_{mode}"].items())))
+    if chosen.json:
+        write_json(chosen.json, figures)
+
+
+if __name__ == "__main__":
+    main()
