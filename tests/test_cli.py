@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,12 @@ def test_a_device_that_is_not_there(device: str, tmp_path: Path, capsys: pytest.
 
 def test_the_page_wants_a_port(capsys: pytest.CaptureFixture[str]):
     assert "--port must be from 1 to 65535" in failed(["app", "--checkpoint", "x", "--port", "99999"], capsys)
+
+
+def test_the_sound_of_the_sample_stays(sample_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr("stsa_lightning.data.sample.render_sample", lambda *_, **__: None)
+    monkeypatch.setattr("stsa_lightning.data.prepare.prepare", lambda _, __, settings, **___: asked.append(settings))
+    shutil.copytree(sample_root, tmp_path / "videos")
+    main(["prepare", "sample", "--out", str(tmp_path)])
+    assert [settings.correct_sync for settings in asked] == [False]
