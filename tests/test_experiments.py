@@ -115,6 +115,7 @@ def test_an_ablation_fits(name: str, prepared_sample: Path, tmp_path: Path, monk
     main(["fit", *files, *TINY, *where, *callbacks])
 
 
+@pytest.mark.slow
 def test_a_face_of_one_s_own_is_learnt_from_a_checkpoint_and_one_clip(
     prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
