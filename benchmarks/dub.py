@@ -94,6 +94,12 @@ def in_turns(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, flo
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
+def with_cores(cores: int, task: Callable[[], Any]) -> Any:
+    """Cores that share one operation: all for the straight form; one for the engine, whose cores have own frames."""
+    torch.set_num_threads(cores)
+    return task()
+
+
 def gflop(task: Callable[[], Any]) -> float:
     """Multiplications and additions of convolutions and matrix products, 10^9."""
     with FlopCounterMode(display=False) as counter:
@@ -119,7 +125,7 @@ class Drawn:
 
 def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int) -> dict[str, Any]:
     """The straight form, with and without the loss network, against the engine in both modes."""
-    frames = len(inputs.masked)
+    frames, cores = len(inputs.masked), torch.get_num_threads()
     straight = StraightForm(guidance, synthesis)
     exact = Drawn(RenderEngine(guidance, synthesis, precision="exact"), inputs)
     fast = Drawn(RenderEngine(guidance, synthesis, precision="fast"), inputs)
@@ -127,11 +133,11 @@ def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int)
     answers = exact(), fast()
     seconds = in_turns(
         {
-            "straight": lambda: straight.frame(*inputs.frame(0), loss_network=True),
-            "straight without loss network": lambda: straight.frame(*inputs.frame(0)),
-            "exact": exact,
-            "fast": fast,
-            "guidance": exact.guidance,
+            "straight": lambda: with_cores(cores, lambda: straight.frame(*inputs.frame(0), loss_network=True)),
+            "straight without loss network": lambda: with_cores(cores, lambda: straight.frame(*inputs.frame(0))),
+            "exact": lambda: with_cores(1, exact),
+            "fast": lambda: with_cores(1, fast),
+            "guidance": lambda: with_cores(1, exact.guidance),
         },
         runs,
     )
@@ -198,6 +204,7 @@ def main() -> None:
     options.add_argument("--frames", type=int, default=8, help="in a block (8)")
     options.add_argument("--no-small", action="store_true", help="leave out the pace of preset small")
     chosen = options.parse_args()
+    cores = torch.get_num_threads()
     guidance, synthesis = networks(chosen)
     inputs = real_faces(chosen.clip, synthesis, chosen.frames)
     figures = compare(guidance, synthesis, inputs, chosen.runs)
@@ -206,7 +213,7 @@ def main() -> None:
         figures[f"shares_{mode}"] = dict(operations(drawn))
     if not chosen.no_small:
         figures |= small_pace(chosen.clip, max(chosen.frames, 16), chosen.runs)
-    figures |= {"threads": torch.get_num_threads(), "frames": chosen.frames}
+    figures |= {"threads": cores, "frames": chosen.frames}
     print(machine())
     plain = [(name, value) for name, value in figures.items() if not isinstance(value, dict)]
     print(table(["", ""], plain))

@@ -11,7 +11,9 @@ import copy
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, cast
 
 import torch
@@ -28,6 +30,7 @@ Precision = Literal["exact", "fast"]
 LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
 _CACHE_BYTES = 4 * 2**20
 _GPU_BATCH = 32
+_GUIDANCE_BATCH = 8  # frames; its maps are small
 _CHECKS = 3  # sets of references whose first frame is drawn both ways
 _log = logging.getLogger(__name__)
 
@@ -121,11 +124,18 @@ class RenderEngine:
 
     def draw_heatmaps(self, contours: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
         """Driving heatmaps (F, 1, S, S) of the centres of F windows; see :meth:`render`."""
-        F, T = audio.shape[:2]
-        masked_codes = _each_once(self.guidance.embed_masked, contours.flatten(0, 1)).unflatten(0, (F, T))
-        audio_codes = _each_once(self.guidance.embed_audio, audio.flatten(0, 1)).unflatten(0, (F, T))
-        lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(F, -1, -1))
-        return self.guidance.draw(lip[:, T // 2], jaw[:, T // 2], contours[:, T // 2])[2]
+        window = audio.shape[:2]
+        codes = (
+            self._each_once(embed, rows.flatten(0, 1)).unflatten(0, window)
+            for embed, rows in ((self.guidance.embed_masked, contours), (self.guidance.embed_audio, audio))
+        )
+        centre = window[1] // 2
+
+        def draw(masked_codes: Tensor, audio_codes: Tensor, masked: Tensor) -> Tensor:
+            lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(len(masked), -1, -1))
+            return self.guidance.draw(lip[:, centre], jaw[:, centre], masked)[2]
+
+        return self._side_by_side(draw, _GUIDANCE_BATCH, *codes, contours[:, centre])
 
     def _check(self, masked: Tensor, heatmap: Tensor, audio: Tensor, references: EngineReferences) -> None:
         """Draw a frame both ways; give the fast one up where it is too far off."""
@@ -139,9 +149,47 @@ class RenderEngine:
 
     def _draw(self, masked: Tensor, heatmaps: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
         network = self.quick or self.synthesis
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is self.synthesis):
-            batches = zip(masked.split(self.batch), heatmaps.split(self.batch), audio.split(self.batch), strict=True)
-            return torch.cat([_face(network, *batch, references.maps) for batch in batches])
+
+        def draw(masked: Tensor, heatmaps: Tensor, audio: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is self.synthesis):
+                return _face(network, masked, heatmaps, audio, references.maps)
+
+        return self._side_by_side(draw, self.batch, masked, heatmaps, audio)
+
+    def _each_once(self, embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """``embed(rows)``, equal rows together: the windows of neighbouring frames share most of theirs."""
+        if rows.device.type != "cpu":
+            return embed(rows)
+        places: dict[bytes, int] = {}
+        firsts: list[int] = []
+        back = []
+        for number, row in enumerate(rows.contiguous().numpy()):
+            place = places.setdefault(row.tobytes(), len(firsts))
+            if place == len(firsts):
+                firsts.append(number)
+            back.append(place)
+        return self._side_by_side(embed, _GUIDANCE_BATCH, rows[firsts])[back]
+
+    def _side_by_side(self, draw: Callable[..., Tensor], batch: int, *given: Tensor) -> Tensor:
+        """``draw`` for a batch of frames at a time; on a processor, each core for batches of its own."""
+        batches = list(zip(*(tensor.split(batch) for tensor in given), strict=True))
+        workers = _workers() if self.device.type == "cpu" and len(batches) > 1 else None
+        if workers is None:
+            return torch.cat([draw(*each) for each in batches])
+        inference = torch.inference_mode()(draw)  # a thread's own
+        return torch.cat(list(workers.map(lambda each: inference(*each), batches)))
+
+
+@lru_cache(maxsize=1)
+def _workers() -> ThreadPoolExecutor | None:
+    """A thread for each core that PyTorch may use, drawing with that core alone; None for one core.
+
+    Cores that share one operation wait for each other a thousand times a frame, and with other work on the machine each
+    wait lasts until the scheduler comes round (eight times as long, measured). PyTorch has one such setting for all
+    threads: elementwise operations elsewhere in the process keep to one core too from here on.
+    """
+    cores = torch.get_num_threads()
+    return ThreadPoolExecutor(cores, "draw", torch.set_num_threads, (1,)) if cores > 1 else None
 
 
 def _batch_size(synthesis: Synthesis, device: torch.device) -> int:
@@ -178,18 +226,3 @@ def psnr_db(a: Tensor, b: Tensor) -> float:
 def _face(network: Synthesis, masked: Tensor, heatmap: Tensor, audio: Tensor, references: References) -> Tensor:
     masked = masked.contiguous(memory_format=torch.channels_last)
     return network.render(masked, heatmap, audio, references.expand(len(masked))).face.float()
-
-
-def _each_once(embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """``embed(rows)`` with equal rows embedded together: the windows of neighbouring frames share most of theirs."""
-    if rows.device.type != "cpu":
-        return embed(rows)
-    places: dict[bytes, int] = {}
-    firsts: list[int] = []
-    back = []
-    for number, row in enumerate(rows.contiguous().numpy()):
-        place = places.setdefault(row.tobytes(), len(firsts))
-        if place == len(firsts):
-            firsts.append(number)
-        back.append(place)
-    return embed(rows[firsts])[back]

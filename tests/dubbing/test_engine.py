@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest
             engine.draw_heatmaps(given["contours"][i : i + 1], given["audio"][i : i + 1], tokens) for i in range(4)
         ]
         whole = guidance(given["audio"], given["contours"], given["heatmaps"].expand(4, -1, -1, -1, -1)).heatmap[:, 2]
-    assert seen == [8, 5, 5, 5, 5]
+    assert seen == [8, 5, 5, 5, 5]  # one batch each
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
     torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
 
@@ -134,6 +135,17 @@ def test_frames_do_not_depend_on_their_block(precision: Precision) -> None:
     together = engine.render(*driving, references)
     alone = torch.cat([engine.render(*(x[i : i + 1] for x in driving), references) for i in range(3)])
     assert psnr_db(together, alone) > (40 if engine.precision == "fast" else 100)
+
+
+def test_cores_draw_side_by_side_what_one_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, synthesis = networks("tiny")
+    given, engine = scene(synthesis, frames=9), RenderEngine(guidance, synthesis, precision="exact")
+    engine.batch = 2
+    monkeypatch.setattr(engine_module, "_workers", lambda: None)
+    alone = rendered(engine, given)
+    with ThreadPoolExecutor(3) as workers:
+        monkeypatch.setattr(engine_module, "_workers", lambda: workers)
+        torch.testing.assert_close(rendered(engine, given), alone, atol=1e-5, rtol=0)
 
 
 def test_the_networks_given_stay_as_they_are() -> None:
