@@ -101,9 +101,14 @@ def with_cores(cores: int, task: Callable[[], Any]) -> Any:
 
 
 def gflop(task: Callable[[], Any]) -> float:
-    """Multiplications and additions of convolutions and matrix products, 10^9."""
+    """Multiplications and additions of convolutions and matrix products, 10^9; an engine in this thread alone."""
+    workers = None
+    if isinstance(task, Drawn):
+        workers, task.engine.workers = task.engine.workers, None
     with FlopCounterMode(display=False) as counter:
         task()
+    if isinstance(task, Drawn):
+        task.engine.workers = workers
     return counter.get_total_flops() / 1e9
 
 
@@ -163,6 +168,7 @@ def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int)
 
 def operations(drawn: Drawn, count: int = 8) -> list[tuple[str, float]]:
     """What takes the time: shares of processor time by kind of operation, the largest first."""
+    drawn.engine.workers = None
     drawn()
     with torch.profiler.profile() as profile:
         drawn()

@@ -67,6 +67,7 @@ class RenderEngine:
         self.device = torch.device(device)
         self.batch = _batch_size(synthesis, self.device)
         on_cpu = self.device.type == "cpu"
+        self.workers = _workers() if on_cpu else None
         self.guidance = for_inference(guidance).to(self.device)
         self.synthesis = for_inference(synthesis, shared=on_cpu).to(self.device)
         self.quick: Synthesis | None = None
@@ -173,11 +174,10 @@ class RenderEngine:
     def _side_by_side(self, draw: Callable[..., Tensor], batch: int, *given: Tensor) -> Tensor:
         """``draw`` for a batch of frames at a time; on a processor, each core for batches of its own."""
         batches = list(zip(*(tensor.split(batch) for tensor in given), strict=True))
-        workers = _workers() if self.device.type == "cpu" and len(batches) > 1 else None
-        if workers is None:
+        if self.workers is None or len(batches) == 1:
             return torch.cat([draw(*each) for each in batches])
         inference = torch.inference_mode()(draw)  # a thread's own
-        return torch.cat(list(workers.map(lambda each: inference(*each), batches)))
+        return torch.cat(list(self.workers.map(lambda each: inference(*each), batches)))
 
 
 @lru_cache(maxsize=1)

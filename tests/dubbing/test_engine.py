@@ -112,7 +112,7 @@ def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest
     guidance, synthesis = networks("tiny")
     given, engine = scene(synthesis, frames=4), RenderEngine(guidance, synthesis, precision="exact")
     seen: list[int] = []
-    encoder = engine.guidance.audio_encoder
+    encoder, engine.workers = engine.guidance.audio_encoder, None
     encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     tokens = engine.encode(given["images"], given["heatmaps"]).tokens
     with torch.inference_mode():
@@ -137,14 +137,12 @@ def test_frames_do_not_depend_on_their_block(precision: Precision) -> None:
     assert psnr_db(together, alone) > (40 if engine.precision == "fast" else 100)
 
 
-def test_cores_draw_side_by_side_what_one_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_draw_side_by_side_what_one_draws() -> None:
     guidance, synthesis = networks("tiny")
     given, engine = scene(synthesis, frames=9), RenderEngine(guidance, synthesis, precision="exact")
-    engine.batch = 2
-    monkeypatch.setattr(engine_module, "_workers", lambda: None)
+    engine.batch, engine.workers = 2, None
     alone = rendered(engine, given)
-    with ThreadPoolExecutor(3) as workers:
-        monkeypatch.setattr(engine_module, "_workers", lambda: workers)
+    with ThreadPoolExecutor(3) as engine.workers:
         torch.testing.assert_close(rendered(engine, given), alone, atol=1e-5, rtol=0)
 
 
