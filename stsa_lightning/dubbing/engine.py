@@ -174,22 +174,27 @@ class RenderEngine:
     def _side_by_side(self, draw: Callable[..., Tensor], batch: int, *given: Tensor) -> Tensor:
         """``draw`` for a batch of frames at a time; on a processor, each core for batches of its own."""
         batches = list(zip(*(tensor.split(batch) for tensor in given), strict=True))
-        if self.workers is None or len(batches) == 1:
+        if self.workers is None:
             return torch.cat([draw(*each) for each in batches])
         inference = torch.inference_mode()(draw)  # a thread's own
         return torch.cat(list(self.workers.map(lambda each: inference(*each), batches)))
 
 
 @lru_cache(maxsize=1)
-def _workers() -> ThreadPoolExecutor | None:
-    """A thread for each core that PyTorch may use, drawing with that core alone; None for one core.
+def _workers() -> ThreadPoolExecutor:
+    """A thread for each core that PyTorch may use, drawing with that core alone.
 
     Cores that share one operation wait for each other a thousand times a frame, and with other work on the machine each
     wait lasts until the scheduler comes round (eight times as long, measured). PyTorch has one such setting for all
     threads: elementwise operations elsewhere in the process keep to one core too from here on.
     """
-    cores = torch.get_num_threads()
-    return ThreadPoolExecutor(cores, "draw", torch.set_num_threads, (1,)) if cores > 1 else None
+    return ThreadPoolExecutor(torch.get_num_threads(), "draw", _alone)
+
+
+def _alone() -> None:
+    """Of a thread: one core, and numbers below 1e-38 taken as 0, on which processors are ten times slower."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
 
 
 def _batch_size(synthesis: Synthesis, device: torch.device) -> int:

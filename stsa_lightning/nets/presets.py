@@ -1,4 +1,4 @@
-"""Constructor settings by name: `released` are the published sizes, `small` dubs 128 px in real time on two CPU cores,
+"""Constructor settings by name: `released` are the published sizes, `small` is for dubbing 128 px on a laptop,
 `tiny` trains in minutes on a CPU."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ GUIDANCE: dict[str, dict[str, Any]] = {
         "heads": 4,
         "feedforward": 1024,
     },
-    "small": {"audio_dim": 80, "face_size": 128, "width": 256, "base": 16, "layers": 4, "heads": 4, "feedforward": 512},
+    "small": {"audio_dim": 80, "face_size": 128, "width": 192, "base": 8, "layers": 4, "heads": 4, "feedforward": 384},
     "tiny": {"audio_dim": 80, "face_size": 64, "width": 64, "base": 8, "layers": 2, "heads": 4, "feedforward": 128},
 }
 
@@ -38,9 +38,9 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
     "small": {
         "audio_dim": 80,
         "face_size": 128,
-        "references": 3,
+        "references": 2,
         "width": 8,
-        "audio_width": 128,
+        "audio_width": 64,
         "align_width": 64,
         "spade_hidden": 32,
         "align_kernels": (5, 3),
