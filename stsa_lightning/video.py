@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
@@ -321,6 +322,10 @@ def check_output(
         raise VideoError(f"{path}: the name must end in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into; create it first")
+    try:
+        TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise VideoError(f"{path}: its folder takes no files ({error.strerror}); choose another one") from error
     if not fps > 0:
         raise ValueError(f"fps must be positive, got {fps}")
     if min(size) < 2:

@@ -71,6 +71,9 @@ def load_networks(path: str | Path) -> tuple[Guidance, Synthesis, dict[str, Any]
         raise UserError(
             f"{path}: it does not say how its networks are built (guidance, synthesis, meta). Export it again"
         )
+    missing = {"features", "window"} - dict(described["meta"]).keys()
+    if missing:
+        raise UserError(f"{path}: its meta does not say {' and '.join(sorted(missing))}. Export it again")
     guidance = _build(Guidance, described["guidance"], "guidance.", tensors, path)
     synthesis = _build(Synthesis, described["synthesis"], "synthesis.", tensors, path)
     return guidance, synthesis, described["meta"]

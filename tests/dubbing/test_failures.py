@@ -24,7 +24,7 @@ from stsa_lightning.nets.checkpoint import save_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.video import VideoWriter
+from stsa_lightning.video import VideoError, VideoWriter
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,14 @@ def test_a_disk_that_takes_no_more(
     with pytest.raises(DubError, match=rf"out\.mp4: {message}"):
         Dubber.from_checkpoint(checkpoint).dub(clip, speech, out, progress=False)
     assert not list(out.parent.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files, such as Linux's /proc")
+def test_a_folder_that_takes_no_files_is_told_before_the_work(clip: Path, speech: Path, checkpoint: Path) -> None:
+    dubber = Dubber.from_checkpoint(checkpoint)
+    dubber._find_faces = lambda *_: pytest.fail("worked first")  # type: ignore[method-assign]
+    with pytest.raises(VideoError, match=r"/proc/x\.mp4: its folder takes no files .* choose another one"):
+        dubber.dub(clip, speech, Path("/proc/x.mp4"))
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path, clip: Path, checkpoint: Path) -> None:

@@ -41,6 +41,14 @@ def test_networks_come_back_with_settings_and_meta(
     )
 
 
+def test_meta_that_leaves_out_what_a_dub_needs(
+    tmp_path: Path, tiny_guidance: Guidance, tiny_synthesis: Synthesis
+) -> None:
+    path = save_networks(tmp_path / "bare.safetensors", tiny_guidance, tiny_synthesis, {"window": 5})
+    with pytest.raises(UserError, match=r"bare\.safetensors: its meta does not say features"):
+        load_networks(path)
+
+
 def test_training_checkpoints_load_too(tmp_path: Path, tiny_guidance: Guidance, tiny_synthesis: Synthesis) -> None:
     state = {f"guidance.{k}": v for k, v in tiny_guidance.state_dict().items()}
     state |= {f"synthesis.{k}": v for k, v in tiny_synthesis.state_dict().items()}
