@@ -279,8 +279,22 @@ class LogMel(_Chunked):
     def _rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
         frames = np.lib.stride_tricks.sliding_window_view(heard(wave, first, last), SPAN)[::HOP]  # (steps, 400)
         bands = np.abs(np.fft.rfft(frames * self.window, self.fft)) ** 2 @ self.filters.T
-        decibels = 10 * np.log10(np.maximum(bands, 1e-10))
-        return ((decibels + 50) / 12.5).astype(np.float32)
+        return self.scaled(10 * np.log10(np.maximum(bands, 1e-10)))
+
+    @classmethod
+    def centres_hz(cls) -> np.ndarray:
+        """Where each band is."""
+        return hz_of(np.linspace(0, float(mels_of(np.array(SAMPLE_RATE_HZ / 2))), cls.dim + 2))[1:-1]
+
+    @staticmethod
+    def scaled(decibels: np.ndarray) -> np.ndarray:
+        """Decibels of full scale -> feature values, floored."""
+        return ((np.maximum(decibels, -100) + 50) / 12.5).astype(np.float32)
+
+    @staticmethod
+    def decibels(features: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`scaled`."""
+        return features * 12.5 - 50
 
 
 class MFCC(_Chunked):
@@ -303,12 +317,19 @@ class MFCC(_Chunked):
         return rows[before:].astype(np.float32)
 
 
+def hz_of(mels: np.ndarray) -> np.ndarray:
+    """Frequencies on Slaney's scale: linear below 1 kHz (15 mel), logarithmic above (27 mel to a factor of 6.4)."""
+    return np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+
+
+def mels_of(hz: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`hz_of`."""
+    return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / np.log(6.4))
+
+
 def mel_filters(bands: int, fft: int, rate_hz: int) -> np.ndarray:
     """(bands, fft // 2 + 1) triangles of height 1, evenly spaced on Slaney's mel scale from 0 to half of `rate_hz`."""
-    # Slaney: linear below 1 kHz (15 mel), logarithmic above (27 mel to a factor of 6.4).
-    top = 15 + 27 * np.log(rate_hz / 2 / 1000) / np.log(6.4)
-    mels = np.linspace(0, top, bands + 2)
-    corners = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))  # Hz
+    corners = hz_of(np.linspace(0, float(mels_of(np.array(rate_hz / 2))), bands + 2))
     bins = np.arange(fft // 2 + 1) * rate_hz / fft
     rise = (bins - corners[:-2, None]) / np.diff(corners)[:-1, None]
     fall = (corners[2:, None] - bins) / np.diff(corners)[1:, None]

@@ -6,9 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stsa_lightning.cli.command import command
 from stsa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from stsa_lightning.adaptation import Adaptation
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -23,6 +27,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         "skipped, failures do not stop the others",
     )
     parser.add_argument("--checkpoint", type=Path, help="trained networks: .ckpt of a run, or .safetensors")
+    parser.add_argument(
+        "--adapt",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="before dubbing, have the networks learn the video's own speaker from its own sound, for at most so long; "
+        "kept for the next time",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     parser.add_argument("--block", type=int, default=16, help="frames per batch; memory grows with it")
     parser.add_argument("--landmark-model", type=Path, help="a face_landmarker .task file in place of FaceMesh")
@@ -60,8 +72,9 @@ def _dub(arguments: argparse.Namespace) -> None:
     from stsa_lightning.dubbing.manifest import dub_all, read_manifest
 
     jobs = read_manifest(arguments.manifest) if arguments.manifest else None
+    adapted = _adapted(arguments) if arguments.adapt else None
     dubber = Dubber.from_checkpoint(
-        arguments.checkpoint,
+        adapted.path if adapted else arguments.checkpoint,
         device=arguments.device,
         block=arguments.block,
         landmark_model=arguments.landmark_model,
@@ -72,7 +85,8 @@ def _dub(arguments: argparse.Namespace) -> None:
     )
     if jobs is None:
         report = dubber.dub(arguments.video, arguments.audio, arguments.out, progress=not arguments.json)
-        _tell(arguments, report.json(), str(report), report.profile())
+        told = report.json() | ({"adaptation": adapted.json()} if adapted else {})
+        _tell(arguments, told, str(report), report.profile())
         return
     done = []
     for result in dub_all(dubber, jobs, progress=not arguments.json):
@@ -101,6 +115,26 @@ def _check(arguments: argparse.Namespace) -> None:
             "or make demo) or --checkpoint released.safetensors (import the authors' two .pth files: "
             "stsa weights import GUIDANCE.pth SYNTHESIS.pth -o released.safetensors)"
         )
+    if arguments.adapt < 0:
+        raise UserError(f"--adapt: expected minutes, 0 or more, got {arguments.adapt:g}")
+    if arguments.adapt and arguments.manifest is not None:
+        raise UserError("--adapt learns one video's speaker: dub the videos of --manifest one by one")
+
+
+def _adapted(arguments: argparse.Namespace) -> Adaptation:
+    from stsa_lightning.adaptation import adapt
+
+    adapted = adapt(
+        arguments.checkpoint,
+        arguments.video,
+        arguments.adapt,
+        device=arguments.device,
+        landmark_model=arguments.landmark_model,
+        progress=not arguments.json,
+    )
+    if not arguments.json:
+        print(adapted, flush=True)
+    return adapted
 
 
 def _tell(arguments: argparse.Namespace, fields: dict, text: str, profile: str) -> None:

@@ -20,6 +20,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     released.add_argument("synthesis", type=Path, help="stage 2 checkpoint (.pth)")
     export = command(weights, "export", _weights_export, "a run's checkpoint -> the networks alone, as safetensors")
     export.add_argument("checkpoint", type=Path, help=".ckpt of a run")
+    export.add_argument("--half", action="store_true", help="16 bits a weight: half the size")
     for parser in (released, export):
         parser.add_argument("-o", "--out", type=Path, required=True, help="file to write (.safetensors)")
     onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> two ONNX graphs for other programs")
@@ -55,7 +56,7 @@ def _weights_export(arguments: argparse.Namespace) -> None:
     from stsa_lightning.nets.checkpoint import load_networks, save_networks
 
     guidance, synthesis, meta = load_networks(arguments.checkpoint)
-    save_networks(arguments.out, guidance, synthesis, meta)
+    save_networks(arguments.out, guidance, synthesis, meta, half=arguments.half)
     print(arguments.out)
 
 

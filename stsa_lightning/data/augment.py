@@ -11,6 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from stsa_lightning.audio import LogMel
 from stsa_lightning.face.topology import MIRROR
 
 TURN_DEGREES = 10.0  # the most that strength 1 draws, to either side
@@ -18,6 +19,10 @@ ZOOM = 0.1  # likewise: sizes from 1 / 1.1 to 1.1
 SHIFT = 0.05  # likewise, of the picture's side
 WORST_QUALITY = 30  # of JPEG, at strength 1
 COARSEST = 3.0  # times, at strength 1: a picture of 128 px shows what 43 px can
+LOUDER = 8.0  # decibels that strength 1 draws at most, to either side
+TIMBRE = 6.0  # likewise, of each of the waves that a microphone's or a room's response is made of
+VOCAL_TRACT = 0.15  # likewise: resonances from 1 / 1.15 to 1.15 times as high
+NOISE = (-90.0, -45.0)  # decibels of full scale: steady noise, from inaudible to a loud room
 
 _EDGE = 0.4999  # where the picture ends, from its centre, with room for rounding
 _GREY_AXIS = np.ones(3) / np.sqrt(3)
@@ -139,3 +144,30 @@ def _recompressed(face: np.ndarray, settings: list[int]) -> np.ndarray:
     # Red and blue change places on the way in, as OpenCV expects, or chroma would be taken from the wrong channels.
     data = cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), settings)[1]
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def augment_voice(logmel: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Another voice, microphone and room that say the same: loudness, resonances, response, steady noise.
+
+    With few speakers a network learns what *they* sound like; lips follow what is said.
+
+    Args:
+        logmel: (steps, 80) features of :class:`stsa_lightning.audio.LogMel`.
+        strength: 0 changes nothing; 1 draws loudness within 8 dB, vocal tracts up to 15 % longer or shorter, responses
+            of up to 6 dB a wave, noise of up to -45 dB of full scale in half of the cases.
+        rng: draws.
+    """
+    if not strength or not len(logmel):
+        return logmel
+    count = logmel.shape[1]
+    bands = np.arange(count)
+    centres = LogMel.centres_hz()
+    heard = centres * (1 + VOCAL_TRACT) ** rng.uniform(-strength, strength)
+    decibels = LogMel.decibels(np.stack([np.interp(heard, centres, row) for row in logmel]))
+    phases, heights = rng.uniform(0, 2 * np.pi, 3), rng.uniform(-strength, strength, 3) * TIMBRE / np.arange(1, 4)
+    response = (heights * np.cos(np.pi * np.arange(1, 4) * bands[:, None] / count + phases)).sum(1)
+    decibels = decibels + response + LOUDER * rng.uniform(-strength, strength)
+    if rng.random() < strength / 2:
+        noise = rng.uniform(*NOISE) + response + rng.normal(0, 2, logmel.shape)
+        decibels = 10 * np.log10(10 ** (decibels / 10) + 10 ** (noise / 10))
+    return LogMel.scaled(decibels)

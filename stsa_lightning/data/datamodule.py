@@ -85,6 +85,7 @@ class STSADataModule(LightningDataModule):
         colour: strength of random changes of their colour, 0 to 1.
         resolution: strength of a random loss of their resolution, 0 to 1.
         jpeg: strength of random JPEG compression, 0 to 1.
+        voice: strength of random changes of voice and noise, 0 to 1; for log-mel features.
         sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         seed: of the split and of all draws.
         filters: limits on the clips, for all splits; nothing is prepared again for others.
@@ -113,6 +114,7 @@ class STSADataModule(LightningDataModule):
         colour: float = 0.0,
         resolution: float = 0.0,
         jpeg: float = 0.0,
+        voice: float = 0.0,
         sigma: float = 1.0,
         seed: int = 0,
         filters: Filters | None = None,
@@ -202,7 +204,7 @@ class STSADataModule(LightningDataModule):
         """The windows of one split; `setup` comes first."""
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
-        strengths = ("geometry", "colour", "resolution", "jpeg")
+        strengths = ("geometry", "colour", "resolution", "jpeg", "voice")
         return WindowDataset(
             options.root,
             self.splits[split]["clip"].tolist(),

@@ -69,6 +69,7 @@ class WindowDataset(Dataset):
         colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
         resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
         jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
+        voice: strength of random changes of voice and noise, 0 to 1, for log-mel (see :func:`augment.augment_voice`).
         sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         span: the part of every clip that is read, from and to as shares of its length.
         seed: of all draws.
@@ -94,6 +95,7 @@ class WindowDataset(Dataset):
         colour: float = 0.0,
         resolution: float = 0.0,
         jpeg: float = 0.0,
+        voice: float = 0.0,
         sigma: float = 1.0,
         span: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
@@ -102,10 +104,12 @@ class WindowDataset(Dataset):
         for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
-        strengths = {"geometry": geometry, "colour": colour, "resolution": resolution, "jpeg": jpeg}
+        strengths = {"geometry": geometry, "colour": colour, "resolution": resolution, "jpeg": jpeg, "voice": voice}
         for name, strength in strengths.items():
             if not 0 <= strength <= 1:
                 raise UserError(f"{name}: expected 0 to 1, got {strength}")
+        if voice and features != "logmel":
+            raise UserError(f"voice: changes log-mel features only, got features {features!r}; set voice to 0")
         self.root = Path(root)
         self.clips = list(clips)
         self.features = features
@@ -120,6 +124,7 @@ class WindowDataset(Dataset):
         self.colour = colour
         self.resolution = resolution
         self.jpeg = jpeg
+        self.voice = voice
         self.sigma = sigma
         if not 0 <= span[0] < span[1] <= 1:
             raise UserError(f"span: expected two rising shares from 0 to 1, got {span}")
@@ -143,7 +148,7 @@ class WindowDataset(Dataset):
         landmarks = clip.face_landmarks_of(chosen)
         item = {
             **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
-            "audio": torch.from_numpy(self._audio(clip, start)),
+            "audio": torch.from_numpy(self._audio(clip, start, rng)),
             "frame": start + self.window // 2,
             "clip": name,
         }
@@ -175,11 +180,12 @@ class WindowDataset(Dataset):
         candidates = np.flatnonzero(eligible)
         return rng.choice(candidates, self.references, replace=len(candidates) < self.references)
 
-    def _audio(self, clip: Clip, start: int) -> np.ndarray:
+    def _audio(self, clip: Clip, start: int, rng: np.random.Generator) -> np.ndarray:
         """(T, D, 10), reading only the steps that the window hears."""
         first = max(0, start - 2)  # in frames: two steps each
         last = start + self.window - 1 - 2
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
+        features = augment.augment_voice(features, self.voice, rng)
         return feature_windows(features, np.arange(self.window) + start - first)
 
     def _augmented(

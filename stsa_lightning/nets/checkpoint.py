@@ -24,7 +24,9 @@ _KEY = "stsa"  # the one metadata entry: JSON of format, guidance and synthesis 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def save_networks(path: str | Path, guidance: Guidance, synthesis: Synthesis, meta: Mapping[str, Any]) -> Path:
+def save_networks(
+    path: str | Path, guidance: Guidance, synthesis: Synthesis, meta: Mapping[str, Any], *, half: bool = False
+) -> Path:
     """Write weights (``guidance.*``, ``synthesis.*``), constructor settings and ``meta`` as one safetensors file.
 
     The file appears complete or not at all.
@@ -32,11 +34,14 @@ def save_networks(path: str | Path, guidance: Guidance, synthesis: Synthesis, me
     Args:
         path: file to write, with its folder made where needed.
         meta: whatever JSON holds; ``features`` (kind of audio features) and ``window`` (T) are what dubbing reads.
+        half: store weights in 16 bits, half the size; they are read back as float32.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"guidance.{k}": v.detach().cpu().contiguous() for k, v in guidance.state_dict().items()}
     tensors |= {f"synthesis.{k}": v.detach().cpu().contiguous() for k, v in synthesis.state_dict().items()}
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     described = {
         "format": FORMAT,
         "guidance": guidance.settings,
@@ -119,7 +124,11 @@ def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def _build(
     kind: type[Network], settings: dict[str, Any], prefix: str, tensors: Mapping[str, Tensor], path: Path
 ) -> Network:
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    own = {
+        name.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
     try:
         with torch.device("meta"):
             network = kind(**settings)

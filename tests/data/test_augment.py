@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from stsa_lightning.audio import SAMPLE_RATE_HZ, LogMel
 from stsa_lightning.data import augment
 from stsa_lightning.face.topology import MIRROR
 
@@ -140,3 +141,55 @@ def test_a_third_of_the_circle_exchanges_the_channels() -> None:
     # x -> y -> z -> x: the rotation about the grey axis that keeps the cube of colours in place.
     np.testing.assert_allclose(augment.hue_rotation(2 * np.pi / 3), np.roll(np.eye(3), 1, axis=0), atol=1e-12)
     np.testing.assert_allclose(augment.hue_rotation(1.0) @ np.ones(3), np.ones(3))
+
+
+def _sung(pitch_hz: float, resonance_hz: float, volume: float = 0.3, seconds: float = 1.0) -> np.ndarray:
+    """Log-mel features (steps, 80) of harmonics under one resonance that come and go twice a second."""
+    times = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    harmonics = np.arange(pitch_hz, 7000, pitch_hz)
+    heights = 1 / (1 + ((harmonics - resonance_hz) / 200) ** 2)
+    tone = (heights[:, None] * np.sin(2 * np.pi * harmonics[:, None] * times)).sum(0) * (np.sin(4 * np.pi * times) > 0)
+    return LogMel()(np.float32(volume * tone / np.abs(tone).max()))
+
+
+def test_another_voice_says_the_same_at_the_same_time() -> None:
+    plain = _sung(120, 800)
+    loud = plain.max(1) > 1
+    for seed in range(20):
+        changed = augment.augment_voice(plain, 1.0, np.random.default_rng(seed))
+        assert changed.shape == plain.shape
+        assert changed.dtype == np.float32
+        assert changed.min() >= -4
+        assert changed[loud].max(1).mean() - changed[~loud].max(1).mean() > 0.3, seed
+
+
+def test_voices_differ_in_loudness_resonance_and_noise() -> None:
+    plain = _sung(120, 800)
+    sounding = plain.max(1) > 1
+    voices = [augment.augment_voice(plain, 1.0, np.random.default_rng(seed)) for seed in range(200)]
+    levels = np.array([12.5 * (voice[sounding].max() - plain.max()) for voice in voices])
+    assert 4 < np.ptp(levels) / 2 < augment.LOUDER + 3 * augment.TIMBRE
+    peaks = np.array([LogMel.centres_hz()[voice[sounding].mean(0)[10:50].argmax() + 10] for voice in voices])
+    assert np.percentile(peaks, 10) < 760 < 840 < np.percentile(peaks, 90)
+    floors = np.array([voice[~sounding].mean() for voice in voices])
+    assert 0.3 < np.mean(floors > floors.min() + 0.5) < 0.7  # half of them in a room
+
+
+def test_a_longer_vocal_tract_is_what_a_lower_resonance_sounds_like(monkeypatch) -> None:
+    monkeypatch.setattr(augment, "LOUDER", 0.0)
+    monkeypatch.setattr(augment, "TIMBRE", 0.0)
+    monkeypatch.setattr(augment, "NOISE", (-200.0, -199.0))
+    rng = np.random.default_rng(3)
+    ratio = (1 + augment.VOCAL_TRACT) ** np.random.default_rng(3).uniform(-1, 1)
+    moved = augment.augment_voice(_sung(40, 1500), 1.0, rng)
+    other = _sung(40, 1500 / ratio)
+    sounding = other.max(1) > 1
+    peaks = [LogMel.centres_hz()[voice[sounding].mean(0)[30:].argmax() + 30] for voice in (moved, other)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=0.06)
+    assert abs(peaks[0] / 1500 - 1) > 0.05
+
+
+def test_no_strength_no_other_voice() -> None:
+    plain, rng = _sung(120, 800, seconds=0.2), np.random.default_rng(0)
+    assert augment.augment_voice(plain, 0.0, rng) is plain
+    assert rng.random() == np.random.default_rng(0).random()

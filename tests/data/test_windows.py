@@ -181,6 +181,15 @@ def test_all_augmentation_together(root: Path) -> None:
         np.testing.assert_array_equal(b["keypoints"], b["landmarks"][:, KEYPOINT_POSITIONS].transpose(1, 2))
 
 
+def test_another_voice_leaves_pictures_alone(root: Path) -> None:
+    plain, changed = _dataset(root), _dataset(root, voice=1.0)
+    for i in range(4):
+        a, b = plain[3, i], changed[3, i]
+        assert torch.equal(b["audio"], changed[3, i]["audio"])
+        assert not torch.equal(a["audio"], b["audio"])
+        assert all(torch.equal(a[name], b[name]) for name in ("faces", "references", "heatmaps"))
+
+
 @pytest.mark.parametrize("strength", ["colour", "jpeg", "resolution"])
 def test_frames_and_references_change_alike(root: Path, strength: str) -> None:
     """In a clip of five frames references are frames of the window: the same picture must come out."""
@@ -212,9 +221,11 @@ def test_a_clip_prepared_anew_is_read_anew(synthetic: ModuleType, tmp_path: Path
 def test_errors(root: Path) -> None:
     with pytest.raises(UserError, match="references: expected at least 1, got 0"):
         _dataset(root, references=0)
-    for name in ("geometry", "colour", "resolution", "jpeg"):
+    for name in ("geometry", "colour", "resolution", "jpeg", "voice"):
         with pytest.raises(UserError, match=f"{name}: expected 0 to 1, got 1.5"):
             _dataset(root, **{name: 1.5})
+    with pytest.raises(UserError, match="voice: changes log-mel features only, got features 'mfcc'"):
+        _dataset(root, features="mfcc", voice=0.5)
     with pytest.raises(ClipError, match=r"gaps.safetensors: expected 15 frames"):
         _dataset(root, window=15)[0]
     with pytest.raises(ClipError, match="expected 60 frames"):
