@@ -134,7 +134,7 @@ class RenderEngine:
 
         def draw(masked_codes: Tensor, audio_codes: Tensor, masked: Tensor) -> Tensor:
             lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(len(masked), -1, -1))
-            return self.guidance.draw(lip[:, centre], jaw[:, centre], masked)[2]
+            return self.guidance.draw(lip[:, centre], jaw[:, centre], masked)
 
         return self._side_by_side(draw, _GUIDANCE_BATCH, *codes, contours[:, centre])
 

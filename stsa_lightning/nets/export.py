@@ -55,7 +55,7 @@ class FrameGraph(nn.Module):
         audio_codes = self.guidance.embed_audio(audio.flatten(0, 1)).unflatten(0, (frames, window))
         lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(frames, -1, -1))
         centre = window // 2
-        heatmap = self.guidance.draw(lip[:, centre], jaw[:, centre], contours[:, centre])[2]
+        heatmap = self.guidance.draw(lip[:, centre], jaw[:, centre], contours[:, centre])
         references = References(images, maps[:3], maps[3], maps[4:]).expand(frames)
         return self.synthesis.render(masked, heatmap, audio[:, centre], references).face
 

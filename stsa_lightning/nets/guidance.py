@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stsa_lightning.nets.layers import ConvBlock, ResidualConvBlock, UpBlock, check_face_size, check_shape, reduced_size
+from stsa_lightning.nets.ridges import Ridges
 
 LIP_KEYPOINTS = 40
 JAW_KEYPOINTS = 17
@@ -162,6 +163,10 @@ class Guidance(nn.Module):
         base: channels of the first heatmap convolution; deeper ones are multiples of it.
         layers, heads, feedforward, dropout: the transformer's.
         add_masked: add the masked heatmap to the predicted one (paper); the released inference does not.
+        ridge_sigma: draw the heatmap that drives the picture through the predicted keypoints, with ridges of this width
+            in pixels; 0: as the decoders say (paper). This is ours: until they have heard hours of speech, decoders
+            answer with the mean of what lips could look like, a blur that nothing can be drawn from, while keypoints
+            follow the speech already.
     """
 
     def __init__(
@@ -175,6 +180,7 @@ class Guidance(nn.Module):
         feedforward: int = 1024,
         dropout: float = 0.1,
         add_masked: bool = True,
+        ridge_sigma: float = 0.0,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -191,6 +197,7 @@ class Guidance(nn.Module):
         self.jaw_encoder = HeatmapEncoder(face_size, base, width)
         self.lip_keypoints = nn.Linear(width, 2 * LIP_KEYPOINTS)
         self.jaw_keypoints = nn.Linear(width, 2 * JAW_KEYPOINTS)
+        self.ridges = Ridges(face_size, ridge_sigma) if ridge_sigma else None
 
     def forward(self, audio: Tensor, masked_heatmaps: Tensor, reference_heatmaps: Tensor) -> GuidanceOutput:
         """Heatmaps and keypoints of windows of T frames.
@@ -211,12 +218,14 @@ class Guidance(nn.Module):
             self.embed_references(reference_heatmaps),
         )
         lip_codes, jaw_codes = lip_codes.flatten(0, 1), jaw_codes.flatten(0, 1)  # (B * T, C)
-        lip, jaw, heatmap = self.draw(lip_codes, jaw_codes, masked_heatmaps.flatten(0, 1))
+        masked = masked_heatmaps.flatten(0, 1)
+        lip, jaw = self.decoder(lip_codes, jaw_codes, masked)
+        keypoints = self._keypoints(lip, jaw, lip_codes, jaw_codes)
         return GuidanceOutput(
             lip=lip.unflatten(0, (B, T)),
             jaw=jaw.unflatten(0, (B, T)),
-            keypoints=self._keypoints(lip, jaw, lip_codes, jaw_codes).unflatten(0, (B, T)),
-            heatmap=heatmap.unflatten(0, (B, T)),
+            keypoints=keypoints.unflatten(0, (B, T)),
+            heatmap=self._whole(lip, jaw, keypoints, masked).unflatten(0, (B, T)),
         )
 
     def embed_audio(self, windows: Tensor) -> Tensor:
@@ -231,11 +240,17 @@ class Guidance(nn.Module):
         """(B, N, 1, S, S) -> tokens (B, N, C)."""
         return self.norm(self.reference_encoder(heatmaps.flatten(0, 1))).unflatten(0, heatmaps.shape[:2])
 
-    def draw(self, lip_codes: Tensor, jaw_codes: Tensor, masked_heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Lip, jaw and whole heatmap of single frames, (n, 1, S, S) each, from embeddings (n, C) of lip and jaw."""
+    def draw(self, lip_codes: Tensor, jaw_codes: Tensor, masked_heatmaps: Tensor) -> Tensor:
+        """What drives the picture of single frames, (n, 1, S, S), from embeddings (n, C) of lip and jaw."""
         lip, jaw = self.decoder(lip_codes, jaw_codes, masked_heatmaps)
-        whole = lip + jaw + masked_heatmaps if self.add_masked else lip + jaw
-        return lip, jaw, whole.clamp(max=1)
+        keypoints = self._keypoints(lip, jaw, lip_codes, jaw_codes) if self.ridges is not None else None
+        return self._whole(lip, jaw, keypoints, masked_heatmaps)
+
+    def _whole(self, lip: Tensor, jaw: Tensor, keypoints: Tensor | None, masked: Tensor) -> Tensor:
+        if self.ridges is not None and keypoints is not None:
+            lip, jaw = self.ridges(keypoints)
+        whole = lip + jaw + masked if self.add_masked else lip + jaw
+        return whole.clamp(max=1)
 
     def _keypoints(self, lip: Tensor, jaw: Tensor, lip_codes: Tensor, jaw_codes: Tensor) -> Tensor:
         lip_xy = self.lip_keypoints(self.lip_encoder(lip) + lip_codes).unflatten(1, (LIP_KEYPOINTS, 2))

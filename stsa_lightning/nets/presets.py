@@ -15,7 +15,16 @@ GUIDANCE: dict[str, dict[str, Any]] = {
         "heads": 4,
         "feedforward": 1024,
     },
-    "small": {"audio_dim": 80, "face_size": 128, "width": 192, "base": 8, "layers": 4, "heads": 4, "feedforward": 384},
+    "small": {
+        "audio_dim": 80,
+        "face_size": 128,
+        "width": 192,
+        "base": 8,
+        "layers": 4,
+        "heads": 4,
+        "feedforward": 384,
+        "ridge_sigma": 1.0,
+    },
     "tiny": {"audio_dim": 80, "face_size": 64, "width": 64, "base": 8, "layers": 2, "heads": 4, "feedforward": 128},
 }
 

@@ -38,7 +38,7 @@ def test_released_size() -> None:
     with torch.device("meta"):
         network = Guidance()
     assert sum(p.numel() for p in network.parameters()) == 48_067_896
-    assert network.settings == {**GUIDANCE["released"], "dropout": 0.1, "add_masked": True}
+    assert network.settings == {**GUIDANCE["released"], "dropout": 0.1, "add_masked": True, "ridge_sigma": 0.0}
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
