@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LINES, HeatmapKind
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LINES
 
+_POINTS = 16  # that a line is made of: closer than a pixel, at 128 px
 _NUMBER = {int(position): number for number, position in enumerate(KEYPOINT_POSITIONS)}
+_UPPER_LIP = ((91, 102), (111, 122))  # landmarks of its outer and its inner edge
 
 
 class Ridges(nn.Module):
-    """Keypoints to heatmaps of the lips and of the jaw: ``exp(-d^2 / 2 sigma^2)``, d to the nearest contour.
+    """Keypoints to heatmaps of the lips and of the jaw: about ``exp(-d^2 / 2 sigma^2)``, d to the nearest contour.
 
-    Lines are not rounded to pixels, so that keypoints get a gradient; but for that they are those of
-    :func:`stsa_lightning.face.heatmaps.draw_heatmap`.
+    A row of Gaussians closer than sigma adds up to a ridge, and a Gaussian is a product of its row and its column: so
+    all of a contour is one matrix product. Contours that may lie on one another, as the edges of closed lips do, are
+    drawn apart, and the largest value stays. Lines are not rounded to pixels, so that keypoints get a gradient; but for
+    that they are those of :func:`stsa_lightning.face.heatmaps.draw_heatmap`.
 
     Args:
         size: side of the heatmaps in pixels.
@@ -25,31 +30,30 @@ class Ridges(nn.Module):
     def __init__(self, size: int, sigma: float) -> None:
         super().__init__()
         self.size, self.sigma = size, sigma
-        self.lip, self.jaw = _ends("lip"), _ends("jaw")
+        lip: dict[tuple[bool, bool], list[tuple[int, int]]] = {}  # by inner, upper
+        for a, b in LINES["lip"].tolist():
+            upper = any(first <= point < last for first, last in _UPPER_LIP for point in (a, b))
+            lip.setdefault((max(a, b) >= _UPPER_LIP[1][0], upper), []).append((_NUMBER[a], _NUMBER[b]))
+        self.lip = list(lip.values())
+        self.jaw = [[(_NUMBER[a], _NUMBER[b]) for a, b in LINES["jaw"].tolist()]]
 
     def forward(self, keypoints: Tensor) -> tuple[Tensor, Tensor]:
         """(n, 2, 57) in the face box, 17 jaw points then 40 lip points -> lip and jaw, each (n, 1, S, S) in [0, 1]."""
-        points = keypoints.float() * self.size
-        return self._along(points, self.lip), self._along(points, self.jaw)
+        with torch.autocast(keypoints.device.type, enabled=False):
+            points = keypoints.float() * self.size
+            lip, jaw = (
+                torch.stack([self._ridge(points, lines) for lines in contours]).amax(0)
+                for contours in (self.lip, self.jaw)
+            )
+        return lip.unsqueeze(1), jaw.unsqueeze(1)
 
-    def _along(self, points: Tensor, ends: list[tuple[int, int]]) -> Tensor:
-        nearest: Tensor | None = None
-        for a, b in ends:  # one after the other: a map stays in the cache
-            squared = self._squared_distance(points[:, :, a], points[:, :, b])
-            nearest = squared if nearest is None else torch.minimum(nearest, squared)
-        assert nearest is not None
-        return torch.exp(nearest * (-0.5 / self.sigma**2)).unsqueeze(1)
-
-    def _squared_distance(self, start: Tensor, end: Tensor) -> Tensor:
-        """Of every pixel to lines from ``start`` to ``end`` (n, 2): (n, S, S)."""
-        step = end - start
-        centres = torch.arange(self.size, dtype=start.dtype, device=start.device) + 0.5
-        x, y = centres - start[:, 0, None, None], centres[:, None] - start[:, 1, None, None]
-        step_x, step_y = step[:, 0, None, None], step[:, 1, None, None]
-        share = ((x * step_x + y * step_y) / (step_x**2 + step_y**2 + 1e-6)).clamp(0, 1)
-        return (x - share * step_x) ** 2 + (y - share * step_y) ** 2
-
-
-def _ends(kind: HeatmapKind) -> list[tuple[int, int]]:
-    """The lines of a kind of heatmap, by the numbers of the keypoints at their ends."""
-    return [(_NUMBER[a], _NUMBER[b]) for a, b in np.asarray(LINES[kind]).tolist()]
+    def _ridge(self, points: Tensor, lines: list[tuple[int, int]]) -> Tensor:
+        """(n, 2, 57) in pixels -> (n, S, S)."""
+        starts, ends = (points[:, :, list(side)] for side in zip(*lines, strict=True))  # (n, 2, lines)
+        share = (torch.arange(_POINTS, dtype=points.dtype, device=points.device) + 0.5) / _POINTS
+        places = (starts[..., None] + (ends - starts)[..., None] * share).flatten(2)  # (n, 2, lines * points)
+        spacing = ((ends - starts).square().sum(1) + 1e-12).sqrt() / _POINTS  # (n, lines)
+        weight = (spacing / (self.sigma * math.sqrt(2 * math.pi))).repeat_interleave(_POINTS, dim=1)
+        centres = torch.arange(self.size, dtype=points.dtype, device=points.device) + 0.5
+        x, y = torch.exp((places[..., None] - centres).square() * (-0.5 / self.sigma**2)).unbind(1)
+        return ((y * weight[..., None]).transpose(1, 2) @ x).clamp(max=1)

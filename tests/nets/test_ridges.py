@@ -37,7 +37,7 @@ def test_they_are_the_heatmaps_that_landmarks_are_drawn_as(landmarks, size) -> N
         for axis in (1, 2):
             places = np.arange(size).reshape((-1, 1) if axis == 1 else (1, -1))
             centres = [(m * places).sum((1, 2)) / m.sum((1, 2)) for m in (mine, theirs)]
-            np.testing.assert_allclose(centres[0], centres[1], atol=0.5)
+            np.testing.assert_allclose(centres[0], centres[1], atol=0.9)
 
 
 def test_keypoints_follow_a_picture_that_is_wanted(landmarks) -> None:
@@ -55,11 +55,12 @@ def test_keypoints_follow_a_picture_that_is_wanted(landmarks) -> None:
     assert losses[-1] < 0.1 * losses[0]  # points may still lie elsewhere along the contours
 
 
-def test_a_line_without_length_is_a_point() -> None:
-    lip, _ = Ridges(64, 1.0)(torch.full((1, 2, 57), 32.5 / 64))
-    assert lip[0, 0, 32, 32] == pytest.approx(1, abs=1e-4)
-    assert lip[0, 0, 32, 34] == pytest.approx(np.exp(-2), rel=1e-3)
-    assert torch.isfinite(lip).all()
+def test_lines_without_length_are_nothing() -> None:
+    points = torch.full((1, 2, 57), 0.5, requires_grad=True)
+    lip, jaw = Ridges(64, 1.0)(points)
+    (lip.sum() + jaw.sum()).backward()
+    assert lip.max() < 1e-3
+    assert torch.isfinite(points.grad).all()
 
 
 def test_guidance_drives_the_picture_with_them() -> None:
