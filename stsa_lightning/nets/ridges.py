@@ -55,5 +55,6 @@ class Ridges(nn.Module):
         spacing = ((ends - starts).square().sum(1) + 1e-12).sqrt() / _POINTS  # (n, lines)
         weight = (spacing / (self.sigma * math.sqrt(2 * math.pi))).repeat_interleave(_POINTS, dim=1)
         centres = torch.arange(self.size, dtype=points.dtype, device=points.device) + 0.5
-        x, y = torch.exp((places[..., None] - centres).square() * (-0.5 / self.sigma**2)).unbind(1)
+        exponents = (places[..., None] - centres).square() * (-0.5 / self.sigma**2)
+        x, y = torch.exp(exponents.clamp(min=-40)).unbind(1)  # numbers too small to be normal are slow
         return ((y * weight[..., None]).transpose(1, 2) @ x).clamp(max=1)
