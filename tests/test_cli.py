@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from stsa_lightning import __version__
-from stsa_lightning.cli import main
+from stsa_lightning.cli import build_parser, main
 from stsa_lightning.data.index import load_index
+from stsa_lightning.nets import BUNDLED
+from stsa_lightning.nets.checkpoint import load_networks
 
 
 def failed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -51,11 +53,14 @@ def test_help_is_quick_for_it_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_dub_without_networks_says_how_to_get_some(capsys: pytest.CaptureFixture[str]):
-    message = failed(["dub", "a.mp4", "b.wav", "-o", "c.mp4"], capsys)
-    assert "--checkpoint" in message
-    assert "stsa fit" in message
-    assert "stsa weights import" in message
+def test_networks_come_with_the_package():
+    guidance, synthesis, meta = load_networks(BUNDLED)
+    assert BUNDLED.stat().st_size < 25 * 2**20
+    assert meta["features"] == "logmel"  # no download
+    assert guidance.face_size == synthesis.face_size == 128
+    commands = build_parser()
+    assert commands.parse_args(["dub", "a.mp4", "b.wav", "-o", "c.mp4"]).checkpoint == BUNDLED
+    assert commands.parse_args(["app"]).checkpoint == BUNDLED
 
 
 def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from stsa_lightning.cli.command import command
 from stsa_lightning.errors import UserError
+from stsa_lightning.nets import BUNDLED
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "app", _app, "a page in the browser: upload, dub, compare, download")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="trained networks: .ckpt or .safetensors")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=BUNDLED,
+        help="trained networks: .ckpt or .safetensors; without it, those that come with the package",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=7860)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stsa_lightning.cli.command import command
 from stsa_lightning.errors import UserError
+from stsa_lightning.nets import BUNDLED
 
 if TYPE_CHECKING:
     from stsa_lightning.adaptation import Adaptation
@@ -26,7 +27,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="many dubs: a CSV file with columns video, audio, out (paths relative to it); results that exist are "
         "skipped, failures do not stop the others",
     )
-    parser.add_argument("--checkpoint", type=Path, help="trained networks: .ckpt of a run, or .safetensors")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=BUNDLED,
+        help="trained networks: .ckpt of a run, or .safetensors; without it, those that come with the package",
+    )
     parser.add_argument(
         "--adapt",
         type=float,
@@ -109,12 +115,6 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.manifest is not None and any(value is not None for value in single):
         raise UserError("--manifest names videos, speech and results itself: leave VIDEO, AUDIO and --out away")
-    if arguments.checkpoint is None:
-        raise UserError(
-            "dub needs trained networks: --checkpoint RUN/last.ckpt (train one: stsa fit -c experiments/sample.yaml, "
-            "or make demo) or --checkpoint released.safetensors (import the authors' two .pth files: "
-            "stsa weights import GUIDANCE.pth SYNTHESIS.pth -o released.safetensors)"
-        )
     if arguments.adapt < 0:
         raise UserError(f"--adapt: expected minutes, 0 or more, got {arguments.adapt:g}")
     if arguments.adapt and arguments.manifest is not None:
