@@ -82,6 +82,7 @@ class STSADataModule(LightningDataModule):
         test_list: the clips of test and prediction; without it, those that validate.
         mirror: mirror a random half of the training windows left to right.
         geometry: strength of random turns, zooms and shifts of training windows, 0 to 1.
+        boxes: strength of random differences between their boxes, 0 to 1; makes the guidance network listen.
         colour: strength of random changes of their colour, 0 to 1.
         resolution: strength of a random loss of their resolution, 0 to 1.
         jpeg: strength of random JPEG compression, 0 to 1.
@@ -111,6 +112,7 @@ class STSADataModule(LightningDataModule):
         test_list: str | None = None,
         mirror: bool = False,
         geometry: float = 0.0,
+        boxes: float = 0.0,
         colour: float = 0.0,
         resolution: float = 0.0,
         jpeg: float = 0.0,
@@ -204,7 +206,7 @@ class STSADataModule(LightningDataModule):
         """The windows of one split; `setup` comes first."""
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
-        strengths = ("geometry", "colour", "resolution", "jpeg", "voice")
+        strengths = ("geometry", "boxes", "colour", "resolution", "jpeg", "voice")
         return WindowDataset(
             options.root,
             self.splits[split]["clip"].tolist(),

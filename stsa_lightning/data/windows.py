@@ -66,6 +66,7 @@ class WindowDataset(Dataset):
             Neither takes a frame of the window itself, unless the clip has no other.
         mirror: mirror a random half of the items left to right.
         geometry: strength of random turns, zooms and shifts, 0 to 1 (see :func:`augment.augment_geometry`).
+        boxes: strength of random differences between the boxes, 0 to 1 (see :func:`augment.augment_boxes`).
         colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
         resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
         jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
@@ -92,6 +93,7 @@ class WindowDataset(Dataset):
         reference_policy: ReferencePolicy = "random",
         mirror: bool = False,
         geometry: float = 0.0,
+        boxes: float = 0.0,
         colour: float = 0.0,
         resolution: float = 0.0,
         jpeg: float = 0.0,
@@ -104,8 +106,8 @@ class WindowDataset(Dataset):
         for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
-        strengths = {"geometry": geometry, "colour": colour, "resolution": resolution, "jpeg": jpeg, "voice": voice}
-        for name, strength in strengths.items():
+        strengths = {"geometry": geometry, "boxes": boxes, "colour": colour, "resolution": resolution, "jpeg": jpeg}
+        for name, strength in {**strengths, "voice": voice}.items():
             if not 0 <= strength <= 1:
                 raise UserError(f"{name}: expected 0 to 1, got {strength}")
         if voice and features != "logmel":
@@ -121,6 +123,7 @@ class WindowDataset(Dataset):
         self.reference_policy = reference_policy
         self.mirror = mirror
         self.geometry = geometry
+        self.boxes = boxes
         self.colour = colour
         self.resolution = resolution
         self.jpeg = jpeg
@@ -195,6 +198,7 @@ class WindowDataset(Dataset):
         if self.mirror and rng.random() < 0.5:
             faces, landmarks = augment.mirror(faces, landmarks)
         faces, landmarks = augment.augment_geometry(faces, landmarks, self.geometry, rng)
+        faces, landmarks = augment.augment_boxes(faces, landmarks, self.window, self.boxes, rng)
         faces = augment.augment_colour(faces, self.colour, rng)
         faces = augment.augment_resolution(faces, self.resolution, rng)
         return augment.augment_jpeg(faces, self.jpeg, rng), landmarks

@@ -221,7 +221,7 @@ def test_a_clip_prepared_anew_is_read_anew(synthetic: ModuleType, tmp_path: Path
 def test_errors(root: Path) -> None:
     with pytest.raises(UserError, match="references: expected at least 1, got 0"):
         _dataset(root, references=0)
-    for name in ("geometry", "colour", "resolution", "jpeg", "voice"):
+    for name in ("geometry", "boxes", "colour", "resolution", "jpeg", "voice"):
         with pytest.raises(UserError, match=f"{name}: expected 0 to 1, got 1.5"):
             _dataset(root, **{name: 1.5})
     with pytest.raises(UserError, match="voice: changes log-mel features only, got features 'mfcc'"):
