@@ -165,6 +165,7 @@ class STSA(LightningModule):
             temperature=temperature,
             discriminator=discriminator,
             sync=load_sync_loss(sync_expert, features, window) if weights.sync else None,
+            sound_width=self.guidance.settings["width"],
         )
         on_face = {name: value for name in FACE_TERMS if (value := getattr(weights, name))}
         self.balancer = ShareBalancer(on_face) if balance == "shares" else None

@@ -94,9 +94,19 @@ class PhaseSchedule(Callback):
                 f"phases: {told} = {total} epochs do not fit trainer.max_epochs {limit}; make it at least {total}, or "
                 "the phases shorter"
             )
+        self._check_exchange(trainer)
         for spec in self.phases:
             for name in spec.freeze:
                 cast(STSA, pl_module).part(name)
+
+    def _check_exchange(self, trainer: Trainer) -> None:
+        exchanged = getattr(getattr(trainer, "datamodule", None), "hparams", {}).get("exchange_epochs", 0)
+        other = [epoch for epoch in range(exchanged) if self.phase_at(epoch).name != "guidance"]
+        if other:
+            raise UserError(
+                f"data.exchange_epochs: expected at most {other[0]}, as the run begins with so many epochs of the "
+                f"phase guidance, got {exchanged}; the other phases need pictures and contours that agree"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that goes on in the middle of an epoch hears no start of one.

@@ -1,8 +1,8 @@
 """Augmentation that leaves landmarks true.
 
-Every function but `augment_boxes` changes all pictures of an item alike, the window's frames and its references: motion
-stays motion, and what the references show of a person (proportions, colours, sharpness) still holds for the frames to
-be drawn.
+What changes pictures changes all pictures of an item alike, the window's frames and its references: motion stays
+motion, and what the references show of a person (proportions, colours, sharpness) still holds for the frames to be
+drawn.
 Pictures are (n, S, S, 3) uint8 RGB, landmarks (n, 131, 2) normalised to the picture. A strength is within [0, 1]; at 0
 what went in comes out, itself, and nothing is drawn from `rng`.
 """
@@ -13,15 +13,13 @@ import cv2
 import numpy as np
 
 from stsa_lightning.audio import LogMel
-from stsa_lightning.face.topology import MIRROR
+from stsa_lightning.face.topology import CONTENT_POSITIONS, MASKED_POSITIONS, MIRROR
 
 TURN_DEGREES = 10.0  # the most that strength 1 draws, to either side
 ZOOM = 0.1  # likewise: sizes from 1 / 1.1 to 1.1
 SHIFT = 0.05  # likewise, of the picture's side
 WORST_QUALITY = 30  # of JPEG, at strength 1
 COARSEST = 3.0  # times, at strength 1: a picture of 128 px shows what 43 px can
-TIGHTER = 0.3  # logarithm of how much less of its box a face fills at most, across and down, at strength 1
-UNSTEADY = (0.04, 0.02)  # how much the boxes of a window differ at strength 1: logarithm of their sides, place
 LOUDER = 8.0  # decibels that strength 1 draws at most, to either side
 TIMBRE = 6.0  # likewise, of each of the waves that a microphone's or a room's response is made of
 VOCAL_TRACT = 0.15  # likewise: resonances from 1 / 1.15 to 1.15 times as high
@@ -84,39 +82,27 @@ def _warped(faces: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.nda
     )
 
 
-def augment_boxes(
-    faces: np.ndarray, landmarks: np.ndarray, window: int, strength: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every picture as if cut out with another box: width, height and place of each drawn for itself.
+def exchange_mouths(poses: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The mouths and jaws of some faces on the poses of others of the same person, as dubbing is going to want them.
 
-    A tight box ends at the chin. Where the eyes and the nose lie within it tells how far the mouth was open, and a
-    guidance network that is shown them would read the answer there instead of listening. Under boxes that end anywhere,
-    speech alone tells.
+    A tight box ends at the chin, so where the brows, eyes and nose lie within it tells how far the mouth was open, and
+    a guidance network that is shown a frame's own contours reads the answer there instead of listening. The contours
+    of another moment tell nothing.
 
     Args:
-        faces: (n, S, S, 3) uint8.
-        landmarks: (n, 131, 2) in [0, 1], further out where the box was clipped.
-        window: how many of the pictures, the first ones, follow each other: their boxes differ little.
-        strength: 0 changes nothing; at 1 a face fills down to three quarters of its box, across and down.
-        rng: draws.
+        poses: landmarks (n, 131, 2) whose masked contours stay.
+        faces: landmarks (n, 131, 2) whose lips and lower oval are moved along, by the affine map that carries their
+            masked contours to those of `poses` with the least squared error.
 
     Returns:
-        Pictures and landmarks of the same shapes. What comes in at the edges is a reflection.
+        (n, 131, 2) float32.
     """
-    if not strength:
-        return faces, landmarks
-    count, most = len(faces), strength * np.array(UNSTEADY)
-    sizes, places = np.exp(-strength * TIGHTER * rng.random((count, 2))), rng.random((count, 2))
-    sizes[:window], places[:window] = sizes[0], places[0]
-    sizes[:window] *= np.exp(rng.uniform(-most[0], most[0], (window, 2)))
-    low, high = landmarks.min(axis=1), landmarks.max(axis=1)
-    room = 1 - sizes * (high - low)
-    offsets = np.where(room > 0, places, 0.5) * room - sizes * low
-    offsets[:window] += rng.uniform(-most[1], most[1], (window, 2))
-    moved = [
-        _warped(face[None], np.diag(size), offset)[0] for face, size, offset in zip(faces, sizes, offsets, strict=True)
-    ]
-    return np.stack(moved), (landmarks * sizes[:, None] + offsets[:, None]).astype(np.float32)
+    made = poses.astype(np.float32)
+    for face, whole in zip(faces, made, strict=True):
+        points = np.column_stack([face, np.ones(len(face), face.dtype)])
+        fitted = np.linalg.lstsq(points[MASKED_POSITIONS], whole[MASKED_POSITIONS], rcond=None)[0]
+        whole[CONTENT_POSITIONS] = points[CONTENT_POSITIONS] @ fitted
+    return made
 
 
 def augment_colour(faces: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

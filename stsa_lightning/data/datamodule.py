@@ -80,13 +80,16 @@ class STSADataModule(LightningDataModule):
             clips in neither `train_list` nor `test_list` validate.
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
         test_list: the clips of test and prediction; without it, those that validate.
+        reference_policy: of training windows: "random" frames; "varied" ones from closed to wide open lips, as dubbing
+            chooses them, among a random part of the clip.
         mirror: mirror a random half of the training windows left to right.
         geometry: strength of random turns, zooms and shifts of training windows, 0 to 1.
-        boxes: strength of random differences between their boxes, 0 to 1; makes the guidance network listen.
         colour: strength of random changes of their colour, 0 to 1.
         resolution: strength of a random loss of their resolution, 0 to 1.
         jpeg: strength of random JPEG compression, 0 to 1.
         voice: strength of random changes of voice and noise, 0 to 1; for log-mel features.
+        exchange_epochs: epochs, the first ones, whose training windows put mouths on the poses of other moments:
+            as many as the phase guidance lasts, so that the network listens and does not read the mouth off the pose.
         sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         seed: of the split and of all draws.
         filters: limits on the clips, for all splits; nothing is prepared again for others.
@@ -110,13 +113,14 @@ class STSADataModule(LightningDataModule):
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
+        reference_policy: Literal["random", "varied"] = "random",
         mirror: bool = False,
         geometry: float = 0.0,
-        boxes: float = 0.0,
         colour: float = 0.0,
         resolution: float = 0.0,
         jpeg: float = 0.0,
         voice: float = 0.0,
+        exchange_epochs: int = 0,
         sigma: float = 1.0,
         seed: int = 0,
         filters: Filters | None = None,
@@ -206,7 +210,7 @@ class STSADataModule(LightningDataModule):
         """The windows of one split; `setup` comes first."""
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
-        strengths = ("geometry", "boxes", "colour", "resolution", "jpeg", "voice")
+        strengths = ("geometry", "colour", "resolution", "jpeg", "voice")
         return WindowDataset(
             options.root,
             self.splits[split]["clip"].tolist(),
@@ -216,8 +220,9 @@ class STSADataModule(LightningDataModule):
             references=options.references,
             windows_per_clip=options.windows_per_clip if training else options.validation_windows_per_clip,
             window_policy="random" if training else "even",
-            reference_policy="random" if training else "openness",
+            reference_policy=options.reference_policy if training else "openness",
             mirror=options.mirror and training,
+            exchange_epochs=options.exchange_epochs if training else 0,
             sigma=options.sigma,
             span=(0.0, seen) if training else (0.0 if seen == 1 else seen, 1.0),
             seed=options.seed,

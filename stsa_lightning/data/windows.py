@@ -18,12 +18,18 @@ from stsa_lightning.data import augment
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_openness
+from stsa_lightning.face.box import denormalise_landmarks
+from stsa_lightning.face.heatmaps import articulation, draw_all_kinds, draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 
+VARIED = (0.2, 1.0)  # share of a clip's frames that references of "varied" are chosen among, drawn in between
+
+AROUND = 125  # frames before and after a window that tell how much the mouth moves
+LEAST_SPREAD, LEAST_SPREAD_PX = 0.003, 0.3  # of the box and in pixels: below that a mouth does not move
+
 WindowPolicy = Literal["random", "even"]
-ReferencePolicy = Literal["random", "openness"]
+ReferencePolicy = Literal["random", "openness", "varied"]
 
 
 class Batch(TypedDict):
@@ -40,6 +46,8 @@ class Batch(TypedDict):
     jaw_heatmaps: Tensor  # (B, T, 1, S, S)
     landmarks: Tensor  # (B, T, 131, 2) normalised to the face box; may leave [0, 1] at the edge of the video's frame
     keypoints: Tensor  # (B, T, 2, 57) the same limited to [0, 1]: 17 jaw, then 40 lip
+    articulation: Tensor  # (B, T, 3) lips' outer and inner opening, mouth's width: mean 0, deviation 1 around
+    articulation_spread: Tensor  # (B, 3) that deviation, normalised to the face box
     audio: Tensor  # (B, T, D, 10)
     references: Tensor  # (B, N, 3, S, S)
     reference_heatmaps: Tensor  # (B, N, 1, S, S)
@@ -62,15 +70,18 @@ class WindowDataset(Dataset):
         references: reference frames, N.
         windows_per_clip: items of each clip in an epoch.
         window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
-        reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does.
-            Neither takes a frame of the window itself, unless the clip has no other.
+        reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does;
+            "varied" does so among a random part of the clip. None takes a frame of the window itself, unless the clip
+            has no other.
         mirror: mirror a random half of the items left to right.
         geometry: strength of random turns, zooms and shifts, 0 to 1 (see :func:`augment.augment_geometry`).
-        boxes: strength of random differences between the boxes, 0 to 1 (see :func:`augment.augment_boxes`).
         colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
         resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
         jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
         voice: strength of random changes of voice and noise, 0 to 1, for log-mel (see :func:`augment.augment_voice`).
+        exchange_epochs: epochs, the first ones, whose windows have their mouths on the poses of another window of the
+            clip (see :func:`augment.exchange_mouths`). Pictures and contours do not agree then: for training the
+            guidance network.
         sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         span: the part of every clip that is read, from and to as shares of its length.
         seed: of all draws.
@@ -93,11 +104,11 @@ class WindowDataset(Dataset):
         reference_policy: ReferencePolicy = "random",
         mirror: bool = False,
         geometry: float = 0.0,
-        boxes: float = 0.0,
         colour: float = 0.0,
         resolution: float = 0.0,
         jpeg: float = 0.0,
         voice: float = 0.0,
+        exchange_epochs: int = 0,
         sigma: float = 1.0,
         span: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
@@ -106,8 +117,8 @@ class WindowDataset(Dataset):
         for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
-        strengths = {"geometry": geometry, "boxes": boxes, "colour": colour, "resolution": resolution, "jpeg": jpeg}
-        for name, strength in {**strengths, "voice": voice}.items():
+        strengths = {"geometry": geometry, "colour": colour, "resolution": resolution, "jpeg": jpeg, "voice": voice}
+        for name, strength in strengths.items():
             if not 0 <= strength <= 1:
                 raise UserError(f"{name}: expected 0 to 1, got {strength}")
         if voice and features != "logmel":
@@ -123,11 +134,11 @@ class WindowDataset(Dataset):
         self.reference_policy = reference_policy
         self.mirror = mirror
         self.geometry = geometry
-        self.boxes = boxes
         self.colour = colour
         self.resolution = resolution
         self.jpeg = jpeg
         self.voice = voice
+        self.exchange_epochs = exchange_epochs
         self.sigma = sigma
         if not 0 <= span[0] < span[1] <= 1:
             raise UserError(f"span: expected two rising shares from 0 to 1, got {span}")
@@ -149,8 +160,13 @@ class WindowDataset(Dataset):
         frames = np.arange(start, start + self.window)
         chosen = np.concatenate([frames, self._references(clip, frames, rng)])
         landmarks = clip.face_landmarks_of(chosen)
+        if epoch < self.exchange_epochs:
+            elsewhere = self._window_start(clip, index % self.windows_per_clip, rng) + np.arange(self.window)
+            poses = clip.face_landmarks_of(elsewhere)
+            landmarks[: self.window] = augment.exchange_mouths(poses, landmarks[: self.window])
         item = {
             **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
+            **_articulation(clip, frames),
             "audio": torch.from_numpy(self._audio(clip, start, rng)),
             "frame": start + self.window // 2,
             "clip": name,
@@ -178,7 +194,10 @@ class WindowDataset(Dataset):
         eligible[frames] = False
         if not eligible.any():
             eligible = self._readable(clip)
-        if self.reference_policy == "openness":
+        if self.reference_policy == "varied":
+            some = eligible & (rng.random(clip.frames) < rng.uniform(*VARIED))
+            eligible = some if some.sum() >= self.references else eligible
+        if self.reference_policy != "random":
             return choose_references(lip_openness(clip.landmarks), eligible, self.references)
         candidates = np.flatnonzero(eligible)
         return rng.choice(candidates, self.references, replace=len(candidates) < self.references)
@@ -198,7 +217,6 @@ class WindowDataset(Dataset):
         if self.mirror and rng.random() < 0.5:
             faces, landmarks = augment.mirror(faces, landmarks)
         faces, landmarks = augment.augment_geometry(faces, landmarks, self.geometry, rng)
-        faces, landmarks = augment.augment_boxes(faces, landmarks, self.window, self.boxes, rng)
         faces = augment.augment_colour(faces, self.colour, rng)
         faces = augment.augment_resolution(faces, self.resolution, rng)
         return augment.augment_jpeg(faces, self.jpeg, rng), landmarks
@@ -221,6 +239,21 @@ class WindowDataset(Dataset):
             "landmarks": torch.from_numpy(landmarks[:count]),
             "keypoints": torch.from_numpy(np.ascontiguousarray(keypoints)),
         }
+
+
+def _articulation(clip: Clip, frames: np.ndarray) -> dict[str, Tensor]:
+    """In pixels of the video's frame, where the box does not matter; its deviation besides in sides of the box."""
+    first = max(0, int(frames[0]) - AROUND)
+    part = slice(first, min(int(frames[-1]) + 1 + AROUND, clip.frames))
+    faces, boxes = clip.face_landmarks_of(part), clip.boxes[part]
+    in_pixels = articulation(denormalise_landmarks(faces, boxes))
+    spread = np.maximum(np.nanstd(in_pixels, axis=0), LEAST_SPREAD_PX)
+    standard = (in_pixels[frames - first] - np.nanmean(in_pixels, axis=0)) / spread
+    in_box = np.maximum(np.nanstd(articulation(faces), axis=0), LEAST_SPREAD)
+    return {
+        "articulation": torch.from_numpy(standard.astype(np.float32)),
+        "articulation_spread": torch.from_numpy(in_box.astype(np.float32)),
+    }
 
 
 def planes(faces: np.ndarray) -> Tensor:

@@ -9,11 +9,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from stsa_lightning.face.topology import HEATMAP_KINDS, LANDMARKS, LINES, HeatmapKind, positions
+from stsa_lightning.face.topology import ARTICULATION, HEATMAP_KINDS, LANDMARKS, LINES, HeatmapKind
 
 _PARTS: tuple[HeatmapKind, ...] = ("masked", "lip", "jaw")
-_OUTER_LIPS = positions([0, 17])
-_INNER_LIPS = positions([13, 14])
 
 
 def draw_heatmap(landmarks: np.ndarray, kind: HeatmapKind = "whole", size: int = 128, sigma: float = 1.0) -> np.ndarray:
@@ -59,12 +57,17 @@ def draw_all_kinds(landmarks: np.ndarray, size: int = 128, sigma: float = 1.0) -
 
 def lip_openness(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the outer edges of the lips (FaceMesh points 0 and 17): (..., 131, 2) -> (...), same unit."""
-    return _opening(landmarks, _OUTER_LIPS)
+    return _opening(landmarks, ARTICULATION[0])
 
 
 def inner_lip_opening(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the inner edges of the lips (FaceMesh points 13 and 14): (..., 131, 2) -> (...), same unit."""
-    return _opening(landmarks, _INNER_LIPS)
+    return _opening(landmarks, ARTICULATION[1])
+
+
+def articulation(landmarks: np.ndarray) -> np.ndarray:
+    """Outer and inner opening of the lips and width of the mouth: (..., 131, 2) -> (..., 3), same unit."""
+    return np.stack([_opening(landmarks, pair) for pair in ARTICULATION], axis=-1)
 
 
 def _opening(landmarks: np.ndarray, pair: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_discriminator, lsgan_generator
+from stsa_lightning.losses.articulation import Listening, articulation_loss
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
 from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
@@ -44,6 +45,8 @@ class LossWeights:
         keypoints: L1 of the 57 keypoints (L_semantic).
         keypoint_velocity: L1 of the keypoints' frame-to-frame motion (L_temporal).
         heatmap_velocity: the same on heatmaps (L_temporal).
+        articulation: how far the keypoints' mouth is open and wide, in units of the clip's (ours).
+        listening: what the sound's tokens alone say of that (ours).
         warp: VGG perceptual distance of the warped reference to the true face.
         warp_pixel: L1 of the warped reference to the true face.
         perceptual: VGG perceptual + style distance of the generated face.
@@ -59,6 +62,8 @@ class LossWeights:
     keypoints: float = 1.0
     keypoint_velocity: float = 1.0
     heatmap_velocity: float = 0.0
+    articulation: float = 0.0
+    listening: float = 0.0
     warp: float = 2.5
     warp_pixel: float = 0.0
     perceptual: float = 4.0
@@ -100,6 +105,7 @@ class Objective(nn.Module):
         temperature: of InfoNCE.
         discriminator: settings of :class:`PatchDiscriminator`.
         sync: the loss of the term ``sync``.
+        sound_width: size of the guidance network's tokens, which the term ``listening`` reads.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class Objective(nn.Module):
         temperature: float = 0.07,
         discriminator: Mapping[str, Any] | None = None,
         sync: SyncLoss | None = None,
+        sound_width: int = 512,
     ) -> None:
         super().__init__()
         if not mouth_weight >= 1:
@@ -127,6 +134,7 @@ class Objective(nn.Module):
         self.discriminator = PatchDiscriminator(**(discriminator or {})) if judged else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
         self.sync = sync
+        self.listening = Listening(sound_width) if weights.listening else None
 
     @property
     def every_frame(self) -> bool:
@@ -136,13 +144,18 @@ class Objective(nn.Module):
     # ---- stage 1
 
     def guidance_terms(self, prediction: GuidanceOutput, batch: Mapping[str, Any]) -> Terms:
-        """L_semantic and L_temporal."""
+        """L_semantic, L_temporal and what the mouth does with the sound."""
         pairs = (
             *(prediction.lip, prediction.jaw, prediction.keypoints),
             *(batch["lip_heatmaps"], batch["jaw_heatmaps"], batch["keypoints"]),
         )
         terms = self.semantic(*pairs) | self.temporal(*pairs)
         terms["heatmap"] = terms.pop("lip_heatmap") + terms.pop("jaw_heatmap")
+        if self.weights.articulation:
+            units = batch["articulation"], batch["articulation_spread"]
+            terms["articulation"] = articulation_loss(prediction.keypoints, batch["keypoints"], *units)
+        if self.listening is not None:
+            terms["listening"] = self.listening(prediction.sound, batch["articulation"])
         return {name: value for name, value in terms.items() if getattr(self.weights, name)}
 
     # ---- stage 2
@@ -216,8 +229,8 @@ class Objective(nn.Module):
         return [judge for judge in (self.discriminator, self.temporal_discriminator) if judge is not None]
 
     def makers(self) -> list[nn.Module]:
-        """What learns with the generator: the estimator of mutual information, if it has anything to learn."""
-        return [] if self.information is None else [self.information]
+        """What learns with the generator: the estimator of mutual information, the reader of the sound's tokens."""
+        return [part for part in (self.information, self.listening) if part is not None]
 
     def judge(self, faces: Tensor, frames: int) -> Judgement:
         """What the discriminators say of faces (F, 3, S, S) that windows of ``frames`` form."""

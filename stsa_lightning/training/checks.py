@@ -51,6 +51,8 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
         "faces": (frames, 3, side, side),
         **{f"{kind}heatmaps": maps for kind in ("", "masked_", "lip_", "jaw_")},
         "keypoints": (frames, 2, 57),
+        "articulation": (frames, 3),
+        "articulation_spread": (3,),
         "audio": (frames, audio_dim, 10),
         "references": (references, 3, side, side),
         "reference_heatmaps": (references, 1, side, side),

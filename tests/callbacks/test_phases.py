@@ -58,6 +58,15 @@ def test_a_schedule_that_does_not_fit_the_run_is_refused_before_the_first_step(m
     check(RUN, module, max_epochs=1, fast_dev_run=2)
 
 
+def test_mouths_on_other_poses_are_for_guidance_alone(module: STSA):
+    def data(epochs: int) -> SimpleNamespace:
+        return SimpleNamespace(hparams={"exchange_epochs": epochs})
+
+    with pytest.raises(UserError, match=r"exchange_epochs: expected at most 2, .* got 3"):
+        check(RUN, module, max_epochs=4, datamodule=data(3))
+    check(RUN, module, max_epochs=4, datamodule=data(2))
+
+
 def test_an_unknown_part_is_named_before_the_first_step(module: STSA):
     with pytest.raises(UserError, match=r"guidance\.audio_encoder.*got 'guidance\.ears'"):
         check([PhaseSpec("guidance", 1, freeze=("guidance.ears",))], module, max_epochs=1)

@@ -10,7 +10,7 @@ import pytest
 
 from stsa_lightning.audio import SAMPLE_RATE_HZ, LogMel
 from stsa_lightning.data import augment
-from stsa_lightning.face.topology import MIRROR
+from stsa_lightning.face.topology import CONTENT_POSITIONS, MIRROR
 
 SIZE = 128
 PHOTOMETRIC = (augment.augment_colour, augment.augment_resolution, augment.augment_jpeg)
@@ -85,34 +85,6 @@ def test_what_comes_in_at_the_edges_is_a_reflection() -> None:
     assert (moved == 77).all()
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_landmarks_stay_on_their_dots_in_other_boxes(seed: int) -> None:
-    pictures, landmarks = _dotted(seed)
-    landmarks[:, 1], landmarks[:, 2] = 0.02, 0.98  # a face fills its box
-    moved, there = augment.augment_boxes(pictures, landmarks, 5, 0.4, np.random.default_rng(seed))
-    own = there[np.arange(len(there)), MARKED]
-    assert np.linalg.norm(_found(moved) - own * SIZE, axis=1).max() < 0.1
-    centres = there.mean(axis=1)
-    assert centres[:5].std(axis=0).max() < centres[5:].std(axis=0).min()  # frames follow each other
-
-
-def test_in_other_boxes_the_eyes_do_not_tell_where_the_chin_was() -> None:
-    """Faces that fill their box, the chin from 0.15 to 0.35 of the face's height below the lips."""
-    rng = np.random.default_rng(0)
-    faces = np.zeros((300, 7, 2, 2, 3), np.uint8)
-    chins = rng.uniform(0.15, 0.35, 300)
-    eyes = []
-    for face, chin in zip(faces, chins, strict=True):
-        heights = np.linspace(0, 1, 131) * 0.96 / (0.65 + chin)
-        heights[-1] = 0.96
-        tight = np.stack([np.linspace(0.02, 0.98, 131), 0.02 + heights], axis=-1).astype(np.float32)
-        _, there = augment.augment_boxes(face, np.stack([tight] * 7), 5, 1.0, rng)
-        eyes.append((tight[30, 1], there[:5, 30, 1].mean()))
-    before, after = (abs(np.corrcoef(chins, places)[0, 1]) for places in np.transpose(eyes))
-    assert before > 0.95
-    assert after < 0.5
-
-
 @pytest.mark.parametrize("function", PHOTOMETRIC)
 @pytest.mark.parametrize("seed", range(4))
 def test_all_pictures_change_alike(function: Callable[..., np.ndarray], seed: int) -> None:
@@ -134,9 +106,6 @@ def test_strength_zero_is_nothing() -> None:
     for function in PHOTOMETRIC:
         assert function(pictures, 0.0, rng) is pictures
     same, there = augment.augment_geometry(pictures, landmarks, 0.0, rng)
-    assert same is pictures
-    assert there is landmarks
-    same, there = augment.augment_boxes(pictures, landmarks, 5, 0.0, rng)
     assert same is pictures
     assert there is landmarks
     assert rng.bit_generator.state == before
@@ -224,3 +193,16 @@ def test_no_strength_no_other_voice() -> None:
     plain, rng = _sung(120, 800, seconds=0.2), np.random.default_rng(0)
     assert augment.augment_voice(plain, 0.0, rng) is plain
     assert rng.random() == np.random.default_rng(0).random()
+
+
+def test_exchanged_mouths_follow_the_pose_and_keep_their_shape() -> None:
+    """The same face, moved: its mouth has to arrive where the same motion carries it, whatever mouth was there."""
+    rng = np.random.default_rng(0)
+    faces = rng.uniform(0.2, 0.8, (3, 131, 2)).astype(np.float32)
+    matrix, offset = np.array([[0.9, 0.1], [-0.2, 1.1]]), np.array([0.05, -0.02])
+    poses = (faces @ matrix.T + offset).astype(np.float32)
+    expected = poses.copy()
+    poses[:, CONTENT_POSITIONS] = rng.uniform(0, 1, (3, len(CONTENT_POSITIONS), 2))
+    before = poses.copy()
+    np.testing.assert_allclose(augment.exchange_mouths(poses, faces), expected, atol=1e-5)
+    np.testing.assert_array_equal(poses, before)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from stsa_lightning.data.clip import ClipError
+from stsa_lightning.data.clip import Clip, ClipError
+from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.heatmaps import draw_heatmaps
-from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MIRROR
+from stsa_lightning.face.heatmaps import articulation, draw_heatmaps
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MASKED_POSITIONS, MIRROR
 
 VALID = np.array([1] * 8 + [0] * 3 + [1] * 4 + [0] + [1] * 14, bool)  # 30 frames; runs of 8, 4 and 14
 
@@ -51,6 +52,8 @@ def test_shapes_types_and_ranges(root: Path) -> None:
         **dict.fromkeys(("heatmaps", "masked_heatmaps", "lip_heatmaps", "jaw_heatmaps"), heatmap),
         "landmarks": (4, 5, 131, 2),
         "keypoints": (4, 5, 2, 57),
+        "articulation": (4, 5, 3),
+        "articulation_spread": (4, 3),
         "audio": (4, 5, 80, 10),
         "references": (4, 3, 3, 64, 64),
         "reference_heatmaps": (4, 3, 1, 64, 64),
@@ -61,13 +64,13 @@ def test_shapes_types_and_ranges(root: Path) -> None:
     assert batch["frame"].dtype == torch.int64
     for name in shapes.keys() - {"frame"}:
         assert batch[name].dtype == torch.float32, name  # type: ignore[literal-required]
-    for name in shapes.keys() - {"frame", "audio"}:
+    for name in shapes.keys() - {"frame", "audio", "articulation"}:
         low, high = batch[name].aminmax()  # type: ignore[literal-required]
         assert low >= 0, name
         assert high <= 1, name
 
 
-@pytest.mark.parametrize("reference_policy", ["random", "openness"])
+@pytest.mark.parametrize("reference_policy", ["random", "openness", "varied"])
 def test_windows_are_consecutive_valid_frames_and_references_others(root: Path, reference_policy: str) -> None:
     dataset = _dataset(root, reference_policy=reference_policy)
     seen = set()
@@ -221,7 +224,7 @@ def test_a_clip_prepared_anew_is_read_anew(synthetic: ModuleType, tmp_path: Path
 def test_errors(root: Path) -> None:
     with pytest.raises(UserError, match="references: expected at least 1, got 0"):
         _dataset(root, references=0)
-    for name in ("geometry", "boxes", "colour", "resolution", "jpeg", "voice"):
+    for name in ("geometry", "colour", "resolution", "jpeg", "voice"):
         with pytest.raises(UserError, match=f"{name}: expected 0 to 1, got 1.5"):
             _dataset(root, **{name: 1.5})
     with pytest.raises(UserError, match="voice: changes log-mel features only, got features 'mfcc'"):
@@ -236,3 +239,27 @@ def test_errors(root: Path) -> None:
         _dataset(root, clips=("bob/one",))[0]
     with pytest.raises(IndexError):
         _dataset(root)[40]
+
+
+def test_exchanged_mouths_have_another_pose_and_their_own_sound(root: Path) -> None:
+    """In the epochs asked for only; sound, pictures and articulation stay those of the window."""
+    plain, exchanged = _dataset(root), _dataset(root, exchange_epochs=4)
+    differ = 0
+    for i in range(8):
+        a, b = plain[3, i], exchanged[3, i]
+        assert a["frame"] == b["frame"]
+        for name in ("audio", "faces", "articulation"):
+            assert torch.equal(a[name], b[name])  # type: ignore[literal-required]
+        differ += not torch.equal(a["landmarks"][:, MASKED_POSITIONS], b["landmarks"][:, MASKED_POSITIONS])
+        assert torch.equal(plain[4, i]["landmarks"], exchanged[4, i]["landmarks"])
+    assert differ >= 4
+
+
+def test_articulation_is_standardised_around_the_window(root: Path) -> None:
+    item = _dataset(root)[0]
+    clip = Clip.open(clip_path(root, item["clip"]))
+    values = articulation(clip.landmarks)
+    expected = (values - np.nanmean(values, 0)) / np.nanstd(values, 0)
+    frames = int(item["frame"]) + np.arange(-2, 3)
+    np.testing.assert_allclose(item["articulation"], expected[frames], atol=1e-3)
+    np.testing.assert_allclose(item["articulation_spread"], np.nanstd(articulation(clip.face_landmarks), 0), rtol=1e-3)

@@ -93,7 +93,7 @@ class EchoGuidance(nn.Module):
         self.audio += [*audio]
         self.masked += [*masked]
         self.references += [*references]
-        return GuidanceOutput(masked, masked, torch.zeros(*audio.shape[:2], 2, 57), masked)
+        return GuidanceOutput(masked, masked, torch.zeros(*audio.shape[:2], 2, 57), masked, audio)
 
 
 class GreenSynthesis(nn.Module):
