@@ -74,6 +74,8 @@ def test_a_batch_of_other_shapes_is_named():
         **{f"{kind}heatmaps": maps for kind in ("", "masked_", "lip_", "jaw_")},
         "faces": torch.zeros(2, 3, 3, 64, 64),
         "keypoints": torch.zeros(2, 3, 2, 57),
+        "articulation": torch.zeros(2, 3, 3),
+        "articulation_spread": torch.ones(2, 3),
         "audio": torch.zeros(2, 3, 80, 10),
         "references": torch.zeros(2, 2, 3, 64, 64),
         "reference_heatmaps": torch.zeros(2, 2, 1, 64, 64),

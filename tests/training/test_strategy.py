@@ -42,6 +42,8 @@ def items(count: int = 8) -> list[dict[str, Any]]:
             "faces": uniform(2, 3, 64, 64),
             **{f"{kind}heatmaps": uniform(2, 1, 64, 64) for kind in ("", "masked_", "lip_", "jaw_")},
             "keypoints": uniform(2, 2, 57),
+            "articulation": uniform(2, 3),
+            "articulation_spread": uniform(3),
             "audio": uniform(2, 80, 10),
             "references": uniform(2, 3, 64, 64),
             "reference_heatmaps": uniform(2, 1, 64, 64),
