@@ -6,6 +6,7 @@ losses. Which of it runs is the *phase*:
 ============  ==========================================  =====================================
 phase         what drives the picture                     what learns
 ============  ==========================================  =====================================
+listening     nothing is drawn                            the guidance network's ear, from sound alone
 guidance      nothing is drawn                            guidance network
 warp          true heatmaps                               synthesis network, warp terms alone
 synthesis     true heatmaps                               synthesis network, all its terms
@@ -43,8 +44,9 @@ from stsa_lightning.training.checks import check_agreement, check_batch, check_f
 from stsa_lightning.training.speed import compile_networks
 from stsa_lightning.training.strategy import AlternatingDDP  # noqa: F401  makes `strategy: ddp_alternating` known
 
-Phase = Literal["guidance", "warp", "synthesis", "end_to_end"]
+Phase = Literal["listening", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+WITHOUT_PICTURE = ("listening", "guidance")
 Balance = Literal["weights", "shares"]
 
 
@@ -183,14 +185,23 @@ class STSA(LightningModule):
         Args:
             freeze: parts that stay as they are besides, such as ``guidance.audio_encoder``; their batch norms too.
         """
-        if phase not in PHASES:
-            raise UserError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
+        self.check_phase(phase)
         self.phase: Phase = phase
         self.guidance.requires_grad_(phase in ("guidance", "end_to_end"))
-        self.synthesis.requires_grad_(phase != "guidance")
+        if phase == "listening":
+            self.guidance.audio_encoder.requires_grad_(True)
+            self.guidance.norm.requires_grad_(True)
+        self.synthesis.requires_grad_(phase not in WITHOUT_PICTURE)
         self.frozen = [self.part(name) for name in freeze]
         for part in self.frozen:
             part.requires_grad_(False)
+
+    def check_phase(self, phase: str) -> None:
+        """Raise ``UserError`` for a phase that there is not, or that has nothing to learn from."""
+        if phase not in PHASES:
+            raise UserError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
+        if phase == "listening" and self.objective.listening is None:
+            raise UserError("phase listening learns from weights.listening alone: set it above 0, or leave the phase out")
 
     def part(self, name: str) -> torch.nn.Module:
         """A part of either network by its dotted name."""
@@ -270,13 +281,16 @@ class STSA(LightningModule):
         """The generator side of one step: its terms, unweighted, and what was drawn."""
         terms: Terms = {}
         drawn = Drawn()
+        if self.phase == "listening":
+            sound = self.guidance.embed_audio(batch["audio"].flatten(0, 1)).unflatten(0, batch["audio"].shape[:2])
+            return self.objective.listening_terms(sound, batch), drawn
         heatmaps = batch["heatmaps"]
         if self.phase in ("guidance", "end_to_end"):
             prediction = self.predict_heatmaps(batch)
             terms |= self.objective.guidance_terms(prediction, batch)
             heatmaps = prediction.heatmap
             drawn.places["heatmap"] = (prediction.lip, prediction.jaw)
-        if self.phase != "guidance":
+        if self.phase not in WITHOUT_PICTURE:
             terms |= self._picture_terms(batch, heatmaps, drawn)
         return terms, drawn
 

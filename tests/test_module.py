@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,25 @@ def test_judges_and_information_are_built_on_demand():
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_frees_its_networks_alone(phase):
-    module = STSA(**SMALL, weights=PLAIN, phase=phase)
-    guidance = any(p.requires_grad for p in module.guidance.parameters())
+    module = STSA(**SMALL, weights=replace(PLAIN, listening=1.0), phase=phase)
+    guidance = {name.split(".")[0] for name, p in module.guidance.named_parameters() if p.requires_grad}
     synthesis = any(p.requires_grad for p in module.synthesis.parameters())
-    assert (guidance, synthesis) == (phase in ("guidance", "end_to_end"), phase != "guidance")
+    assert guidance >= {"audio_encoder", "norm"} or phase in ("warp", "synthesis")
+    assert ("decoder" in guidance) == (phase in ("guidance", "end_to_end"))
+    assert synthesis == (phase not in ("listening", "guidance"))
+
+
+def test_phase_listening_learns_from_sound_alone():
+    module = STSA(**SMALL, weights=replace(PLAIN, listening=1.0), phase="listening")
+    sound = {"audio": batch()["audio"], "articulation": torch.randn(2, 3, 3)}  # no picture, no contour is asked for
+    terms, drawn = module.generator_terms(sound)
+    assert terms.keys() == {"listening"}
+    assert drawn.face is None
+    terms["listening"].backward()
+    assert all(p.grad is not None for p in module.guidance.audio_encoder.parameters())
+    assert all(p.grad is None for p in module.guidance.fusion.parameters())
+    with pytest.raises(UserError, match=r"weights\.listening alone: set it above 0"):
+        STSA(**SMALL, weights=PLAIN, phase="listening")
 
 
 def test_end_to_end_the_picture_reaches_the_guidance_network():
@@ -132,7 +148,7 @@ def test_networks_start_from_an_export(tmp_path: Path):
 def test_bad_settings_are_named():
     with pytest.raises(UserError, match=r"weights\.pixel must be 0 or more, got -1"):
         LossWeights(pixel=-1)
-    with pytest.raises(UserError, match="phase must be one of guidance, warp, synthesis, end_to_end, got 'two'"):
+    with pytest.raises(UserError, match="phase must be one of listening, guidance, warp, synthesis, end_to_end, got 'two'"):
         STSA(**SMALL, weights=PLAIN, phase="two")  # type: ignore[arg-type]
 
 

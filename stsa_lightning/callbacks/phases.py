@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from stsa_lightning.errors import UserError
-from stsa_lightning.module import PHASES, STSA, Phase
+from stsa_lightning.module import PHASES, STSA, WITHOUT_PICTURE, Phase
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,19 @@ class PhaseSchedule(Callback):
                 "the phases shorter"
             )
         self._check_exchange(trainer)
+        module = cast(STSA, pl_module)
         for spec in self.phases:
+            module.check_phase(spec.name)
             for name in spec.freeze:
-                cast(STSA, pl_module).part(name)
+                module.part(name)
 
     def _check_exchange(self, trainer: Trainer) -> None:
         exchanged = getattr(getattr(trainer, "datamodule", None), "hparams", {}).get("exchange_epochs", 0)
-        other = [epoch for epoch in range(exchanged) if self.phase_at(epoch).name != "guidance"]
+        other = [epoch for epoch in range(exchanged) if self.phase_at(epoch).name not in WITHOUT_PICTURE]
         if other:
             raise UserError(
                 f"data.exchange_epochs: expected at most {other[0]}, as the run begins with so many epochs of the "
-                f"phase guidance, got {exchanged}; the other phases need pictures and contours that agree"
+                f"phases {' and '.join(WITHOUT_PICTURE)}, got {exchanged}; the other phases need pictures and contours that agree"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

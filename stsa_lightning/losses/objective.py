@@ -154,9 +154,12 @@ class Objective(nn.Module):
         if self.weights.articulation:
             units = batch["articulation"], batch["articulation_spread"]
             terms["articulation"] = articulation_loss(prediction.keypoints, batch["keypoints"], *units)
-        if self.listening is not None:
-            terms["listening"] = self.listening(prediction.sound, batch["articulation"])
+        terms |= self.listening_terms(prediction.sound, batch)
         return {name: value for name, value in terms.items() if getattr(self.weights, name)}
+
+    def listening_terms(self, sound: Tensor, batch: Mapping[str, Any]) -> Terms:
+        """What tokens of the sound alone, (B, T, C), say of the mouth."""
+        return {} if self.listening is None else {"listening": self.listening(sound, batch["articulation"])}
 
     # ---- stage 2
 

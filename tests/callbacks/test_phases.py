@@ -67,6 +67,11 @@ def test_mouths_on_other_poses_are_for_guidance_alone(module: STSA):
     check(RUN, module, max_epochs=4, datamodule=data(2))
 
 
+def test_a_phase_without_anything_to_learn_from_is_refused_before_the_first_step(module: STSA):
+    with pytest.raises(UserError, match=r"weights\.listening"):
+        check([PhaseSpec("guidance", 1), PhaseSpec("listening", 1)], module, max_epochs=2)
+
+
 def test_an_unknown_part_is_named_before_the_first_step(module: STSA):
     with pytest.raises(UserError, match=r"guidance\.audio_encoder.*got 'guidance\.ears'"):
         check([PhaseSpec("guidance", 1, freeze=("guidance.ears",))], module, max_epochs=1)
