@@ -1,0 +1,75 @@
+"""The picture strip at the top of the README: frames of a dub below the source's and above those of whoever says it.
+
+    python benchmarks/strip.py VIDEO SPEAKER -o docs/strip.png        # SPEAKER: a video whose sound VIDEO is to say
+
+Frames are those in which the speaker's lips are farthest apart and closest, in turn: where a dub shows what it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stsa_lightning.dubbing import Dubber
+from stsa_lightning.face.heatmaps import lip_openness
+from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.files import written_whole
+from stsa_lightning.nets import BUNDLED
+from stsa_lightning.video import VideoReader
+
+ROWS = ("source", "dubbed", "says it")
+APART = 6  # frames, at least, between two that are shown
+
+
+def extremes(openness: np.ndarray, count: int) -> list[int]:
+    """Frames of wide and of closed lips in turn, none near another, in order of time."""
+    left, chosen = openness.copy(), []
+    for number in range(count):
+        best = int(np.nanargmin(left) if number % 2 else np.nanargmax(left))
+        chosen.append(best)
+        left[max(0, best - APART + 1) : best + APART] = np.nan
+    return sorted(chosen)
+
+
+def labelled(picture: np.ndarray, text: str, width: int) -> np.ndarray:
+    """A row of pictures with its name at the left."""
+    name = np.full((len(picture), width, 3), 255, np.uint8)
+    cv2.putText(name, text, (6, len(picture) // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (60, 60, 60), 1, cv2.LINE_AA)
+    return np.concatenate([name, picture], axis=1)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("video", type=Path)
+    options.add_argument("speaker", type=Path)
+    options.add_argument("-o", "--out", type=Path, required=True)
+    options.add_argument("--checkpoint", type=Path, default=BUNDLED)
+    options.add_argument("--count", type=int, default=8, help="frames shown (8)")
+    options.add_argument("--size", type=int, default=112, help="side of one, pixels (112)")
+    chosen = options.parse_args()
+    with VideoReader(chosen.video) as reader:
+        source = reader.get(range(len(reader)))
+    with VideoReader(chosen.speaker) as reader:
+        says = reader.get(range(len(reader)))
+    dubbed = list(Dubber.from_checkpoint(chosen.checkpoint).frames(chosen.video, chosen.speaker))
+    detector = landmark_detector()
+    points = [detector(frame) for frame in says[: min(len(source), len(dubbed))]]
+    detector.close()
+    openness = np.array([np.nan if p is None else float(lip_openness(p[None])[0]) for p in points])
+    frames = extremes(openness, chosen.count)
+
+    def row(pictures: list[np.ndarray]) -> np.ndarray:
+        side = (chosen.size, chosen.size)
+        return np.concatenate([cv2.resize(pictures[i], side, interpolation=cv2.INTER_AREA) for i in frames], axis=1)
+
+    rows = [labelled(row(kind), name, 64) for name, kind in zip(ROWS, (source, dubbed, says), strict=True)]
+    sheet = np.concatenate(rows)
+    with written_whole(chosen.out) as part:
+        part.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+
+if __name__ == "__main__":
+    main()
