@@ -201,7 +201,7 @@ class STSA(LightningModule):
         if phase not in PHASES:
             raise UserError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
         if phase == "listening" and self.objective.listening is None:
-            raise UserError("phase listening learns from weights.listening alone: set it above 0, or leave the phase out")
+            raise UserError("phase listening learns from weights.listening alone: set it above 0, or leave it out")
 
     def part(self, name: str) -> torch.nn.Module:
         """A part of either network by its dotted name."""

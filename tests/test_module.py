@@ -148,7 +148,9 @@ def test_networks_start_from_an_export(tmp_path: Path):
 def test_bad_settings_are_named():
     with pytest.raises(UserError, match=r"weights\.pixel must be 0 or more, got -1"):
         LossWeights(pixel=-1)
-    with pytest.raises(UserError, match="phase must be one of listening, guidance, warp, synthesis, end_to_end, got 'two'"):
+    with pytest.raises(
+        UserError, match="phase must be one of listening, guidance, warp, synthesis, end_to_end, got 'two'"
+    ):
         STSA(**SMALL, weights=PLAIN, phase="two")  # type: ignore[arg-type]
 
 

@@ -107,7 +107,8 @@ class PhaseSchedule(Callback):
         if other:
             raise UserError(
                 f"data.exchange_epochs: expected at most {other[0]}, as the run begins with so many epochs of the "
-                f"phases {' and '.join(WITHOUT_PICTURE)}, got {exchanged}; the other phases need pictures and contours that agree"
+                f"phases {' and '.join(WITHOUT_PICTURE)}, got {exchanged}; the other phases need pictures and contours "
+                "that agree"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

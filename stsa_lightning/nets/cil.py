@@ -45,11 +45,10 @@ class AlignmentHead(ConvBlock):
 @torch.no_grad()
 def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Move a norm's running statistics as it would itself."""
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    norm.num_batches_tracked += 1
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var.dtype), norm.momentum)
+    norm.get_buffer("num_batches_tracked").add_(1)
+    for name, new in (("running_mean", mean), ("running_var", variance * count / (count - 1))):
+        running = norm.get_buffer(name)
+        running.lerp_(new.to(running.dtype), float(norm.momentum or 0))
 
 
 class AlignmentHeads(nn.ModuleList):
