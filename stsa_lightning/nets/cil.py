@@ -37,9 +37,10 @@ class AlignmentHead(ConvBlock):
             mean = rows.mean(1)
             apart = rows - mean[:, None]
             variance = (weight @ (apart @ apart.T) * weight).sum(1) / rows.shape[1]
-            _follow(norm, weight @ mean + bias, variance, rows.shape[1])
-            means = maps.float().mean((2, 3)) - mean  # (B, C)
-            return means @ weight.T * (norm.weight / (variance + norm.eps).sqrt()) + norm.bias
+            projected = weight @ mean + bias
+            _follow(norm, projected, variance, rows.shape[1])
+            means = maps.float().mean((2, 3)) @ weight.T + bias - projected  # (B, width)
+            return means * (norm.weight / (variance + norm.eps).sqrt()) + norm.bias
 
 
 @torch.no_grad()
