@@ -1,6 +1,6 @@
-"""The picture strip at the top of the README: frames of a dub below the source's and above those of whoever says it.
+"""A picture strip: frames of a dub below the source's and above those of whoever says it.
 
-    python benchmarks/strip.py VIDEO SPEAKER -o docs/strip.png        # SPEAKER: a video whose sound VIDEO is to say
+    python benchmarks/strip.py VIDEO SPEAKER -o strip.png        # SPEAKER: a video whose sound VIDEO is to say
 
 Frames are those in which the speaker's lips are farthest apart and closest, in turn: where a dub shows what it can.
 """
