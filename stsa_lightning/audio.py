@@ -28,8 +28,8 @@ WINDOW_STEPS = 10  # steps of one video frame's window: 0.2 s
 HOP = SAMPLE_RATE_HZ // FEATURE_RATE_HZ
 SPAN = 400  # samples one step sees: 25 ms
 
-FeatureKind = Literal["logmel", "mfcc", "wav2vec2"]
-FEATURE_DIMS: dict[str, int] = {"logmel": 80, "mfcc": 13, "wav2vec2": 768}
+FeatureKind = Literal["logmel", "mfcc", "moonshine", "wav2vec2"]
+FEATURE_DIMS: dict[str, int] = {"logmel": 80, "mfcc": 13, "moonshine": 368, "wav2vec2": 768}
 
 
 class AudioError(UserError):
@@ -221,7 +221,8 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
     """The extractor of one kind.
 
     Args:
-        kind: "logmel" (80-d, needs nothing), "mfcc" (13-d) or "wav2vec2" (768-d, the paper's).
+        kind: "logmel" (80-d), "mfcc" (13-d), "moonshine" (368-d, comes with the package) or "wav2vec2" (768-d, the
+            paper's, downloaded).
         options: of wav2vec2 alone, see `stsa_lightning.wav2vec2.Wav2Vec2`.
 
     Raises:
@@ -236,6 +237,10 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
         return Wav2Vec2(**options)
     if options:
         raise UserError(f"{kind} features take no options, got {', '.join(options)}")
+    if kind == "moonshine":
+        from stsa_lightning.moonshine import Moonshine
+
+        return Moonshine()
     return LogMel() if kind == "logmel" else MFCC()
 
 
@@ -253,9 +258,10 @@ class _Chunked:
         """See `AudioFeatures.chunks`; a wave of any length gives exactly what it gives at once."""
         steps = steps_of(checked_wave(wave, "wave"))
         for first in range(0, steps, self.chunk_steps):
-            yield self._rows(wave, first, min(first + self.chunk_steps, steps))
+            yield self.rows(wave, first, min(first + self.chunk_steps, steps))
 
-    def _rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+    def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+        """Features of the steps first ... last - 1."""
         raise NotImplementedError
 
 
@@ -276,7 +282,7 @@ class LogMel(_Chunked):
         self.window = (window / (window.sum() / 2)).astype(np.float32)
         self.filters = mel_filters(self.dim, self.fft, SAMPLE_RATE_HZ).astype(np.float32)
 
-    def _rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+    def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
         frames = np.lib.stride_tricks.sliding_window_view(heard(wave, first, last), SPAN)[::HOP]  # (steps, 400)
         bands = np.abs(np.fft.rfft(frames * self.window, self.fft)) ** 2 @ self.filters.T
         return self.scaled(10 * np.log10(np.maximum(bands, 1e-10)))
@@ -310,7 +316,7 @@ class MFCC(_Chunked):
             raise ImportError("mfcc features: pip install python_speech_features") from error
         self._mfcc = mfcc
 
-    def _rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+    def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
         before = min(first, 1)  # the pre-emphasis of a chunk's first sample wants the sample before it
         pcm = heard(wave, first - before, last) * 32768  # the package's energies are those of 16-bit samples
         rows = self._mfcc(pcm, SAMPLE_RATE_HZ, winlen=SPAN / SAMPLE_RATE_HZ, winstep=0.02, nfft=512)
@@ -362,6 +368,17 @@ def feature_windows(features: np.ndarray, centres: Sequence[float] | np.ndarray)
 
 def steps_of(wave: np.ndarray) -> int:
     return -(-len(wave) // HOP)
+
+
+def overlapping(steps: int, stride: int, margin: int) -> list[tuple[int, int, int, int]]:
+    """Chunks for networks that hear beyond one step: (start, stop, first, last), all in steps.
+
+    Of first ... last - 1, which are heard together, those from `start` to `stop` - 1 are used.
+    """
+    return [
+        (start, min(start + stride, steps), max(0, start - margin), min(steps, start + stride + margin))
+        for start in range(0, steps, stride)
+    ]
 
 
 def heard(wave: np.ndarray, first: int, last: int, fill: float = 0.0) -> np.ndarray:

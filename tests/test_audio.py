@@ -239,7 +239,7 @@ def test_bad_waves(kind: audio.FeatureKind) -> None:
 
 
 def test_unknown_kinds_and_options() -> None:
-    with pytest.raises(ValueError, match="logmel, mfcc, wav2vec2, got 'hubert'"):
+    with pytest.raises(ValueError, match="logmel, mfcc, moonshine, wav2vec2, got 'hubert'"):
         audio_features("hubert")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="take no options, got chunk_s"):
         audio_features("logmel", chunk_s=2)

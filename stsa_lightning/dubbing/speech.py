@@ -29,9 +29,10 @@ Silence = Literal["keep", "close"]
 
 _MINUTE = 60 * SAMPLE_RATE_HZ
 _INAUDIBLE = 1e-4  # of full scale: -80 dB
-# Steps before those wanted that a live extractor hears as well: one is all that log-mel and MFCC look back; wav2vec 2.0
-# listens to as much as it is given.
-_CONTEXT = {"wav2vec2": 100}
+# Steps before and after those wanted that a live extractor hears as well: one before is all that log-mel and MFCC look
+# at; the others listen to as much as they are given, and Moonshine loses what it tells of lips without 0.2 s to come.
+_BEFORE = {"wav2vec2": 100, "moonshine": 100}
+_AFTER = {"moonshine": 10}
 _REMEMBERED = 50  # steps that live speech keeps: windows overlap
 
 
@@ -125,8 +126,9 @@ class Speech:
 class LiveSpeech:
     """Speech that comes in chunks: steps are described as soon as the samples they need are there; a context manager.
 
-    A step needs the samples up to 25 ms after its beginning. Log-mel and MFCC features come out as of the whole;
-    wav2vec 2.0, which listens to all of a sound, hears two seconds back and what has come in since.
+    A step needs the samples up to 25 ms after its beginning, with Moonshine 225 ms. Log-mel and MFCC features come out
+    as of the whole; Moonshine and wav2vec 2.0, which listen to all of a sound, hear two seconds back and what has come
+    in since.
 
     Args:
         chunks: (n,) float32 mono in [-1, 1] at 16 kHz, of any lengths; taken in a thread of their own, at most a minute
@@ -135,7 +137,8 @@ class LiveSpeech:
     """
 
     def __init__(self, chunks: Iterable[np.ndarray], extractor: AudioFeatures) -> None:
-        self._extractor, self._context = extractor, _CONTEXT.get(extractor.kind, 1)
+        self._extractor = extractor
+        self._before, self._after = _BEFORE.get(extractor.kind, 1), _AFTER.get(extractor.kind, 0)
         self._wave, self._dropped = np.zeros(0, np.float32), 0  # what is kept of the sound, and steps before it
         self._features, self._described = np.zeros((0, extractor.dim), np.float32), 0
         self._ended, self._error = False, None  # type: bool, BaseException | None
@@ -175,7 +178,7 @@ class LiveSpeech:
 
     def rows(self, first: int, last: int) -> np.ndarray:
         with self._news:
-            self._wait((last - 1) * HOP + SPAN)
+            self._wait((last - 1 + self._after) * HOP + SPAN)
             self._describe(min(last, -(-self._samples // HOP)))
             kept = self._described - len(self._features)  # the first step that is kept
             low, high = (min(max(step, 0), self._described) for step in (first, last))
@@ -189,12 +192,12 @@ class LiveSpeech:
         """Features up to the step `last` - 1."""
         if last <= self._described:
             return
-        before = max(self._dropped, self._described - self._context)
-        piece = self._wave[(before - self._dropped) * HOP : (last - 1 - self._dropped) * HOP + SPAN]
+        before = max(self._dropped, self._described - self._before)
+        piece = self._wave[(before - self._dropped) * HOP : (last - 1 + self._after - self._dropped) * HOP + SPAN]
         rows = np.concatenate(list(self._extractor.chunks(piece)))[self._described - before : last - before]
         self._features = np.concatenate([self._features[-_REMEMBERED:], rows])
         self._described = last
-        forget = max(0, self._described - self._context - self._dropped)
+        forget = max(0, self._described - self._before - self._dropped)
         self._wave, self._dropped = self._wave[forget * HOP :], self._dropped + forget
         self._news.notify_all()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stsa_lightning.nets.layers import ConvBlock, ResidualConvBlock, UpBlock, check_face_size, check_shape, reduced_size
 from stsa_lightning.nets.ridges import Ridges
@@ -35,9 +36,14 @@ class GuidanceOutput:
 
 
 class AudioWindowEncoder(nn.Sequential):
-    """Audio window (B, D, 10) to an embedding (B, ``width``) in (-1, 1)."""
+    """Audio window (B, D, 10) to an embedding (B, ``width``) in (-1, 1).
 
-    def __init__(self, audio_dim: int, width: int) -> None:
+    Args:
+        dropout: share of the D features that are missing from a window in training (ours): with minutes of speech, an
+            encoder that may rely on any one of them learns the speakers by heart.
+    """
+
+    def __init__(self, audio_dim: int, width: int, dropout: float = 0.0) -> None:
         quarter, half = width // 4, width // 2
         super().__init__(
             ConvBlock(audio_dim, quarter, dims=1),
@@ -51,9 +57,10 @@ class AudioWindowEncoder(nn.Sequential):
             ConvBlock(width, width, padding=0, dims=1),
             ConvBlock(width, width, kernel=1, dims=1, activation=torch.tanh),
         )
+        self.dropout = dropout
 
     def forward(self, window: Tensor) -> Tensor:
-        return super().forward(window).mean(-1)
+        return super().forward(F.dropout1d(window, self.dropout, self.training)).mean(-1)
 
 
 class HeatmapEncoder(nn.Sequential):
@@ -164,6 +171,7 @@ class Guidance(nn.Module):
         width: size of every embedding.
         base: channels of the first heatmap convolution; deeper ones are multiples of it.
         layers, heads, feedforward, dropout: the transformer's.
+        audio_dropout: see :class:`AudioWindowEncoder`.
         add_masked: add the masked heatmap to the predicted one (paper); the released inference does not.
         ridge_sigma: draw the heatmap that drives the picture through the predicted keypoints, with ridges of this width
             in pixels; 0: as the decoders say (paper). This is ours: until they have heard hours of speech, decoders
@@ -181,6 +189,7 @@ class Guidance(nn.Module):
         heads: int = 4,
         feedforward: int = 1024,
         dropout: float = 0.1,
+        audio_dropout: float = 0.0,
         add_masked: bool = True,
         ridge_sigma: float = 0.0,
     ) -> None:
@@ -189,7 +198,7 @@ class Guidance(nn.Module):
         if width % heads or width % 4:
             raise ValueError(f"width must be a multiple of 4 and of heads ({heads}), got {width}")
         self.audio_dim, self.face_size, self.add_masked = audio_dim, check_face_size(face_size), add_masked
-        self.audio_encoder = AudioWindowEncoder(audio_dim, width)
+        self.audio_encoder = AudioWindowEncoder(audio_dim, width, audio_dropout)
         self.masked_encoder = HeatmapEncoder(face_size, base, width)
         self.reference_encoder = HeatmapEncoder(face_size, base, width)
         self.norm = nn.LayerNorm(width)  # shared by the three kinds of embedding

@@ -16,7 +16,8 @@ GUIDANCE: dict[str, dict[str, Any]] = {
         "feedforward": 1024,
     },
     "small": {
-        "audio_dim": 80,
+        "audio_dim": 368,
+        "audio_dropout": 0.4,
         "face_size": 128,
         "width": 192,
         "base": 8,
@@ -45,7 +46,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "paths": "both",
     },
     "small": {
-        "audio_dim": 80,
+        "audio_dim": 368,
         "face_size": 128,
         "references": 2,
         "width": 4,
