@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from stsa_lightning.dubbing.engine import EngineReferences, RenderEngine, psnr_db
+from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
@@ -51,11 +52,14 @@ class Inputs:
     audio: Tensor
     images: Tensor
     heatmaps: Tensor
+    places: Tensor
 
     def frame(self, number: int) -> tuple[Tensor, ...]:
         """What the straight form wants of one frame."""
-        driving = (t[number : number + 1] for t in (self.masked, self.contours, self.audio))
-        return (*driving, self.images, self.heatmaps)
+        masked, contours, audio, places = (
+            t[number : number + 1] for t in (self.masked, self.contours, self.audio, self.places)
+        )
+        return masked, contours, audio, self.images, self.heatmaps, places
 
 
 def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
@@ -79,7 +83,8 @@ def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
     windows = torch.arange(frames)[:, None] + torch.arange(WINDOW)
     speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0))
     shown = mask_lower_half(faces[windows[:, WINDOW // 2]])
-    return Inputs(shown, masked[windows], speech[windows], faces[chosen][None], whole[chosen][None])
+    places = torch.from_numpy(reference_places(landmarks[chosen], landmarks[windows[:, WINDOW // 2]]))
+    return Inputs(shown, masked[windows], speech[windows], faces[chosen][None], whole[chosen][None], places)
 
 
 def in_turns(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
@@ -121,7 +126,7 @@ class Drawn:
 
     def __call__(self) -> Tensor:
         given = self.inputs
-        return self.engine.render(given.masked, given.contours, given.audio, self.references)
+        return self.engine.render(given.masked, given.contours, given.audio, self.references, given.places)
 
     def guidance(self) -> Tensor:
         with torch.inference_mode():

@@ -265,9 +265,12 @@ class STSA(LightningModule):
             The output for F = B (centre) or B * T frames, and the true faces (F, 3, S, S).
         """
         target, driving, audio = (chosen_frames(x, every_frame) for x in (batch["faces"], heatmaps, batch["audio"]))
-        references = self.synthesis.encode_references(batch["references"], batch["reference_heatmaps"])
-        if every_frame:
-            references = references.repeat_interleave(heatmaps.shape[1])
+        seen, drawn = (batch["references"], batch["reference_heatmaps"]), heatmaps.shape[1] if every_frame else 1
+        if self.synthesis.aligned:
+            places = chosen_frames(batch["places"], every_frame)
+            references = self.synthesis.encode_references(*(x.repeat_interleave(drawn, dim=0) for x in seen), places)
+        else:
+            references = self.synthesis.encode_references(*seen).repeat_interleave(drawn)
         return self.synthesis.render(mask_lower_half(target), driving, audio, references), target
 
     def forward(self, batch: Batch, every_frame: bool = False) -> tuple[GuidanceOutput, SynthesisOutput, Tensor]:
@@ -302,13 +305,13 @@ class STSA(LightningModule):
         drawn.places |= {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
         true_maps = objective.true_maps(target)
         codes = None if objective.information is None else self.synthesis.align(output)
-        terms = objective.warp_terms(output, target, true_maps, codes)
+        mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
+        terms = objective.warp_terms(output, target, true_maps, codes, mouth)
         if with_face:
             drawn.places["face"] = (output.face,)
             drawn.face, drawn.frames = output.face, heatmaps.shape[1] if every_frame else 1
             # What the discriminators see in true faces serves feature matching here and their own step after.
             drawn.real = objective.judge(target, drawn.frames)
-            mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
             self._judges_require_grad(False)
             terms |= objective.face_terms(
                 output.face, target, true_maps, drawn.real, drawn.frames, mouth, batch["audio"]

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stsa_lightning.audio import FEATURE_DIMS, FEATURE_RATE_HZ, HOP, SPAN, LogMel, checked_wave, heard, overlapping, steps_of
+from stsa_lightning.audio import (
+    FEATURE_DIMS,
+    FEATURE_RATE_HZ,
+    HOP,
+    SPAN,
+    LogMel,
+    checked_wave,
+    heard,
+    overlapping,
+    steps_of,
+)
 
 ENCODER = Path(__file__).parent / "assets" / "moonshine_tiny_en" / "encoder.ort"
 

@@ -18,6 +18,7 @@ from stsa_lightning.data import augment
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.errors import UserError
+from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.box import denormalise_landmarks
 from stsa_lightning.face.heatmaps import articulation, draw_all_kinds, draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
@@ -51,6 +52,7 @@ class Batch(TypedDict):
     audio: Tensor  # (B, T, D, 10)
     references: Tensor  # (B, N, 3, S, S)
     reference_heatmaps: Tensor  # (B, N, 1, S, S)
+    places: Tensor  # (B, T, N, 2, 3) where a reference is read to lie as the frame's face, see `reference_places`
     frame: Tensor  # (B,) int64, number of the centre frame within its clip
     clip: list[str]
 
@@ -236,6 +238,7 @@ class WindowDataset(Dataset):
             "lip_heatmaps": torch.from_numpy(maps["lip"][:, None]),
             "jaw_heatmaps": torch.from_numpy(maps["jaw"][:, None]),
             "reference_heatmaps": torch.from_numpy(reference_maps[:, None]),
+            "places": torch.from_numpy(reference_places(landmarks[count:], landmarks[:count])),
             "landmarks": torch.from_numpy(landmarks[:count]),
             "keypoints": torch.from_numpy(np.ascontiguousarray(keypoints)),
         }

@@ -28,7 +28,7 @@ def draw_faces(
         contours: (n, T, 1, S, S) masked heatmaps of each frame's window.
         audio: (n, T, D, 10).
         reference_heatmaps: (1, N, 1, S, S).
-        references: of batch 1, from ``synthesis.encode_references``.
+        references: of batch 1 or n, from ``synthesis.encode_references``.
 
     Returns:
         (n, 3, S, S) in [0, 1].

@@ -1,7 +1,7 @@
 """Both networks arranged for speed: what never changes is computed once, and nothing is computed that nobody sees.
 
 Of guidance, each distinct frame is embedded once however many windows it is in, and only the centre of a window is
-drawn. References are encoded once per shot. The rest is :mod:`stsa_lightning.nets.inference`, and in the fast mode
+drawn. References are encoded once per shot (where they follow the frame's pose, once per frame). The rest is :mod:`stsa_lightning.nets.inference`, and in the fast mode
 :mod:`stsa_lightning.nets.int8` on a processor, bfloat16 on a GPU.
 """
 
@@ -37,10 +37,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineReferences:
-    """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``."""
+    """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``; of networks
+    whose references follow each frame's pose, ``seen``, their images and heatmaps, in place of these."""
 
     tokens: Tensor
-    maps: References
+    maps: References | None
+    seen: tuple[Tensor, Tensor]
 
 
 class RenderEngine:
@@ -69,7 +71,7 @@ class RenderEngine:
         on_cpu = self.device.type == "cpu"
         self.workers = _workers() if on_cpu else None
         self.guidance = for_inference(guidance).to(self.device)
-        self.synthesis = for_inference(synthesis, shared=on_cpu).to(self.device)
+        self.synthesis = for_inference(synthesis, shared=on_cpu and not synthesis.aligned).to(self.device)
         self.quick: Synthesis | None = None
         if precision == "fast" and on_cpu and int8_is_fast():
             self.quick = with_winograd(quantise_rendering(copy.deepcopy(self.synthesis)))
@@ -93,13 +95,19 @@ class RenderEngine:
             images: (1, N, 3, S, S) in [0, 1].
             heatmaps: (1, N, 1, S, S), all contours.
         """
-        images, heatmaps = images.to(self.device), heatmaps.to(self.device)
-        return EngineReferences(
-            self.guidance.embed_references(heatmaps), self.synthesis.encode_references(images, heatmaps)
-        )
+        seen = images.to(self.device), heatmaps.to(self.device)
+        maps = None if self.synthesis.aligned else self.synthesis.encode_references(*seen)
+        return EngineReferences(self.guidance.embed_references(seen[1]), maps, seen)
 
     @torch.inference_mode()
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
+    def render(
+        self,
+        masked: Tensor,
+        contours: Tensor,
+        audio: Tensor,
+        references: EngineReferences,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """Faces of F frames.
 
         Args:
@@ -107,6 +115,7 @@ class RenderEngine:
             contours: (F, T, 1, S, S) masked heatmaps of each frame's window.
             audio: (F, T, D, 10).
             references: from :meth:`encode`.
+            places: (F, N, 2, 3) where references are read for each frame; for networks trained so (``aligned``).
 
         Returns:
             (F, 3, S, S) in [0, 1], float32.
@@ -114,9 +123,10 @@ class RenderEngine:
         masked, contours, audio = (t.to(self.device) for t in (masked, contours, audio))
         heatmaps = self.draw_heatmaps(contours, audio, references.tokens)
         centre = audio[:, audio.shape[1] // 2]
+        driving = masked, heatmaps, centre, *(() if places is None else (places.to(self.device),))
         if self.quick is not None and self._checks and references is not self._checked:
-            self._check(masked[:1], heatmaps[:1], centre[:1], references)
-        return self._draw(masked, heatmaps, centre, references)
+            self._check(references, *(given[:1] for given in driving))
+        return self._draw(references, *driving)
 
     @torch.inference_mode()
     def heatmaps(self, contours: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
@@ -138,24 +148,36 @@ class RenderEngine:
 
         return self._side_by_side(draw, _GUIDANCE_BATCH, *codes, contours[:, centre])
 
-    def _check(self, masked: Tensor, heatmap: Tensor, audio: Tensor, references: EngineReferences) -> None:
+    def _check(self, references: EngineReferences, *driving: Tensor) -> None:
         """Draw a frame both ways; give the fast one up where it is too far off."""
         self._checks, self._checked = self._checks - 1, references
-        exact = _face(self.synthesis, masked, heatmap, audio, references.maps)
-        psnr = psnr_db(self._draw(masked, heatmap, audio, references), exact)
+        psnr = psnr_db(self._draw(references, *driving), self._face(self.synthesis, references, *driving))
         _log.info("fast mode: %.1f dB PSNR against exact", psnr)
         if psnr < LEAST_PSNR_DB:
             _log.warning("fast mode: %.1f dB PSNR against exact, less than %.0f: exact from here", psnr, LEAST_PSNR_DB)
             self.quick = None
 
-    def _draw(self, masked: Tensor, heatmaps: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
+    def _draw(self, references: EngineReferences, *driving: Tensor) -> Tensor:
         network = self.quick or self.synthesis
 
-        def draw(masked: Tensor, heatmaps: Tensor, audio: Tensor) -> Tensor:
+        def draw(*driving: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is self.synthesis):
-                return _face(network, masked, heatmaps, audio, references.maps)
+                return self._face(network, references, *driving)
 
-        return self._side_by_side(draw, self.batch, masked, heatmaps, audio)
+        return self._side_by_side(draw, self.batch, *driving)
+
+    def _face(
+        self,
+        network: Synthesis,
+        references: EngineReferences,
+        masked: Tensor,
+        heatmap: Tensor,
+        audio: Tensor,
+        places: Tensor | None = None,
+    ) -> Tensor:
+        masked = masked.contiguous(memory_format=torch.channels_last)
+        maps = references.maps or self.synthesis.encode_references(*references.seen, places)
+        return network.render(masked, heatmap, audio, maps.expand(len(masked))).face.float()
 
     def _each_once(self, embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """``embed(rows)``, equal rows together: the windows of neighbouring frames share most of theirs."""
@@ -213,7 +235,9 @@ def quantise_rendering(synthesis: Synthesis) -> Synthesis:
     that would average it away. Their modulations have 45 dB, and the paths are averaged over references.
     """
     spatial = cast(PreparedSpatialPath, synthesis.spatial)
-    temporal, painting = cast(PreparedTemporalPath, synthesis.temporal).path, synthesis.inpainting
+    temporal, painting = synthesis.temporal, synthesis.inpainting
+    if isinstance(temporal, PreparedTemporalPath):
+        temporal = temporal.path
     parts: list[nn.Module] = [spatial.path.after, spatial.rest, synthesis.fusion]
     parts += [block for name, block in temporal.named_children() if name != "stem"]
     for spade in (painting.spade1, painting.spade2, painting.spade3):
@@ -226,8 +250,3 @@ def quantise_rendering(synthesis: Synthesis) -> Synthesis:
 def psnr_db(a: Tensor, b: Tensor) -> float:
     """Of pictures in [0, 1]."""
     return -10 * math.log10(max(float((a - b).square().mean()), 1e-12))
-
-
-def _face(network: Synthesis, masked: Tensor, heatmap: Tensor, audio: Tensor, references: References) -> Tensor:
-    masked = masked.contiguous(memory_format=torch.channels_last)
-    return network.render(masked, heatmap, audio, references.expand(len(masked))).face.float()

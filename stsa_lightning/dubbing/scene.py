@@ -17,6 +17,7 @@ from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.speech import Heard, windows
 from stsa_lightning.face.blend import blend_face
+from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
@@ -38,8 +39,11 @@ class Engine(Protocol):
     def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
         """References (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S): what `render` wants of them."""
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
-        """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S)."""
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, *places: Tensor) -> Tensor:
+        """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S).
+
+        Networks whose references follow the frame's pose are told their `places` (F, N, 2, 3) besides.
+        """
 
     def heatmaps(self, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
         """The heatmaps (F, 1, S, S) that `render` draws from."""
@@ -56,6 +60,7 @@ class Look:
         sigma: width of the heatmaps' ridges, pixels.
         block: frames in a batch.
         device: where the networks are.
+        aligned: whether their references follow the frame's pose.
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the new face agrees with it.
     """
@@ -66,6 +71,7 @@ class Look:
     sigma: float
     block: int
     device: torch.device
+    aligned: bool = False
     restore: Restore | None = None
     detail: bool = True
 
@@ -171,19 +177,23 @@ class Scene:
         faces = self._crops([block.frames[i] for i in block.redrawn], sources)
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         heard = windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
+        references, landmarks = self._references(int(self.faces.shots[sources[0]]))
         block.inputs = (
             mask_lower_half(self._images(faces)),
             self._contours(times_s, sources),
             self._tensor(heard).unflatten(0, times_s.shape),
-            self._references(int(self.faces.shots[sources[0]])),
+            references,
         )
+        if self.look.aligned:
+            places = reference_places(landmarks, self.faces.in_boxes(sources))
+            block.inputs = (*block.inputs, self._tensor(places))
         return block
 
     def _render(self, block: Block) -> Block:
         if len(block.redrawn):
             drawn = self.engine.render(*block.inputs)
             if self.observe is not None:
-                heatmaps = self.engine.heatmaps(*block.inputs[1:])[:, 0].float().cpu().numpy()
+                heatmaps = self.engine.heatmaps(*block.inputs[1:4])[:, 0].float().cpu().numpy()
                 for place, heatmap in zip(block.redrawn, heatmaps, strict=True):
                     self.observe(int(block.shown[place]), heatmap, self.faces.boxes[block.sources[place]])
             block.faces = (drawn.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -207,8 +217,8 @@ class Scene:
 
     # ------------------------------------------------------------------------------------------------------------ parts
 
-    def _encoded(self, shot: int) -> Any:
-        """What the engine makes of a shot's references."""
+    def _encoded(self, shot: int) -> tuple[Any, np.ndarray]:
+        """What the engine makes of a shot's references, and their landmarks (N, 131, 2) in their boxes."""
         frames = np.flatnonzero(self.faces.shots == shot)
         weight = self.faces.weight[frames]
         fit = weight == 1 if (weight == 1).any() else weight > 0
@@ -218,8 +228,9 @@ class Scene:
         ordered = np.unique(chosen)
         pictures = dict(zip(ordered.tolist(), self._others.read(ordered.tolist()), strict=True))
         crops = self._crops([pictures[i] for i in chosen.tolist()], chosen)
-        whole = draw_heatmaps(self.faces.in_boxes(chosen), "whole", self.look.face_size, self.look.sigma)
-        return self.engine.encode(self._images(crops)[None], self._tensor(whole)[None, :, None])
+        landmarks = self.faces.in_boxes(chosen)
+        whole = draw_heatmaps(landmarks, "whole", self.look.face_size, self.look.sigma)
+        return self.engine.encode(self._images(crops)[None], self._tensor(whole)[None, :, None]), landmarks
 
     def _contours(self, times_s: np.ndarray, sources: np.ndarray) -> Tensor:
         """Masked heatmaps of the faces nearest to each of the times (m, T): (m, T, 1, S, S)."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from stsa_lightning.audio import feature_windows
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.evaluation.spool import in_blocks, spooled
+from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
@@ -55,10 +56,16 @@ class Networks:
         Returns:
             (n, S, S, 3) uint8.
         """
-        reference_maps = self._heatmaps(references.face_landmarks[chosen])[None]
-        faces = self._images(resized(references.faces(chosen), self.size))
-        encoded = self.synthesis.encode_references(faces[None], reference_maps)
-        return spooled(self._draw_block(clip, block, speech, encoded, reference_maps) for block in in_blocks(frames))
+        landmarks = references.face_landmarks[chosen]
+        maps = self._heatmaps(landmarks)[None]
+        seen = self._images(resized(references.faces(chosen), self.size))[None], maps
+        shared = None if self.synthesis.aligned else self.synthesis.encode_references(*seen)
+
+        def encoded(block: np.ndarray) -> References:
+            places = torch.from_numpy(reference_places(landmarks, clip.face_landmarks[block])).to(self.device)
+            return shared or self.synthesis.encode_references(*seen, places)
+
+        return spooled(self._draw_block(clip, block, speech, encoded(block), maps) for block in in_blocks(frames))
 
     def _draw_block(
         self, clip: Clip, frames: np.ndarray, speech: np.ndarray, encoded: References, reference_maps: Tensor

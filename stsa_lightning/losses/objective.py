@@ -98,8 +98,8 @@ class Objective(nn.Module):
         weights: which terms there are; weighting itself is the caller's.
         align_width: size of the codes that CIL compares.
         foreground_weight: see :func:`heatmap_regression`.
-        mouth_weight: weight of a pixel at the mouth in the terms ``pixel`` and ``perceptual`` against one far from it;
-            1 is the plain mean, see :func:`mouth_map`.
+        mouth_weight: weight of a pixel at the mouth in the terms ``pixel``, ``warp_pixel`` and ``perceptual`` against
+            one far from it; 1 is the plain mean, see :func:`mouth_map`.
         perceptual_net: torchvision VGG of the perceptual losses.
         information: estimator of mutual information.
         temperature: of InfoNCE.
@@ -163,7 +163,9 @@ class Objective(nn.Module):
 
     # ---- stage 2
 
-    def warp_terms(self, output: SynthesisOutput, target: Tensor, true_maps: Any, codes: Codes | None) -> Terms:
+    def warp_terms(
+        self, output: SynthesisOutput, target: Tensor, true_maps: Any, codes: Codes | None, mouth: Tensor | None
+    ) -> Terms:
         """Terms of the warped reference, and CIL.
 
         Args:
@@ -171,10 +173,11 @@ class Objective(nn.Module):
             target: true faces (F, 3, S, S).
             true_maps: their VGG maps, see :meth:`true_maps`.
             codes: both paths' codes, see :meth:`Synthesis.align`; None where there is no information term.
+            mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
         """
         terms = {}
         if self.weights.warp_pixel:
-            terms["warp_pixel"] = F.l1_loss(output.warped, target)
+            terms["warp_pixel"] = weighted_l1(output.warped, target, mouth)
         if self.perceptual is not None and self.weights.warp:
             terms["warp"] = self.perceptual(output.warped, true_maps, with_style=False)
         if self.information is not None and codes is not None:

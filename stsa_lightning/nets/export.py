@@ -27,7 +27,8 @@ _MAPS = ("spatial0", "spatial1", "spatial2", "content", "temporal0", "temporal1"
 
 
 class ReferenceGraph(nn.Module):
-    """``encode_references`` and guidance's part of it, as a tuple of tensors: ``tokens`` and :data:`_MAPS`."""
+    """``encode_references`` and guidance's part of it, as a tuple of tensors: ``tokens`` and :data:`_MAPS`; of networks
+    whose references follow the frame's pose, ``tokens`` alone."""
 
     def __init__(self, guidance: Guidance, synthesis: Synthesis) -> None:
         super().__init__()
@@ -35,6 +36,8 @@ class ReferenceGraph(nn.Module):
 
     def forward(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
         """Reference faces (1, N, 3, S, S) in [0, 1] and all their contours' heatmaps (1, N, 1, S, S)."""
+        if self.synthesis.aligned:
+            return (self.guidance.embed_references(heatmaps),)
         maps = self.synthesis.encode_references(images, heatmaps)
         return self.guidance.embed_references(heatmaps), *maps.spatial, maps.content, *maps.temporal
 
@@ -49,14 +52,20 @@ class FrameGraph(nn.Module):
     def forward(
         self, masked: Tensor, contours: Tensor, audio: Tensor, images: Tensor, tokens: Tensor, *maps: Tensor
     ) -> Tensor:
-        """``masked`` (F, 3, S, S), ``contours`` (F, T, 1, S, S), ``audio`` (F, T, D, 10); of references, batch 1."""
+        """``masked`` (F, 3, S, S), ``contours`` (F, T, 1, S, S), ``audio`` (F, T, D, 10); of references, batch 1.
+
+        Where references follow the frame's pose, ``maps`` are their heatmaps and ``places`` (F, N, 2, 3).
+        """
         frames, window = audio.shape[:2]
         masked_codes = self.guidance.embed_masked(contours.flatten(0, 1)).unflatten(0, (frames, window))
         audio_codes = self.guidance.embed_audio(audio.flatten(0, 1)).unflatten(0, (frames, window))
         lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(frames, -1, -1))
         centre = window // 2
         heatmap = self.guidance.draw(lip[:, centre], jaw[:, centre], contours[:, centre])
-        references = References(images, maps[:3], maps[3], maps[4:]).expand(frames)
+        if self.synthesis.aligned:
+            references = self.synthesis.encode_references(images, *maps)
+        else:
+            references = References(images, maps[:3], maps[3], maps[4:]).expand(frames)
         return self.synthesis.render(masked, heatmap, audio[:, centre], references).face
 
 
@@ -90,12 +99,21 @@ def export_onnx(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("references.onnx", "frames.onnx", "stsa.json")]
-    given, shared = ["masked", "contours", "audio"], ["tokens", *_MAPS]
+    given, shared = ["masked", "contours", "audio"], ["tokens", *_MAPS][: len(encoded)]
     seen = ["reference_images", "reference_heatmaps"]
     _export(reference_graph, (images, heatmaps), paths[0], seen, shared, None)
     many = torch.export.Dim("frames", min=1)
-    dynamic = (*({0: many} for _ in given), {}, {}, tuple({} for _ in _MAPS))
-    _export(frame_graph, (*driving, images, *encoded), paths[1], [*given, seen[0], *shared], ["face"], dynamic)
+    maps: tuple[Tensor, ...] = encoded[1:]
+    names, sizes = shared[1:], tuple[dict[int, Any], ...]({} for _ in maps)
+    if synthesis.aligned:
+        maps, names, sizes = (
+            (heatmaps, torch.eye(2, 3).repeat(frames, count, 1, 1)),
+            [seen[1], "places"],
+            ({}, {0: many}),
+        )
+    dynamic = (*({0: many} for _ in given), {}, {}, sizes)
+    arguments = (*driving, images, encoded[0], *maps)
+    _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], ["face"], dynamic)
     described = {"face_size": size, "references": count, "audio_dim": synthesis.audio_dim, **meta, "window": window}
     with written_whole(paths[2]) as part:
         part.write_text(json.dumps(described, indent=2) + "\n")

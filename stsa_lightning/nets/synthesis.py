@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stsa_lightning.nets.cil import AlignmentHeads
 from stsa_lightning.nets.inpainting import Fusion, Inpainting
@@ -71,6 +72,25 @@ def mask_lower_half(faces: Tensor) -> Tensor:
     return masked
 
 
+def moved_references(images: Tensor, heatmaps: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Reference faces and their heatmaps as they would lie in each frame's face.
+
+    Args:
+        images, heatmaps: (B, N, 3, S, S) and (B, N, 1, S, S), or of one video (B = 1).
+        places: (B, N, 2, 3), where each is read (see :func:`stsa_lightning.face.alignment.reference_places`); beyond
+            its rim a reference goes on as it ends, its heatmap is empty.
+    """
+    B, N = places.shape[:2]
+    with torch.autocast(places.device.type, enabled=False):
+        grid = F.affine_grid(places.flatten(0, 1).float(), [B * N, 1, *images.shape[-2:]], align_corners=False)
+
+        def move(maps: Tensor, beyond: str) -> Tensor:
+            maps = maps.float().expand(B, -1, -1, -1, -1).flatten(0, 1)
+            return F.grid_sample(maps, grid, padding_mode=beyond, align_corners=False).unflatten(0, (B, N))
+
+        return move(images, "border"), move(heatmaps, "zeros")
+
+
 class AudioCodeEncoder(nn.Sequential):
     """Audio window (B, D, 10) to a code (B, ``width``)."""
 
@@ -104,6 +124,8 @@ class Synthesis(nn.Module):
         flow_kernel: kernel of the flow and confidence convolutions.
         on_warped: correct the warped reference instead of painting from nothing, see :class:`Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
+        aligned: references are moved onto each frame's pose before anything looks at them, see
+            :func:`moved_references` (ours; the flow of thin networks does not reach as far as a head turns).
         paths: which paths the face is made of; for ablations. The other one's maps are zeros to the fusion, and without
             the temporal path ``on_warped`` corrects the mean of the references, which nothing moves.
     """
@@ -122,6 +144,7 @@ class Synthesis(nn.Module):
         flow_kernel: int = 7,
         residuals: int = 2,
         on_warped: bool = False,
+        aligned: bool = False,
         paths: Paths = "both",
     ) -> None:
         super().__init__()
@@ -130,7 +153,7 @@ class Synthesis(nn.Module):
         align_kernels = (align_kernels[0], align_kernels[1])  # a list where settings come from a file
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.audio_dim, self.face_size, self.references = audio_dim, check_face_size(face_size), references
-        self.align_width, self.paths = align_width, paths
+        self.align_width, self.paths, self.aligned = align_width, paths, aligned
         channels = (width, 4 * width, 8 * width)
         self.audio_encoder = AudioCodeEncoder(audio_dim, audio_width)
         self.spatial = SpatialPath(face_size, references, width, audio_width, align_kernels, stem_kernel, residuals)
@@ -139,9 +162,18 @@ class Synthesis(nn.Module):
         self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped)
         self.alignment = AlignmentHeads(channels, align_width)
 
-    def encode_references(self, images: Tensor, heatmaps: Tensor) -> References:
-        """``images`` (B, N, 3, S, S) in [0, 1] and their ``heatmaps`` (B, N, 1, S, S)."""
+    def encode_references(self, images: Tensor, heatmaps: Tensor, places: Tensor | None = None) -> References:
+        """``images`` (B, N, 3, S, S) in [0, 1] and their ``heatmaps`` (B, N, 1, S, S).
+
+        Networks that were trained so (``aligned``) are told where the references are read, ``places`` (B, N, 2, 3): for
+        each frame anew. Images and heatmaps may be of batch 1 then, one video's.
+        """
         S = self.face_size
+        if self.aligned:
+            if places is None:
+                raise ValueError("the network was trained on aligned references: expected places, got none")
+            check_shape("places", places, None, self.references, 2, 3)
+            images, heatmaps = moved_references(images, heatmaps, places)
         check_shape("images", images, None, self.references, 3, S, S)
         check_shape("heatmaps", heatmaps, images.shape[0], self.references, 1, S, S)
         maps, content = self.spatial.encode(images, heatmaps)
@@ -170,10 +202,16 @@ class Synthesis(nn.Module):
         return SynthesisOutput(face, warped.image, spatial, warped.maps, fused, warped.flow, warped.confidence, code)
 
     def forward(
-        self, masked: Tensor, heatmap: Tensor, audio: Tensor, images: Tensor, heatmaps: Tensor
+        self,
+        masked: Tensor,
+        heatmap: Tensor,
+        audio: Tensor,
+        images: Tensor,
+        heatmaps: Tensor,
+        places: Tensor | None = None,
     ) -> SynthesisOutput:
         """:meth:`encode_references` and :meth:`render` of one batch: one set of references per frame."""
-        return self.render(masked, heatmap, audio, self.encode_references(images, heatmaps))
+        return self.render(masked, heatmap, audio, self.encode_references(images, heatmaps, places))
 
     def _used(self, spatial: tuple[Tensor, ...], temporal: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
         """Both paths' maps, those of an ablated path as zeros, through which no gradient comes."""
