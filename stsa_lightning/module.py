@@ -91,6 +91,7 @@ class STSA(LightningModule):
         foreground_weight: weight of a heatmap's ridges against its empty part.
         mouth_weight: weight of the mouth's pixels in ``pixel`` and ``perceptual`` against the others'; 1: equal.
         perceptual_net: torchvision VGG of the perceptual losses.
+        perceptual_half: they look at lower halves alone, the part that is made: half the work (ours).
         information: estimator of mutual information.
         temperature: of InfoNCE.
         sync_expert: checkpoint of ``stsa syncnet fit``, of the same audio features, for the term ``sync``.
@@ -127,6 +128,7 @@ class STSA(LightningModule):
         foreground_weight: float = 1.0,
         mouth_weight: float = 1.0,
         perceptual_net: str = "vgg19",
+        perceptual_half: bool = False,
         information: Estimator = "infonce",
         temperature: float = 0.07,
         sync_expert: str | None = None,
@@ -163,6 +165,7 @@ class STSA(LightningModule):
             foreground_weight=foreground_weight,
             mouth_weight=mouth_weight,
             perceptual_net=perceptual_net,
+            perceptual_half=perceptual_half,
             information=information,
             temperature=temperature,
             discriminator=discriminator,
@@ -265,12 +268,13 @@ class STSA(LightningModule):
             The output for F = B (centre) or B * T frames, and the true faces (F, 3, S, S).
         """
         target, driving, audio = (chosen_frames(x, every_frame) for x in (batch["faces"], heatmaps, batch["audio"]))
-        seen, drawn = (batch["references"], batch["reference_heatmaps"]), heatmaps.shape[1] if every_frame else 1
+        images, maps, drawn = batch["references"], batch["reference_heatmaps"], heatmaps.shape[1] if every_frame else 1
         if self.synthesis.aligned:
+            images, maps = (x.repeat_interleave(drawn, dim=0) for x in (images, maps))
             places = chosen_frames(batch["places"], every_frame)
-            references = self.synthesis.encode_references(*(x.repeat_interleave(drawn, dim=0) for x in seen), places)
+            references = self.synthesis.encode_references(images, maps, places)
         else:
-            references = self.synthesis.encode_references(*seen).repeat_interleave(drawn)
+            references = self.synthesis.encode_references(images, maps).repeat_interleave(drawn)
         return self.synthesis.render(mask_lower_half(target), driving, audio, references), target
 
     def forward(self, batch: Batch, every_frame: bool = False) -> tuple[GuidanceOutput, SynthesisOutput, Tensor]:

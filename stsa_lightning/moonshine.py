@@ -1,4 +1,4 @@
-"""What a speech recogniser makes of sound: features that tell far more of the lips than a spectrum, without a download."""
+"""What a speech recogniser makes of sound: tells far more of the lips than a spectrum does, without a download."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.losses.objective import LossWeights, mouths
 from stsa_lightning.module import PHASES, STSA
 from stsa_lightning.nets.checkpoint import load_networks, save_networks
+from stsa_lightning.nets.synthesis import mask_lower_half, moved_references
 
 SMALL: dict[str, Any] = {"size": "tiny", "face_size": 64, "references": 2, "window": 3}
 NO_VGG = {"warp": 0.0, "perceptual": 0.0}
@@ -113,6 +114,29 @@ def test_the_warp_phase_leaves_the_face_alone():
     terms, drawn = module.generator_terms(batch())
     assert set(terms) == {"warp_pixel"}
     assert drawn.face is None
+
+
+def test_aligned_references_follow_each_frame():
+    module = STSA(**SMALL, weights=PLAIN, synthesis={"aligned": True}).eval()
+    example = batch()
+    with pytest.raises(KeyError, match="places"):
+        module.synthesise(example, example["heatmaps"])
+    example["places"] = torch.eye(2, 3) + 0.1 * torch.randn(2, 3, 2, 2, 3)
+    with torch.no_grad():
+        every, _ = module.synthesise(example, example["heatmaps"], every_frame=True)
+        for frame in range(6):
+            window, place = divmod(frame, 3)
+            moved = moved_references(
+                example["references"][window : window + 1],
+                example["reference_heatmaps"][window : window + 1],
+                example["places"][window : window + 1, place],
+            )
+            plain = STSA(**SMALL, weights=PLAIN).synthesis.eval()
+            plain.load_state_dict(module.synthesis.state_dict())
+            masked = mask_lower_half(example["faces"][window : window + 1, place])
+            heatmap, audio = (example[name][window : window + 1, place] for name in ("heatmaps", "audio"))
+            expected = plain(masked, heatmap, audio, *moved).face[0]
+            torch.testing.assert_close(every.face[frame], expected, atol=1e-5, rtol=0)
 
 
 def test_every_frame_of_a_window_can_be_drawn():

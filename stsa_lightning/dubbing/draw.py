@@ -54,8 +54,15 @@ class PlainEngine:
         """Reference faces (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S)."""
         return heatmaps, self.synthesis.encode_references(images, heatmaps)
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: tuple[Tensor, References]) -> Tensor:
-        """See `draw_faces`."""
+    def render(
+        self,
+        masked: Tensor,
+        contours: Tensor,
+        audio: Tensor,
+        references: tuple[Tensor, References],
+        places: Tensor | None = None,
+    ) -> Tensor:
+        """See `draw_faces`; for networks whose references stay where they are."""
         return draw_faces(self.guidance, self.synthesis, masked, contours, audio, *references)
 
     @torch.inference_mode()

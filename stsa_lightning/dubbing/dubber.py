@@ -238,9 +238,10 @@ class Dubber:
         """Dubbed frames, (H, W, 3) uint8 RGB, as they are ready; at the video's own rate.
 
         Live speech is given as chunks and may come in while frames are taken. A frame that is shown at a time t needs
-        the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead); frames are made
-        `block` at a time, and up to five blocks are on their way through the stages. The latency of ``block=1`` is thus
-        0.21 s of speech, and the time that a frame takes. The video is searched for faces before the first frame.
+        the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead), to t + 0.41 s
+        with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
+        The latency of ``block=1`` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. The video is
+        searched for faces before the first frame.
 
         Args:
             video: as for `dub`.

@@ -1,8 +1,9 @@
 """Both networks arranged for speed: what never changes is computed once, and nothing is computed that nobody sees.
 
 Of guidance, each distinct frame is embedded once however many windows it is in, and only the centre of a window is
-drawn. References are encoded once per shot (where they follow the frame's pose, once per frame). The rest is :mod:`stsa_lightning.nets.inference`, and in the fast mode
-:mod:`stsa_lightning.nets.int8` on a processor, bfloat16 on a GPU.
+drawn. References are encoded once per shot; where they follow the frame's pose, once per frame. The rest is
+:mod:`stsa_lightning.nets.inference`, and in the fast mode :mod:`stsa_lightning.nets.int8` on a processor, bfloat16 on a
+GPU.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.speech import Heard, windows
-from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.alignment import reference_places
+from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.references import choose_references
@@ -39,7 +39,9 @@ class Engine(Protocol):
     def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
         """References (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S): what `render` wants of them."""
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, *places: Tensor) -> Tensor:
+    def render(
+        self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, places: Tensor | None = None
+    ) -> Tensor:
         """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S).
 
         Networks whose references follow the frame's pose are told their `places` (F, N, 2, 3) besides.

@@ -30,7 +30,7 @@ Silence = Literal["keep", "close"]
 _MINUTE = 60 * SAMPLE_RATE_HZ
 _INAUDIBLE = 1e-4  # of full scale: -80 dB
 # Steps before and after those wanted that a live extractor hears as well: one before is all that log-mel and MFCC look
-# at; the others listen to as much as they are given, and Moonshine loses what it tells of lips without 0.2 s to come.
+# at; the others listen to as much as they are given, and Moonshine tells more of the mouth's width with 0.2 s to come.
 _BEFORE = {"wav2vec2": 100, "moonshine": 100}
 _AFTER = {"moonshine": 10}
 _REMEMBERED = 50  # steps that live speech keeps: windows overlap

@@ -101,6 +101,7 @@ class Objective(nn.Module):
         mouth_weight: weight of a pixel at the mouth in the terms ``pixel``, ``warp_pixel`` and ``perceptual`` against
             one far from it; 1 is the plain mean, see :func:`mouth_map`.
         perceptual_net: torchvision VGG of the perceptual losses.
+        perceptual_half: it looks at lower halves alone, the part that is made: half the work (ours).
         information: estimator of mutual information.
         temperature: of InfoNCE.
         discriminator: settings of :class:`PatchDiscriminator`.
@@ -115,6 +116,7 @@ class Objective(nn.Module):
         foreground_weight: float = 1.0,
         mouth_weight: float = 1.0,
         perceptual_net: str = "vgg19",
+        perceptual_half: bool = False,
         information: Estimator = "infonce",
         temperature: float = 0.07,
         discriminator: Mapping[str, Any] | None = None,
@@ -128,6 +130,7 @@ class Objective(nn.Module):
         self.semantic = SemanticLoss(foreground_weight)
         self.temporal = TemporalLoss()
         self.perceptual = PerceptualLoss(perceptual_net) if weights.perceptual or weights.warp else None
+        self.perceptual_half = perceptual_half
         options = {"temperature": temperature} if information == "infonce" else {}
         self.information = estimator(information, align_width, **options) if weights.information else None
         judged = weights.adversarial or weights.feature_matching
@@ -179,7 +182,7 @@ class Objective(nn.Module):
         if self.weights.warp_pixel:
             terms["warp_pixel"] = weighted_l1(output.warped, target, mouth)
         if self.perceptual is not None and self.weights.warp:
-            terms["warp"] = self.perceptual(output.warped, true_maps, with_style=False)
+            terms["warp"] = self.perceptual(self._looked_at(output.warped), true_maps, with_style=False)
         if self.information is not None and codes is not None:
             terms["information"] = -consistency(self.information, *codes)
         return terms
@@ -206,7 +209,8 @@ class Objective(nn.Module):
         if self.weights.pixel:
             terms["pixel"] = weighted_l1(face, target, mouth)
         if self.perceptual is not None and self.weights.perceptual:
-            terms["perceptual"] = self.perceptual(face, true_maps, region=mouth)
+            region = None if mouth is None else self._looked_at(mouth)
+            terms["perceptual"] = self.perceptual(self._looked_at(face), true_maps, region=region)
         fake = self.judge(face, frames)
         if fake.face is not None and real.face is not None:
             if self.weights.adversarial:
@@ -222,7 +226,11 @@ class Objective(nn.Module):
     @torch.no_grad()
     def true_maps(self, target: Tensor) -> Any:
         """VGG maps of true faces, which all perceptual terms share; None where there are none."""
-        return None if self.perceptual is None else self.perceptual.pyramid(target)
+        return None if self.perceptual is None else self.perceptual.pyramid(self._looked_at(target))
+
+    def _looked_at(self, maps: Tensor) -> Tensor:
+        """What of (F, C, S, S) the perceptual losses see."""
+        return mouth_region(maps) if self.perceptual_half else maps
 
     def mouth_map(self, lip_heatmaps: Tensor) -> Tensor | None:
         """Weights of pixels for lip heatmaps (F, 1, S, S); None where all weigh the same."""

@@ -17,6 +17,7 @@ from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.heatmaps import articulation, draw_heatmaps
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MASKED_POSITIONS, MIRROR
+from stsa_lightning.nets.synthesis import moved_references
 
 VALID = np.array([1] * 8 + [0] * 3 + [1] * 4 + [0] + [1] * 14, bool)  # 30 frames; runs of 8, 4 and 14
 
@@ -57,6 +58,7 @@ def test_shapes_types_and_ranges(root: Path) -> None:
         "audio": (4, 5, 80, 10),
         "references": (4, 3, 3, 64, 64),
         "reference_heatmaps": (4, 3, 1, 64, 64),
+        "places": (4, 5, 3, 2, 3),
         "frame": (4,),
     }
     assert batch.keys() == Batch.__annotations__.keys()
@@ -64,7 +66,7 @@ def test_shapes_types_and_ranges(root: Path) -> None:
     assert batch["frame"].dtype == torch.int64
     for name in shapes.keys() - {"frame"}:
         assert batch[name].dtype == torch.float32, name  # type: ignore[literal-required]
-    for name in shapes.keys() - {"frame", "audio", "articulation"}:
+    for name in shapes.keys() - {"frame", "audio", "articulation", "places"}:
         low, high = batch[name].aminmax()  # type: ignore[literal-required]
         assert low >= 0, name
         assert high <= 1, name
@@ -263,3 +265,13 @@ def test_articulation_is_standardised_around_the_window(root: Path) -> None:
     frames = int(item["frame"]) + np.arange(-2, 3)
     np.testing.assert_allclose(item["articulation"], expected[frames], atol=1e-3)
     np.testing.assert_allclose(item["articulation_spread"], np.nanstd(articulation(clip.face_landmarks), 0), rtol=1e-3)
+
+
+def test_places_carry_references_onto_the_window_however_it_was_augmented(root: Path) -> None:
+    """What is moved comes to lie nearer the frame's own contours than it lay."""
+    for i in range(4):
+        item = _dataset(root, mirror=True, geometry=1.0)[i]
+        images, maps = item["references"][None].float(), item["reference_heatmaps"][None]
+        moved = moved_references(images, maps, item["places"][2][None])[1][0]
+        contours = item["masked_heatmaps"][2] > 0.5
+        assert moved[:, contours].mean() > max(0.9, maps[0][:, contours].mean())

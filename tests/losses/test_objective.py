@@ -47,3 +47,26 @@ def test_one_is_off_and_less_is_named():
     assert Objective(LossWeights(**NONE), 8).mouth_map(lips()) is None
     with pytest.raises(UserError, match="mouth_weight must be 1"):
         Objective(LossWeights(**NONE), 8, mouth_weight=0.5)
+
+
+def test_perceptual_terms_may_look_at_lower_halves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[tuple[int, ...]] = []
+
+    class Net(torch.nn.Module):
+        def pyramid(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+        def forward(self, images: torch.Tensor, true: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+            looked.append(tuple(images.shape[-2:]))
+            assert options["region"].shape[-2:] == images.shape[-2:]
+            return (images - true).abs().mean()
+
+    monkeypatch.setattr("stsa_lightning.losses.objective.PerceptualLoss", lambda _: Net())
+    weights = LossWeights(warp=0.0, adversarial=0.0, feature_matching=0.0, information=0.0)
+    terms = Objective(weights, align_width=8, mouth_weight=4.0, perceptual_half=True)
+    true, face = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    mouth = torch.ones(2, 1, 64, 64)
+    judged = terms.judge(true, 1)
+    found = terms.face_terms(face, true, terms.true_maps(true), judged, 1, mouth, torch.zeros(2, 1, 80, 10))
+    assert looked == [(32, 64)]
+    torch.testing.assert_close(found["perceptual"], (face - true)[:, :, 32:].abs().mean())

@@ -38,7 +38,13 @@ def test_released_size() -> None:
     with torch.device("meta"):
         network = Guidance()
     assert sum(p.numel() for p in network.parameters()) == 48_067_896
-    assert network.settings == {**GUIDANCE["released"], "dropout": 0.1, "add_masked": True, "ridge_sigma": 0.0}
+    assert network.settings == {
+        **GUIDANCE["released"],
+        "dropout": 0.1,
+        "audio_dropout": 0.0,
+        "add_masked": True,
+        "ridge_sigma": 0.0,
+    }
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
@@ -115,3 +121,18 @@ def test_bfloat16(tiny_guidance: Guidance) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = tiny_guidance(*batch)
     torch.testing.assert_close(rough.heatmap.float(), exact.heatmap, atol=0.05, rtol=0)
+
+
+def test_audio_dropout_hides_whole_features_in_training_alone() -> None:
+    torch.manual_seed(0)
+    guidance = Guidance(**{**GUIDANCE["tiny"], "audio_dropout": 0.5})
+    seen: list[torch.Tensor] = []
+    guidance.audio_encoder[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    windows = torch.rand(6, 80, 10) + 0.1
+    guidance.train().embed_audio(windows)
+    guidance.eval().embed_audio(windows)
+    hidden = seen[0] == 0
+    assert torch.equal(hidden.all(-1), hidden.any(-1))  # the whole window of a feature, or nothing of it
+    assert 0.4 < hidden.float().mean() < 0.6
+    torch.testing.assert_close(seen[0][~hidden], 2 * windows[~hidden])
+    assert torch.equal(seen[1], windows)
