@@ -1,4 +1,4 @@
-"""A picture strip: frames of a dub below the source's and above those of whoever says it.
+"""A picture strip: heads of a dub below the source's and above those of whoever says it.
 
     python benchmarks/strip.py VIDEO SPEAKER -o strip.png        # SPEAKER: a video whose sound VIDEO is to say
 
@@ -34,6 +34,14 @@ def extremes(openness: np.ndarray, count: int) -> list[int]:
     return sorted(chosen)
 
 
+def followed(frames: list[np.ndarray]) -> list[np.ndarray | None]:
+    """Landmarks (131, 2) of each frame's face."""
+    detector = landmark_detector()
+    points = [detector(frame) for frame in frames]
+    detector.close()
+    return points
+
+
 def labelled(picture: np.ndarray, text: str, width: int) -> np.ndarray:
     """A row of pictures with its name at the left."""
     name = np.full((len(picture), width, 3), 255, np.uint8)
@@ -55,17 +63,23 @@ def main() -> None:
     with VideoReader(chosen.speaker) as reader:
         says = reader.get(range(len(reader)))
     dubbed = list(Dubber.from_checkpoint(chosen.checkpoint).frames(chosen.video, chosen.speaker))
-    detector = landmark_detector()
-    points = [detector(frame) for frame in says[: min(len(source), len(dubbed))]]
-    detector.close()
+    count = min(len(source), len(dubbed), len(says))
+    source_points, points = (followed(frames[:count]) for frames in (source, says))
     openness = np.array([np.nan if p is None else float(lip_openness(p[None])[0]) for p in points])
+    openness[[i for i, p in enumerate(source_points) if p is None]] = np.nan
     frames = extremes(openness, chosen.count)
 
-    def row(pictures: list[np.ndarray]) -> np.ndarray:
-        side = (chosen.size, chosen.size)
-        return np.concatenate([cv2.resize(pictures[i], side, interpolation=cv2.INTER_AREA) for i in frames], axis=1)
+    def row(pictures: list[np.ndarray], where: list[np.ndarray | None]) -> np.ndarray:
+        found = [p for i in frames if (p := where[i]) is not None]
+        side = round(1.4 * float(np.median([np.ptp(p, axis=0).max() for p in found])))
+        heads = [
+            cv2.getRectSubPix(pictures[i], (side, side), p.mean(axis=0)) for i, p in zip(frames, found, strict=True)
+        ]
+        shown = cv2.INTER_AREA if side > chosen.size else cv2.INTER_CUBIC
+        return np.concatenate([cv2.resize(head, (chosen.size,) * 2, interpolation=shown) for head in heads], axis=1)
 
-    rows = [labelled(row(kind), name, 64) for name, kind in zip(ROWS, (source, dubbed, says), strict=True)]
+    videos = ((source, source_points), (dubbed, source_points), (says, points))
+    rows = [labelled(row(*video), name, 64) for name, video in zip(ROWS, videos, strict=True)]
     sheet = np.concatenate(rows)
     with written_whole(chosen.out) as part:
         part.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())

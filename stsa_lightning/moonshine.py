@@ -27,7 +27,7 @@ class Moonshine:
 
     The recogniser tells which sounds are said; log-mel, how loud, and whether anybody speaks. The encoder's states come
     every 24 ms and are interpolated to steps. It attends to all that it is given, so each 4 s are heard together with
-    2 s before and after, whatever the sound's length: the same speech gives the same features in a clip and in an hour.
+    2 s before and after, whatever the sound's length: memory does not grow with it, and an hour is heard as a clip is.
     """
 
     kind = "moonshine"

@@ -106,11 +106,8 @@ def export_onnx(
     maps: tuple[Tensor, ...] = encoded[1:]
     names, sizes = shared[1:], tuple[dict[int, Any], ...]({} for _ in maps)
     if synthesis.aligned:
-        maps, names, sizes = (
-            (heatmaps, torch.eye(2, 3).repeat(frames, count, 1, 1)),
-            [seen[1], "places"],
-            ({}, {0: many}),
-        )
+        maps = heatmaps, torch.eye(2, 3).repeat(frames, count, 1, 1)
+        names, sizes = [seen[1], "places"], ({}, {0: many})
     dynamic = (*({0: many} for _ in given), {}, {}, sizes)
     arguments = (*driving, images, encoded[0], *maps)
     _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], ["face"], dynamic)
