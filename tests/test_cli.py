@@ -13,6 +13,7 @@ import yaml
 from stsa_lightning import __version__
 from stsa_lightning.cli import build_parser, main
 from stsa_lightning.data.index import load_index
+from stsa_lightning.moonshine import ENCODER
 from stsa_lightning.nets import BUNDLED
 from stsa_lightning.nets.checkpoint import load_networks
 
@@ -55,8 +56,8 @@ def test_help_is_quick_for_it_imports_nothing_heavy():
 
 def test_networks_come_with_the_package():
     guidance, synthesis, meta = load_networks(BUNDLED)
-    assert BUNDLED.stat().st_size < 25 * 2**20
-    assert meta["features"] == "logmel"  # no download
+    assert BUNDLED.stat().st_size + ENCODER.stat().st_size < 25e6
+    assert meta["features"] == "moonshine"  # whose network comes along: no download
     assert guidance.face_size == synthesis.face_size == 128
     commands = build_parser()
     assert commands.parse_args(["dub", "a.mp4", "b.wav", "-o", "c.mp4"]).checkpoint == BUNDLED

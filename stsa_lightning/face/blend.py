@@ -68,8 +68,8 @@ def blend_face(
 def face_mask(landmarks: np.ndarray, box: np.ndarray, feather: float = FEATHER) -> np.ndarray:
     """How much of the generated face shows at each pixel of the box.
 
-    1 from the lips down, within the face contour; 0 outside the contour and from the nose up; smooth between: over
-    `feather` times the face's size inside the contour, and over a sixth of its height above the lips.
+    1 from the lips down, within the face contour; 0 outside the contour and in the upper half; smooth between: over
+    `feather` times the face's size inside the contour, and over up to a sixth of its height above the lips.
 
     Args:
         landmarks: (131, 2) pixels of the frame.
@@ -93,10 +93,10 @@ def face_mask(landmarks: np.ndarray, box: np.ndarray, feather: float = FEATHER) 
     # The border of a frame that cuts the face is no edge to soften: a distance counts from pixels of the box alone.
     inside = cv2.distanceTransform(contour, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     sides = _smooth_step(inside / (feather * np.sqrt(width * height)))
-    # The network's picture may break where its unseen half begins, in the middle. Cheeks and nose are the frame's own:
-    # so the new face comes in from there down to the lips.
-    end = np.clip(points[MOUTH, 1].min(), 0.52 * height, 0.65 * height)
-    start = max(end - 0.16 * height, min(points[_LOWER_LIDS, 1].max(), end - 0.05 * height))
+    # The network's picture may break where its unseen half begins, in the middle: nothing of it shows down to there, and
+    # it comes in from there, or from the eyes where these are lower, to the lips.
+    end = np.clip(points[MOUTH, 1].min(), 0.56 * height, 0.65 * height)
+    start = max(0.5 * height, end - 0.16 * height, min(points[_LOWER_LIDS, 1].max(), end - 0.05 * height))
     top = _smooth_step((np.arange(height) + 0.5 - start) / (end - start))
     return (sides * top[:, None]).astype(np.float32)
 
