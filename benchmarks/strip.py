@@ -82,7 +82,7 @@ def main() -> None:
     rows = [labelled(row(*video), name, 64) for name, video in zip(ROWS, videos, strict=True)]
     sheet = np.concatenate(rows)
     with written_whole(chosen.out) as part:
-        part.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
+        part.write_bytes(cv2.imencode(chosen.out.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 if __name__ == "__main__":
