@@ -59,6 +59,17 @@ def test_mask_covers_what_the_network_invents(frame: np.ndarray) -> None:
     assert max(np.abs(np.diff(mask, axis=0)).max(), np.abs(np.diff(mask, axis=1)).max()) < 0.35
 
 
+@pytest.mark.parametrize("up", [0.0, 0.2, 0.4])
+def test_nothing_of_the_upper_half_shows_however_high_the_mouth(up: float) -> None:
+    landmarks = synthetic_face()
+    landmarks[MOUTH, 1] -= up * 50
+    box = face_box(landmarks, (220, 200))
+    mask = face_mask(landmarks, box)
+    assert (mask[: len(mask) // 2] == 0).all()
+    below = mask[round(0.6 * len(mask)) :]
+    assert below.max() == 1
+
+
 def test_a_wider_feather_is_softer() -> None:
     landmarks = synthetic_face()
     box = face_box(landmarks, (220, 200))
