@@ -93,8 +93,8 @@ def face_mask(landmarks: np.ndarray, box: np.ndarray, feather: float = FEATHER) 
     # The border of a frame that cuts the face is no edge to soften: a distance counts from pixels of the box alone.
     inside = cv2.distanceTransform(contour, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     sides = _smooth_step(inside / (feather * np.sqrt(width * height)))
-    # The network's picture may break where its unseen half begins, in the middle: nothing of it shows above. It comes in
-    # from there, or from the eyes where these are lower, down to the lips.
+    # The network's picture may break where its unseen half begins, in the middle: nothing of it shows above. It comes
+    # in from there, or from the eyes where these are lower, down to the lips.
     end = np.clip(points[MOUTH, 1].min(), 0.56 * height, 0.65 * height)
     start = max(0.5 * height, end - 0.16 * height, min(points[_LOWER_LIDS, 1].max(), end - 0.05 * height))
     top = _smooth_step((np.arange(height) + 0.5 - start) / (end - start))
