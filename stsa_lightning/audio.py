@@ -244,8 +244,8 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
     return LogMel() if kind == "logmel" else MFCC()
 
 
-class _Chunked:
-    """Features that are taken a minute at a time: the spectra of an hour would take gigabytes."""
+class Chunked:
+    """Features that are taken piece by piece, here a minute each: the spectra of an hour would take gigabytes."""
 
     kind: str
     dim: int
@@ -265,7 +265,7 @@ class _Chunked:
         raise NotImplementedError
 
 
-class LogMel(_Chunked):
+class LogMel(Chunked):
     """Log power in 80 mel bands (Slaney's scale, 0-8000 Hz), 25 ms Hann windows every 20 ms.
 
     Powers are in dB of a full-scale sine, floored at -100, then mapped by fixed constants: -100 dB -> -4, 0 dB -> 4.
@@ -303,7 +303,7 @@ class LogMel(_Chunked):
         return features * 12.5 - 50
 
 
-class MFCC(_Chunked):
+class MFCC(Chunked):
     """13 mel cepstral coefficients, 25 ms windows every 20 ms: python_speech_features' defaults, log energy first."""
 
     kind = "mfcc"
@@ -368,17 +368,6 @@ def feature_windows(features: np.ndarray, centres: Sequence[float] | np.ndarray)
 
 def steps_of(wave: np.ndarray) -> int:
     return -(-len(wave) // HOP)
-
-
-def overlapping(steps: int, stride: int, margin: int) -> list[tuple[int, int, int, int]]:
-    """Chunks for networks that hear beyond one step: (start, stop, first, last), all in steps.
-
-    Of first ... last - 1, which are heard together, those from `start` to `stop` - 1 are used.
-    """
-    return [
-        (start, min(start + stride, steps), max(0, start - margin), min(steps, start + stride + margin))
-        for start in range(0, steps, stride)
-    ]
 
 
 def heard(wave: np.ndarray, first: int, last: int, fill: float = 0.0) -> np.ndarray:

@@ -268,13 +268,15 @@ class STSA(LightningModule):
             The output for F = B (centre) or B * T frames, and the true faces (F, 3, S, S).
         """
         target, driving, audio = (chosen_frames(x, every_frame) for x in (batch["faces"], heatmaps, batch["audio"]))
-        images, maps, drawn = batch["references"], batch["reference_heatmaps"], heatmaps.shape[1] if every_frame else 1
+        seen = batch["references"], batch["reference_heatmaps"]
         if self.synthesis.aligned:
-            images, maps = (x.repeat_interleave(drawn, dim=0) for x in (images, maps))
-            places = chosen_frames(batch["places"], every_frame)
-            references = self.synthesis.encode_references(images, maps, places)
+            if every_frame:
+                seen = seen[0].repeat_interleave(heatmaps.shape[1], 0), seen[1].repeat_interleave(heatmaps.shape[1], 0)
+            references = self.synthesis.encode_references(*seen, chosen_frames(batch["places"], every_frame))
         else:
-            references = self.synthesis.encode_references(images, maps).repeat_interleave(drawn)
+            references = self.synthesis.encode_references(*seen)
+            if every_frame:
+                references = references.repeat_interleave(heatmaps.shape[1])
         return self.synthesis.render(mask_lower_half(target), driving, audio, references), target
 
     def forward(self, batch: Batch, every_frame: bool = False) -> tuple[GuidanceOutput, SynthesisOutput, Tensor]:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from stsa_lightning.audio import (
-    FEATURE_DIMS,
-    FEATURE_RATE_HZ,
-    HOP,
-    SPAN,
-    LogMel,
-    checked_wave,
-    heard,
-    overlapping,
-    steps_of,
-)
+from stsa_lightning.audio import FEATURE_DIMS, FEATURE_RATE_HZ, HOP, SPAN, Chunked, LogMel, heard, steps_of
 
 ENCODER = Path(__file__).parent / "assets" / "moonshine_tiny_en" / "encoder.ort"
 
 
-class Moonshine:
+class Moonshine(Chunked):
     """Last hidden state of the encoder of Moonshine tiny (English; Jeffries et al. 2024) beside log-mel: 288 + 80.
 
     The recogniser tells which sounds are said; log-mel, how loud, and whether anybody speaks. The encoder's states come
@@ -32,7 +21,7 @@ class Moonshine:
 
     kind = "moonshine"
     dim = FEATURE_DIMS["moonshine"]
-    stride, margin = 4 * FEATURE_RATE_HZ, 2 * FEATURE_RATE_HZ
+    chunk_steps, margin = 4 * FEATURE_RATE_HZ, 2 * FEATURE_RATE_HZ
 
     # A state every 384 samples, of 895 samples: convolutions of 127, 7 and 3 with strides 64, 3 and 2.
     _hop, _span = 384, 895
@@ -42,20 +31,15 @@ class Moonshine:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # sixty times faster than speech is spoken; the other cores have work
+        options.intra_op_num_threads = 1  # tens of times faster than speech is spoken; the other cores have work
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(ENCODER, options, providers=["CPUExecutionProvider"])
         self._logmel = LogMel()
 
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        return np.concatenate(list(self.chunks(wave)))
-
-    def chunks(self, wave: np.ndarray) -> Iterator[np.ndarray]:
-        """See `AudioFeatures.chunks`."""
-        for start, stop, first, last in overlapping(steps_of(checked_wave(wave, "wave")), self.stride, self.margin):
-            states = self._states(heard(wave, first, last), last - first)
-            spectrum = self._logmel.rows(wave, start, stop)
-            yield np.concatenate([states[start - first : stop - first], spectrum], axis=1)
+    def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
+        begin, end = max(0, first - self.margin), min(steps_of(wave), last + self.margin)
+        states = self._states(heard(wave, begin, end), end - begin)[first - begin : last - begin]
+        return np.concatenate([states, self._logmel.rows(wave, first, last)], axis=1)
 
     def _states(self, wave: np.ndarray, steps: int) -> np.ndarray:
         """(steps, 288) of what those steps hear."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.audio import FEATURE_RATE_HZ, AudioError, checked_wave, heard, overlapping, steps_of
+from stsa_lightning.audio import FEATURE_RATE_HZ, AudioError, checked_wave, heard, steps_of
 
 
 class Wav2Vec2:
@@ -67,7 +67,11 @@ class Wav2Vec2:
         margin, stride = self.overlap // 2, self.chunk - self.overlap
         if steps <= self.whole:
             stride, margin = steps, 0
-        spans = overlapping(steps, stride, margin)
+        # Of steps first ... last - 1 those from `start` to `stop` - 1 are used.
+        spans = [
+            (start, min(start + stride, steps), max(0, start - margin), min(steps, start + stride + margin))
+            for start in range(0, steps, stride)
+        ]
         for _, alike in groupby(spans, key=lambda span: span[3] - span[2]):
             while batch := list(islice(alike, self.batch)):
                 rows = self._run(np.stack([level(first, last) for _, _, first, last in batch]))

@@ -122,6 +122,8 @@ def test_aligned_references_follow_each_frame():
     with pytest.raises(KeyError, match="places"):
         module.synthesise(example, example["heatmaps"])
     example["places"] = torch.eye(2, 3) + 0.1 * torch.randn(2, 3, 2, 2, 3)
+    plain = STSA(**SMALL, weights=PLAIN).synthesis.eval()
+    plain.load_state_dict(module.synthesis.state_dict())
     with torch.no_grad():
         every, _ = module.synthesise(example, example["heatmaps"], every_frame=True)
         for frame in range(6):
@@ -131,8 +133,6 @@ def test_aligned_references_follow_each_frame():
                 example["reference_heatmaps"][window : window + 1],
                 example["places"][window : window + 1, place],
             )
-            plain = STSA(**SMALL, weights=PLAIN).synthesis.eval()
-            plain.load_state_dict(module.synthesis.state_dict())
             masked = mask_lower_half(example["faces"][window : window + 1, place])
             heatmap, audio = (example[name][window : window + 1, place] for name in ("heatmaps", "audio"))
             expected = plain(masked, heatmap, audio, *moved).face[0]

@@ -60,7 +60,7 @@ class PlainEngine:
         contours: Tensor,
         audio: Tensor,
         references: tuple[Tensor, References],
-        places: Tensor | None = None,
+        places: Tensor,
     ) -> Tensor:
         """See `draw_faces`; for networks whose references stay where they are."""
         return draw_faces(self.guidance, self.synthesis, masked, contours, audio, *references)

@@ -96,8 +96,7 @@ class Dubber:
                 raise DubError(f"{name}: expected {', '.join(get_args(allowed))}, got {value!r}")
         self.device = choose_device(device)
         self.engine: Engine = engine or RenderEngine(guidance, synthesis, precision=precision, device=self.device)
-        sizes = synthesis.face_size, synthesis.references, window, sigma, block
-        self.look = Look(*sizes, self.device, getattr(synthesis, "aligned", False), restore, detail)
+        self.look = Look(synthesis.face_size, synthesis.references, window, sigma, block, self.device, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
 

@@ -107,7 +107,7 @@ class RenderEngine:
         contours: Tensor,
         audio: Tensor,
         references: EngineReferences,
-        places: Tensor | None = None,
+        places: Tensor,
     ) -> Tensor:
         """Faces of F frames.
 
@@ -116,15 +116,16 @@ class RenderEngine:
             contours: (F, T, 1, S, S) masked heatmaps of each frame's window.
             audio: (F, T, D, 10).
             references: from :meth:`encode`.
-            places: (F, N, 2, 3) where references are read for each frame; for networks trained so (``aligned``).
+            places: (F, N, 2, 3) where references are read for each frame; networks not trained so (``aligned``) do not
+                look at them.
 
         Returns:
             (F, 3, S, S) in [0, 1], float32.
         """
-        masked, contours, audio = (t.to(self.device) for t in (masked, contours, audio))
+        masked, contours, audio, places = (t.to(self.device) for t in (masked, contours, audio, places))
         heatmaps = self.draw_heatmaps(contours, audio, references.tokens)
         centre = audio[:, audio.shape[1] // 2]
-        driving = masked, heatmaps, centre, *(() if places is None else (places.to(self.device),))
+        driving = masked, heatmaps, centre, places
         if self.quick is not None and self._checks and references is not self._checked:
             self._check(references, *(given[:1] for given in driving))
         return self._draw(references, *driving)
@@ -174,7 +175,7 @@ class RenderEngine:
         masked: Tensor,
         heatmap: Tensor,
         audio: Tensor,
-        places: Tensor | None = None,
+        places: Tensor,
     ) -> Tensor:
         masked = masked.contiguous(memory_format=torch.channels_last)
         maps = references.maps or self.synthesis.encode_references(*references.seen, places)

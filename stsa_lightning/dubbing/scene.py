@@ -39,12 +39,10 @@ class Engine(Protocol):
     def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
         """References (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S): what `render` wants of them."""
 
-    def render(
-        self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, places: Tensor | None = None
-    ) -> Tensor:
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, places: Tensor) -> Tensor:
         """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S).
 
-        Networks whose references follow the frame's pose are told their `places` (F, N, 2, 3) besides.
+        `places` (F, N, 2, 3) say where references are read to lie as each frame's face.
         """
 
     def heatmaps(self, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
@@ -62,7 +60,6 @@ class Look:
         sigma: width of the heatmaps' ridges, pixels.
         block: frames in a batch.
         device: where the networks are.
-        aligned: whether their references follow the frame's pose.
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the new face agrees with it.
     """
@@ -73,7 +70,6 @@ class Look:
     sigma: float
     block: int
     device: torch.device
-    aligned: bool = False
     restore: Restore | None = None
     detail: bool = True
 
@@ -185,10 +181,8 @@ class Scene:
             self._contours(times_s, sources),
             self._tensor(heard).unflatten(0, times_s.shape),
             references,
+            self._tensor(reference_places(landmarks, self.faces.in_boxes(sources))),
         )
-        if self.look.aligned:
-            places = reference_places(landmarks, self.faces.in_boxes(sources))
-            block.inputs = (*block.inputs, self._tensor(places))
         return block
 
     def _render(self, block: Block) -> Block:

@@ -104,7 +104,8 @@ def export_onnx(
     _export(reference_graph, (images, heatmaps), paths[0], seen, shared, None)
     many = torch.export.Dim("frames", min=1)
     maps: tuple[Tensor, ...] = encoded[1:]
-    names, sizes = shared[1:], tuple[dict[int, Any], ...]({} for _ in maps)
+    names = shared[1:]
+    sizes: tuple[dict[int, Any], ...] = tuple({} for _ in maps)
     if synthesis.aligned:
         maps = heatmaps, torch.eye(2, 3).repeat(frames, count, 1, 1)
         names, sizes = [seen[1], "places"], ({}, {0: many})

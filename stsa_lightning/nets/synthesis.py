@@ -125,7 +125,7 @@ class Synthesis(nn.Module):
         on_warped: correct the warped reference instead of painting from nothing, see :class:`Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
         aligned: references are moved onto each frame's pose before anything looks at them, see
-            :func:`moved_references` (ours; the flow of thin networks does not reach as far as a head turns).
+            :func:`moved_references` (ours; preset `small` laid references of two poses over each other).
         paths: which paths the face is made of; for ablations. The other one's maps are zeros to the fusion, and without
             the temporal path ``on_warped`` corrects the mean of the references, which nothing moves.
     """
