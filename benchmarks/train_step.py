@@ -33,9 +33,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from stsa_lightning.callbacks.ema import GeneratorEMA
 from stsa_lightning.callbacks.watch import LossWatch
 from stsa_lightning.data.datamodule import STSADataModule
+from stsa_lightning.errors import UserError
 from stsa_lightning.losses import perceptual
 from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.module import STSA
+from stsa_lightning.training.checks import batch_shapes
 
 # Dense bf16 TFLOP/s of the makers' data sheets, by a part of the device's name.
 PEAKS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
@@ -71,13 +73,10 @@ class Repeated(Dataset):
 
     def __init__(self, settings: argparse.Namespace, count: int) -> None:
         self.count = count
-        size, frames, references = settings.face_size, settings.window, settings.references
-        maps = {f"{kind}heatmaps": (frames, 1, size, size) for kind in ("", "masked_", "lip_", "jaw_")}
-        shapes = {"keypoints": (frames, 2, 57), "audio": (frames, settings.audio_dim, 10), **maps}
-        shapes |= {"reference_heatmaps": (references, 1, size, size), "faces": (frames, 3, size, size)}
-        shapes["references"] = (references, 3, size, size)
         generator = torch.Generator().manual_seed(0)
+        shapes = batch_shapes(vars(settings), settings.audio_dim)
         self.item = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+        self.item["places"] = torch.eye(2, 3).expand(shapes["places"])  # references where they are
 
     def __len__(self) -> int:
         return self.count
@@ -172,7 +171,9 @@ def measure(settings: argparse.Namespace, variant: Variant, batch: int, tera: fl
         loader = DataLoader(Repeated(settings, batch), batch, pin_memory=settings.device == "cuda")
         batches = Looped(next(iter(loader)), settings.steps + settings.warm)
         clock = fit(settings, variant, DataLoader(batches, None), settings.steps, settings.warm)
-    except ValueError as error:  # out of memory, in words
+    except UserError as error:
+        if "out of memory" not in str(error):
+            raise
         return row | {"samples_s": float("nan"), "error": str(error)[:200]}
     row["samples_s"] = settings.steps * batch / clock.seconds
     row["ms_step"] = 1000 * clock.seconds / settings.steps

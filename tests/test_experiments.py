@@ -7,6 +7,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+# Before all that the fixtures import: `typing` remembers the first of Union[int, float] and Union[float, int] for
+# both, and where the latter came first, an option "1" of the trainer would be read as 1.0, that is, all batches.
+import lightning.pytorch  # noqa: F401
 import numpy as np
 import pytest
 import wandb

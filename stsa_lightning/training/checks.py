@@ -39,15 +39,16 @@ def check_agreement(module: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         raise UserError(f"data and networks must agree. {told}. Give both the same value")
 
 
-def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: int) -> None:
-    """Shapes of a batch, against the module's arguments; looks at no value, so that a device is not waited for.
+def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[int, ...]]:
+    """Entries that a training batch must hold, each with its shape after the batch's own axis.
 
-    Raises:
-        UserError: an entry is absent or of another shape.
+    Args:
+        module: the module's arguments.
+        audio_dim: values of the audio features.
     """
     side, frames, references = module["face_size"], module["window"], module["references"]
     maps = (frames, 1, side, side)
-    expected: dict[str, tuple[int, ...]] = {
+    return {
         "faces": (frames, 3, side, side),
         **{f"{kind}heatmaps": maps for kind in ("", "masked_", "lip_", "jaw_")},
         "keypoints": (frames, 2, 57),
@@ -56,8 +57,17 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
         "audio": (frames, audio_dim, 10),
         "references": (references, 3, side, side),
         "reference_heatmaps": (references, 1, side, side),
+        "places": (frames, references, 2, 3),
     }
-    for name, shape in expected.items():
+
+
+def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: int) -> None:
+    """Shapes of a batch, against the module's arguments; looks at no value, so that a device is not waited for.
+
+    Raises:
+        UserError: an entry is absent or of another shape.
+    """
+    for name, shape in batch_shapes(module, audio_dim).items():
         found = tuple(batch[name].shape) if name in batch else None
         if found is None or found[1:] != shape:
             wanted = ", ".join(map(str, shape))
