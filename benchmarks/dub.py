@@ -126,7 +126,9 @@ class Drawn:
 
     def __call__(self) -> Tensor:
         given = self.inputs
-        return self.engine.render(given.masked, given.contours, given.audio, self.references, given.places)
+        driving = given.masked, given.contours, given.audio
+        chosen = torch.arange(given.images.shape[1]).expand(len(given.masked), -1)
+        return self.engine.render(*driving, self.references, chosen, given.places)
 
     def guidance(self) -> Tensor:
         with torch.inference_mode():

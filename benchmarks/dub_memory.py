@@ -44,7 +44,7 @@ class GreyEngine:
     def encode(self, images: Tensor, heatmaps: Tensor) -> None:
         return None
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: None, places: Tensor) -> Tensor:
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: None, *chosen: Tensor) -> Tensor:
         return torch.where(masked == 0, 0.5, masked)
 
     def heatmaps(self, contours: Tensor, audio: Tensor, references: None) -> Tensor:

@@ -41,10 +41,10 @@ from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.module import STSA
 from stsa_lightning.nets.checkpoint import load_networks, save_networks
 from stsa_lightning.nets.guidance import GuidanceOutput
-from stsa_lightning.nets.synthesis import SynthesisOutput
+from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput
 from stsa_lightning.weights import cache_dir
 
-RECIPE = 3  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
+RECIPE = 4  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
 LEAST_SECONDS = 3.0  # of the speaker: two to learn from, one to be judged by
 STEPS = 16  # between two looks at the held-out second
 PATIENCE = 6  # looks without anything better, after which it ends
@@ -142,7 +142,7 @@ def adapt(
     guidance, synthesis, meta = load_networks(checkpoint)
     with tempfile.TemporaryDirectory() as folder, progress_bars(progress) as bars, _quietly():
         seconds = _prepared(video, Path(folder), meta["features"], guidance.face_size, landmark_model, bars)
-        data = _data(Path(folder), seconds, meta, guidance.face_size, synthesis.references)
+        data = _data(Path(folder), seconds, meta, synthesis)
         module = _Looks(
             guidance=guidance.settings,
             synthesis=synthesis.settings,
@@ -208,14 +208,15 @@ def _prepared(
     return seconds
 
 
-def _data(folder: Path, seconds: float, meta: Mapping[str, Any], face_size: int, references: int) -> STSADataModule:
+def _data(folder: Path, seconds: float, meta: Mapping[str, Any], synthesis: Synthesis) -> STSADataModule:
     batch = 4
     return STSADataModule(
         str(folder),
         features=meta["features"],
-        face_size=face_size,
+        face_size=synthesis.face_size,
         window=int(meta["window"]),
-        references=references,
+        references=synthesis.references,
+        reference_policy="posed" if synthesis.aligned else "random",
         sigma=float(meta.get("sigma", 1.0)),
         batch_size=batch,
         num_workers=0,

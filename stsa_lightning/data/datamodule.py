@@ -19,7 +19,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.filters import Filters, apply_filters, failures
 from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
-from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
+from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset, as_floats
 from stsa_lightning.errors import UserError
 
 Corpus = Literal["folder", "sample", "lrs2", "hdtf", "cmlr"]
@@ -81,7 +81,8 @@ class STSADataModule(LightningDataModule):
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
         test_list: the clips of test and prediction; without it, those that validate.
         reference_policy: of training windows: "random" frames; "varied" ones from closed to wide open lips, as dubbing
-            chooses them, among a random part of the clip.
+            chooses them, among a random part of the clip; "posed" ones so among a random number of frames nearest in
+            pose, as dubbing does for ``synthesis.aligned``.
         mirror: mirror a random half of the training windows left to right.
         geometry: strength of random turns, zooms and shifts of training windows, 0 to 1.
         colour: strength of random changes of their colour, 0 to 1.
@@ -113,7 +114,7 @@ class STSADataModule(LightningDataModule):
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
-        reference_policy: Literal["random", "varied"] = "random",
+        reference_policy: Literal["random", "varied", "posed"] = "random",
         mirror: bool = False,
         geometry: float = 0.0,
         colour: float = 0.0,
@@ -220,7 +221,7 @@ class STSADataModule(LightningDataModule):
             references=options.references,
             windows_per_clip=options.windows_per_clip if training else options.validation_windows_per_clip,
             window_policy="random" if training else "even",
-            reference_policy=options.reference_policy if training else "openness",
+            reference_policy=options.reference_policy if training else self._as_dubbed,
             mirror=options.mirror and training,
             exchange_epochs=options.exchange_epochs if training else 0,
             sigma=options.sigma,
@@ -228,6 +229,10 @@ class STSADataModule(LightningDataModule):
             seed=options.seed,
             **{name: options[name] if training else 0.0 for name in strengths},
         )
+
+    @property
+    def _as_dubbed(self) -> ReferencePolicy:
+        return "nearest" if self._options.reference_policy == "posed" else "openness"
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Bytes travel to the device, floats are made there."""

@@ -60,6 +60,7 @@ class PlainEngine:
         contours: Tensor,
         audio: Tensor,
         references: tuple[Tensor, References],
+        chosen: Tensor,
         places: Tensor,
     ) -> Tensor:
         """See `draw_faces`; for networks whose references stay where they are."""

@@ -96,7 +96,8 @@ class Dubber:
                 raise DubError(f"{name}: expected {', '.join(get_args(allowed))}, got {value!r}")
         self.device = choose_device(device)
         self.engine: Engine = engine or RenderEngine(guidance, synthesis, precision=precision, device=self.device)
-        self.look = Look(synthesis.face_size, synthesis.references, window, sigma, block, self.device, restore, detail)
+        size, references, follow = synthesis.face_size, synthesis.references, synthesis.aligned
+        self.look = Look(size, references, window, sigma, block, self.device, follow, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
 

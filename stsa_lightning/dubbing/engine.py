@@ -1,7 +1,7 @@
 """Both networks arranged for speed: what never changes is computed once, and nothing is computed that nobody sees.
 
 Of guidance, each distinct frame is embedded once however many windows it is in, and only the centre of a window is
-drawn. References are encoded once per shot; where they follow the frame's pose, once per frame. The rest is
+drawn. References are encoded once per shot; where they follow the frame's pose, for each frame anew. The rest is
 :mod:`stsa_lightning.nets.inference`, and in the fast mode :mod:`stsa_lightning.nets.int8` on a processor, bfloat16 on a
 GPU.
 """
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class EngineReferences:
     """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``; of networks
-    whose references follow each frame's pose, ``seen``, their images and heatmaps, in place of these."""
+    whose references follow each frame's pose, ``seen``, M images and heatmaps to choose from, in place of these."""
 
     tokens: Tensor
     maps: References | None
@@ -93,12 +93,14 @@ class RenderEngine:
         """What references decide, once for all frames that use them.
 
         Args:
-            images: (1, N, 3, S, S) in [0, 1].
-            heatmaps: (1, N, 1, S, S), all contours.
+            images: (1, M, 3, S, S) in [0, 1]. The first N are what guidance looks at, and the synthesis network too
+                where its references stay where they are (not ``aligned``).
+            heatmaps: (1, M, 1, S, S), all contours.
         """
         seen = images.to(self.device), heatmaps.to(self.device)
-        maps = None if self.synthesis.aligned else self.synthesis.encode_references(*seen)
-        return EngineReferences(self.guidance.embed_references(seen[1]), maps, seen)
+        first = [maps[:, : self.synthesis.references] for maps in seen]
+        maps = None if self.synthesis.aligned else self.synthesis.encode_references(*first)
+        return EngineReferences(self.guidance.embed_references(first[1]), maps, seen)
 
     @torch.inference_mode()
     def render(
@@ -107,6 +109,7 @@ class RenderEngine:
         contours: Tensor,
         audio: Tensor,
         references: EngineReferences,
+        chosen: Tensor,
         places: Tensor,
     ) -> Tensor:
         """Faces of F frames.
@@ -116,16 +119,16 @@ class RenderEngine:
             contours: (F, T, 1, S, S) masked heatmaps of each frame's window.
             audio: (F, T, D, 10).
             references: from :meth:`encode`.
-            places: (F, N, 2, 3) where references are read for each frame; networks not trained so (``aligned``) do not
-                look at them.
+            chosen: (F, N) int64, which of the references each frame looks at.
+            places: (F, N, 2, 3) where these are read for it. Networks not trained so (``aligned``) look at neither.
 
         Returns:
             (F, 3, S, S) in [0, 1], float32.
         """
-        masked, contours, audio, places = (t.to(self.device) for t in (masked, contours, audio, places))
+        masked, contours, audio = (t.to(self.device) for t in (masked, contours, audio))
         heatmaps = self.draw_heatmaps(contours, audio, references.tokens)
         centre = audio[:, audio.shape[1] // 2]
-        driving = masked, heatmaps, centre, places
+        driving = masked, heatmaps, centre, chosen.to(self.device), places.to(self.device)
         if self.quick is not None and self._checks and references is not self._checked:
             self._check(references, *(given[:1] for given in driving))
         return self._draw(references, *driving)
@@ -175,10 +178,14 @@ class RenderEngine:
         masked: Tensor,
         heatmap: Tensor,
         audio: Tensor,
+        chosen: Tensor,
         places: Tensor,
     ) -> Tensor:
         masked = masked.contiguous(memory_format=torch.channels_last)
-        maps = references.maps or self.synthesis.encode_references(*references.seen, places)
+        maps = references.maps
+        if maps is None:
+            images, heatmaps = (seen[0][chosen] for seen in references.seen)
+            maps = self.synthesis.encode_references(images, heatmaps, places)
         return network.render(masked, heatmap, audio, maps.expand(len(masked))).face.float()
 
     def _each_once(self, embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:

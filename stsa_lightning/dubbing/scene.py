@@ -20,7 +20,7 @@ from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
-from stsa_lightning.face.references import choose_references
+from stsa_lightning.face.references import PoseFollower, candidates, choose_references
 from stsa_lightning.nets.synthesis import mask_lower_half
 from stsa_lightning.video import nearest
 
@@ -37,12 +37,18 @@ class Engine(Protocol):
     """Both networks at work."""
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
-        """References (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S): what `render` wants of them."""
+        """References (1, M, 3, S, S) in [0, 1] and their heatmaps (1, M, 1, S, S): what `render` wants of them.
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, places: Tensor) -> Tensor:
+        The first N are those of the whole shot; the others are there for `chosen`.
+        """
+
+    def render(
+        self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, chosen: Tensor, places: Tensor
+    ) -> Tensor:
         """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S).
 
-        `places` (F, N, 2, 3) say where references are read to lie as each frame's face.
+        `chosen` (F, N) int64 are the references nearest to each frame's pose, `places` (F, N, 2, 3) say where they are
+        read to lie as its face.
         """
 
     def heatmaps(self, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
@@ -60,6 +66,7 @@ class Look:
         sigma: width of the heatmaps' ridges, pixels.
         block: frames in a batch.
         device: where the networks are.
+        follow: references are chosen for each frame by its pose, for networks that move them there (``aligned``).
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the new face agrees with it.
     """
@@ -70,6 +77,7 @@ class Look:
     sigma: float
     block: int
     device: torch.device
+    follow: bool = False
     restore: Restore | None = None
     detail: bool = True
 
@@ -93,6 +101,29 @@ class Block:
     redrawn: np.ndarray
     inputs: tuple[Any, ...] = ()
     faces: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ShotReferences:
+    """What the networks may look at in a shot.
+
+    Attributes:
+        encoded: what the engine makes of it.
+        landmarks: (M, 131, 2) of the references in their boxes.
+        first: number of the shot's first frame.
+        chosen: (n, N) int64, which of the references each of its frames looks at.
+    """
+
+    encoded: Any
+    landmarks: np.ndarray
+    first: int
+    chosen: np.ndarray
+
+    def of(self, sources: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """References (m, N) of some frames with these landmarks, and where they are read for them (m, N, 2, 3)."""
+        chosen = self.chosen[sources - self.first]
+        places = reference_places(self.landmarks, landmarks)
+        return chosen, np.take_along_axis(places, chosen[..., None, None], axis=1)
 
 
 class Scene:
@@ -175,13 +206,15 @@ class Scene:
         faces = self._crops([block.frames[i] for i in block.redrawn], sources)
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         heard = windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
-        references, landmarks = self._references(int(self.faces.shots[sources[0]]))
+        references = self._references(int(self.faces.shots[sources[0]]))
+        chosen, places = references.of(sources, self.faces.in_boxes(sources))
         block.inputs = (
             mask_lower_half(self._images(faces)),
             self._contours(times_s, sources),
             self._tensor(heard).unflatten(0, times_s.shape),
-            references,
-            self._tensor(reference_places(landmarks, self.faces.in_boxes(sources))),
+            references.encoded,
+            self._tensor(chosen),
+            self._tensor(places),
         )
         return block
 
@@ -213,20 +246,37 @@ class Scene:
 
     # ------------------------------------------------------------------------------------------------------------ parts
 
-    def _encoded(self, shot: int) -> tuple[Any, np.ndarray]:
-        """What the engine makes of a shot's references, and their landmarks (N, 131, 2) in their boxes."""
-        frames = np.flatnonzero(self.faces.shots == shot)
+    def _encoded(self, shot: int) -> ShotReferences:
+        """Those of the whole shot, from closed to open lips, and those that lie as its frames do."""
+        frames, count = np.flatnonzero(self.faces.shots == shot), self.look.references
         weight = self.faces.weight[frames]
         fit = weight == 1 if (weight == 1).any() else weight > 0
-        chosen = frames[choose_references(self._opening[frames], fit, self.look.references)]
-        if self._others is None:
-            self._others = self.footage.again()
-        ordered = np.unique(chosen)
-        pictures = dict(zip(ordered.tolist(), self._others.read(ordered.tolist()), strict=True))
-        crops = self._crops([pictures[i] for i in chosen.tolist()], chosen)
-        landmarks = self.faces.in_boxes(chosen)
+        seen = frames[choose_references(self._opening[frames], fit, count)]
+        chosen = np.arange(count)[None].repeat(len(frames), 0)
+        if self.look.follow:
+            offered = frames[candidates(fit)]
+            followed = offered[self._followed(frames, offered)]
+            posed, back = np.unique(followed, return_inverse=True)
+            seen, chosen = np.concatenate([seen, posed]), count + back.reshape(followed.shape)
+        ordered = np.unique(seen)
+        self._others = self._others or self.footage.again()
+        pictures = zip(ordered, self._others.read(ordered.tolist()), strict=True)
+        crops = {int(i): self._crops([picture], np.array([i]))[0] for i, picture in pictures}
+        landmarks = self.faces.in_boxes(seen)
         whole = draw_heatmaps(landmarks, "whole", self.look.face_size, self.look.sigma)
-        return self.engine.encode(self._images(crops)[None], self._tensor(whole)[None, :, None]), landmarks
+        images = self._images(np.stack([crops[i] for i in seen.tolist()]))
+        return ShotReferences(
+            self.engine.encode(images[None], self._tensor(whole)[None, :, None]), landmarks, int(frames[0]), chosen
+        )
+
+    def _followed(self, frames: np.ndarray, offered: np.ndarray) -> np.ndarray:
+        """Which of the frames on offer each frame looks at: (n, N) places."""
+        follow = PoseFollower(self.faces.in_boxes(offered), self._opening[offered], self.look.references)
+        chosen = []
+        for block in np.array_split(frames, -(-len(frames) // 1024)):
+            known = self.faces.valid[block, None, None]
+            chosen.append(follow(np.where(known, self.faces.in_boxes(block), np.nan)))
+        return np.concatenate(chosen)
 
     def _contours(self, times_s: np.ndarray, sources: np.ndarray) -> Tensor:
         """Masked heatmaps of the faces nearest to each of the times (m, T): (m, T, 1, S, S)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
-from stsa_lightning.face.references import choose_references
+from stsa_lightning.face.references import APART, PoseFollower, candidates, choose_references
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import References, Synthesis
 
@@ -49,23 +50,48 @@ class Networks:
 
         Args:
             clip: whose upper faces are given.
-            frames: (n,) numbers of valid frames.
+            frames: (n,) numbers of valid frames, rising.
             speech: (steps, D) features, from the clip's first frame on.
-            references: the clip that shows what the face looks like, in its frames ``chosen`` (N,).
+            references: the clip that shows what the face looks like, in its frames ``chosen`` (N,). Networks that move
+                references (``aligned``) look at those of its frames that are nearest in pose, as in dubbing; if it is
+                the clip itself, at none within half a second of the frame.
 
         Returns:
             (n, S, S, 3) uint8.
         """
+        maps = self._heatmaps(references.face_landmarks[chosen])[None]
+        if self.synthesis.aligned and (chosen != chosen[0]).any():  # policy first-frame: there is but one
+            encoded = self._following(clip, references)
+        else:
+            encoded = self._staying(clip, references, chosen)
+        return spooled(self._draw_block(clip, block, speech, encoded(block), maps) for block in in_blocks(frames))
+
+    def _staying(self, clip: Clip, references: Clip, chosen: np.ndarray) -> Callable[[np.ndarray], References]:
+        """References of a block of frames: the same for all."""
         landmarks = references.face_landmarks[chosen]
-        maps = self._heatmaps(landmarks)[None]
-        seen = self._images(resized(references.faces(chosen), self.size))[None], maps
+        seen = self._images(resized(references.faces(chosen), self.size))[None], self._heatmaps(landmarks)[None]
         shared = None if self.synthesis.aligned else self.synthesis.encode_references(*seen)
+        return lambda block: shared or self.synthesis.encode_references(*seen, self._places(clip, block, landmarks))
+
+    def _following(self, clip: Clip, references: Clip) -> Callable[[np.ndarray], References]:
+        """References of a block of frames, for blocks in order: those nearest to each frame's pose."""
+        offered = candidates(references.valid)
+        landmarks = references.face_landmarks[offered]
+        follow = PoseFollower(landmarks, lip_openness(landmarks), self.count)
+        images, maps = self._images(resized(references.faces(offered), self.size)), self._heatmaps(landmarks)
 
         def encoded(block: np.ndarray) -> References:
-            places = torch.from_numpy(reference_places(landmarks, clip.face_landmarks[block])).to(self.device)
-            return shared or self.synthesis.encode_references(*seen, places)
+            itself = references.path == clip.path
+            allowed = np.abs(block[:, None] - offered) >= APART if itself else None
+            chosen = torch.from_numpy(follow(clip.face_landmarks[block], allowed)).to(self.device)
+            places = self._places(clip, block, landmarks)
+            mine = places.gather(1, chosen[..., None, None].expand(-1, -1, 2, 3))
+            return self.synthesis.encode_references(images[chosen], maps[chosen], mine)
 
-        return spooled(self._draw_block(clip, block, speech, encoded(block), maps) for block in in_blocks(frames))
+        return encoded
+
+    def _places(self, clip: Clip, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
+        return torch.from_numpy(reference_places(landmarks, clip.face_landmarks[frames])).to(self.device)
 
     def _draw_block(
         self, clip: Clip, frames: np.ndarray, speech: np.ndarray, encoded: References, reference_maps: Tensor

@@ -1,4 +1,4 @@
-"""Where a reference face is to be read so that it lies as another frame's face does."""
+"""Where a reference face is to be read so that it lies as another frame's face does, and how nearly it then does."""
 
 from __future__ import annotations
 
@@ -20,13 +20,37 @@ def reference_places(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
         (F, N, 2, 3) float32 in coordinates from -1 to 1, x then y: where in each reference a place of each frame is
         read, as `torch.nn.functional.affine_grid` takes it. The identity where either has NaN.
     """
-    to, at = (2 * points[:, MASKED_POSITIONS].astype(np.float64) - 1 for points in (references, frames))
-    to_mean, at_mean = to.mean(1), at.mean(1)  # (N, 2), (F, 2)
-    # As complex numbers a turn with a change of size is one factor.
-    there, here = ((points - mean[:, None]) @ (1, 1j) for points, mean in ((to, to_mean), (at, at_mean)))
+    (there, to_mean), (here, at_mean) = _centred(references), _centred(frames)
     with np.errstate(invalid="ignore"):
         factor = here.conj() @ there.T / np.square(np.abs(here)).sum(1, keepdims=True)  # (F, N)
     turn = np.stack([np.stack([factor.real, -factor.imag], -1), np.stack([factor.imag, factor.real], -1)], -2)
     shift = to_mean - (turn @ at_mean[:, None, :, None])[..., 0]
     places = np.concatenate([turn, shift[..., None]], axis=-1)
     return np.where(np.isfinite(places).all((-2, -1), keepdims=True), places, np.eye(2, 3)).astype(np.float32)
+
+
+def pose_distances(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """How far reference faces, moved as well as a similarity can, are from lying as frames' faces do: turned heads.
+
+    Args:
+        references, frames: as for :func:`reference_places`.
+
+    Returns:
+        (F, N) float64, root mean square over brows, eyes, nose and upper oval, in sides of the box; NaN where either
+        has NaN.
+    """
+    (there, _), (here, _) = _centred(references), _centred(frames)
+    sizes = np.square(np.abs(there)).sum(1), np.square(np.abs(here)).sum(1)[:, None]
+    with np.errstate(invalid="ignore"):
+        left = sizes[1] - np.square(np.abs(here.conj() @ there.T)) / sizes[0]
+        return np.sqrt(np.maximum(left, 0) / there.shape[1]) / 2
+
+
+def _centred(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What speech does not move, in coordinates from -1 to 1: (n, points) complex around its mean, the mean (n, 2).
+
+    As complex numbers a turn with a change of size is one factor.
+    """
+    points = 2 * landmarks[:, MASKED_POSITIONS].astype(np.float64) - 1
+    mean = points.mean(1)
+    return (points - mean[:, None]) @ (1, 1j), mean

@@ -72,7 +72,7 @@ def test_shapes_types_and_ranges(root: Path) -> None:
         assert high <= 1, name
 
 
-@pytest.mark.parametrize("reference_policy", ["random", "openness", "varied"])
+@pytest.mark.parametrize("reference_policy", ["random", "openness", "varied", "posed", "nearest"])
 def test_windows_are_consecutive_valid_frames_and_references_others(root: Path, reference_policy: str) -> None:
     dataset = _dataset(root, reference_policy=reference_policy)
     seen = set()
@@ -85,6 +85,9 @@ def test_windows_are_consecutive_valid_frames_and_references_others(root: Path, 
         assert VALID[references].all()
         assert not set(frames) & set(references)
         assert len(set(references)) == 3
+        if reference_policy in ("posed", "nearest"):
+            apart = np.abs(np.array(references) - frames[2])
+            assert (apart >= 12).all()
         if reference_policy == "openness":
             assert references == sorted(references)
             assert references[-1] == max(set(np.flatnonzero(VALID)) - set(frames))

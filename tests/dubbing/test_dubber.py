@@ -99,7 +99,7 @@ class EchoGuidance(nn.Module):
 class GreenSynthesis(nn.Module):
     """Paints the hidden half green."""
 
-    audio_dim, face_size, references = 1, SIZE, 3
+    audio_dim, face_size, references, aligned = 1, SIZE, 3, False
 
     def __init__(self) -> None:
         super().__init__()

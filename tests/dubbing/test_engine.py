@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stsa_lightning.dubbing import engine as engine_module
-from stsa_lightning.dubbing.engine import Precision, RenderEngine, psnr_db
+from stsa_lightning.dubbing.engine import EngineReferences, Precision, RenderEngine, psnr_db
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.int8 import int8_is_fast
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
@@ -44,13 +44,15 @@ def scene(synthesis: Synthesis, frames: int = 3, window: int = 5) -> dict[str, T
         "audio": torch.randn(frames + window - 1, dim, 10, generator=generator)[at],
         "images": smooth(count, 3)[None],
         "heatmaps": smooth(count, 1)[None],
+        "chosen": torch.arange(count).expand(frames, -1),
         "places": torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator),
     }
 
 
 def rendered(engine: RenderEngine, given: dict[str, Tensor]) -> Tensor:
     references = engine.encode(given["images"], given["heatmaps"])
-    return engine.render(given["masked"], given["contours"], given["audio"], references, given["places"])
+    driving = (given[name] for name in ("masked", "contours", "audio"))
+    return engine.render(*driving, references, given["chosen"], given["places"])
 
 
 def frame_by_frame(form: StraightForm, given: dict[str, Tensor]) -> Tensor:
@@ -151,13 +153,31 @@ def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest
 def test_frames_do_not_depend_on_their_block(precision: Precision, aligned: bool) -> None:
     guidance, synthesis = networks("tiny", aligned=aligned)
     given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision=precision)
-    references = engine.encode(given["images"], given["heatmaps"])
-    driving = [given[name] for name in ("masked", "contours", "audio")]
-    together = engine.render(*driving, references, given["places"])
-    alone = torch.cat(
-        [engine.render(*(x[i : i + 1] for x in driving), references, given["places"][i : i + 1]) for i in range(3)]
+    of_frames = ("masked", "contours", "audio", "chosen", "places")
+    alone = [rendered(engine, {**given, **{name: given[name][i : i + 1] for name in of_frames}}) for i in range(3)]
+    assert psnr_db(rendered(engine, given), torch.cat(alone)) > (40 if engine.precision == "fast" else 100)
+
+
+def test_each_frame_looks_at_the_references_chosen_for_it() -> None:
+    guidance, synthesis = networks("tiny", aligned=True)
+    given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision="exact")
+    count = synthesis.references
+    more = torch.rand(1, 2, *given["images"].shape[2:], generator=torch.Generator().manual_seed(2))
+    offered = {
+        "images": torch.cat([given["images"], more], 1),
+        "heatmaps": torch.cat([given["heatmaps"], more[:, :, :1]], 1),
+    }
+    chosen = torch.stack(
+        [torch.randperm(count + 2, generator=torch.Generator().manual_seed(i))[:count] for i in range(3)]
     )
-    assert psnr_db(together, alone) > (40 if engine.precision == "fast" else 100)
+    drawn = rendered(engine, {**given, **offered, "chosen": chosen})
+    tokens = engine.encode(given["images"], given["heatmaps"]).tokens  # guidance looks at the first ones
+    for i, mine in enumerate(chosen):
+        alone = EngineReferences(tokens, None, (offered["images"][:, mine], offered["heatmaps"][:, mine]))
+        driving = [given[name][i : i + 1] for name in ("masked", "contours", "audio")]
+        expected = engine.render(*driving, alone, given["chosen"][:1], given["places"][i : i + 1])
+        torch.testing.assert_close(drawn[i : i + 1], expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(drawn, rendered(engine, given), atol=0.01)
 
 
 def test_cores_draw_side_by_side_what_one_draws() -> None:

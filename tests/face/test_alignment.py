@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from stsa_lightning.face.alignment import reference_places
+from stsa_lightning.face.alignment import pose_distances, reference_places
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MASKED_POSITIONS
 from stsa_lightning.nets.synthesis import moved_references
 
@@ -80,3 +80,22 @@ def test_one_videos_references_serve_many_frames() -> None:
     moved = moved_references(images, heatmaps, places.repeat(4, 2, 1, 1))
     torch.testing.assert_close(moved[0], images.expand(4, -1, -1, -1, -1))
     torch.testing.assert_close(moved[1], heatmaps.expand(4, -1, -1, -1, -1))
+
+
+def test_distances_are_what_a_similarity_leaves() -> None:
+    """Against the residual of a least-squares fit of its four numbers; none is left of what is but moved."""
+    frames, references = faces(2, 1), faces(3, 2)
+    references[0] = turned(frames[1], 20, 1.2, (0.1, -0.05))
+    references[0, CONTENT_POSITIONS] += 0.3
+    distances = pose_distances(references, frames)
+    assert distances[1, 0] < 1e-3
+    for f, frame in enumerate(frames):
+        for n, reference in enumerate(references):
+            (x, y), to = reference[MASKED_POSITIONS].astype(np.float64).T, frame[MASKED_POSITIONS].astype(np.float64)
+            one, none = np.ones_like(x), np.zeros_like(x)
+            system = np.concatenate([np.stack([x, -y, one, none], 1), np.stack([y, x, none, one], 1)])
+            left = np.linalg.lstsq(system, to.T.ravel(), rcond=None)[1][0]
+            if (f, n) != (1, 0):
+                assert distances[f, n] == pytest.approx(np.sqrt(left / len(x)), abs=1e-6)
+    references[2, MASKED_POSITIONS[0]] = np.nan
+    assert np.isnan(pose_distances(references, frames)[:, 2]).all()
