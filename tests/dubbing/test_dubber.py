@@ -205,6 +205,56 @@ def test_every_frame_hears_and_sees_its_own_time(tmp_path: Path, speech: Any, fp
     assert abs(len(load_audio(tmp_path / "out.mp4")) - seconds * 16_000) <= 1
 
 
+def turned_by(index: int) -> np.ndarray:
+    """A face whose left half is the narrower the higher the number."""
+    points, middle = landmarks_of(index), 70.0
+    points[:, 0] -= np.where(points[:, 0] < middle, (points[:, 0] - middle) * 0.02 * index, 0)
+    return points.astype(np.float32)
+
+
+class Turning(Detector):
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+        return None if super().__call__(frame) is None else turned_by(self.seen[-1])
+
+
+class ChoosingEngine(PlainEngine):
+    """Remembers which references frames look at, and their heatmaps."""
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
+        self.offered = heatmaps[0, :, 0].numpy()
+        return super().encode(images[:, :3], heatmaps[:, :3])
+
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, *chosen: Tensor) -> Tensor:
+        self.chosen = np.concatenate([getattr(self, "chosen", np.empty((0, 3), int)), chosen[0].numpy()])
+        return super().render(masked, contours, audio, references, *chosen)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_aligned_networks_look_at_frames_of_the_same_pose(tmp_path: Path, speech: Any, aligned: bool) -> None:
+    write_video(tmp_path / "a.mp4", numbered(40), 25)
+    guidance, synthesis = EchoGuidance(), GreenSynthesis()
+    synthesis.aligned = aligned
+    networks: Any = guidance, synthesis
+    engine = ChoosingEngine(*networks, torch.device("cpu"))
+    detector = Turning((17,))
+    dubber = Dubber(*networks, Steps(), steady=False, engine=engine, detector=detector, block=7)
+    assert dubber.dub(tmp_path / "a.mp4", speech(1.6), tmp_path / "out.mp4", progress=False).faces == 39
+    if not aligned:
+        assert len(engine.offered) == 3
+        assert (engine.chosen == [0, 1, 2]).all()
+        return
+    known = []
+    for index in range(40):
+        points = turned_by(index)
+        low, high = np.floor(points.min(0)) - 5, np.ceil(points.max(0)) + 5
+        known.append(draw_heatmap(((points - low) / (high - low)).astype(np.float32), "whole", SIZE))
+    of = np.array([np.abs(np.stack(known) - drawn).mean((1, 2)).argmin() for drawn in engine.offered])
+    assert len(of) <= 3 + 39
+    shown = np.delete(np.arange(40), 17)
+    assert np.abs(of[engine.chosen] - shown[:, None]).max() <= 13  # it is held among the nearest twelve; one is blind
+    assert not np.isin(17, of)
+
+
 def test_pixels_outside_the_face_are_untouched(tmp_path: Path, speech: Any) -> None:
     write_video(tmp_path / "a.mp4", numbered(20), 25)
     with VideoReader(tmp_path / "a.mp4") as reader:
