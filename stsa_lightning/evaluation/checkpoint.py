@@ -94,13 +94,18 @@ class PreparedClips:
             "true_wave": _wave(clip),
             "notes": notes,
         }
-        draw = partial(networks.draw, clip, frames, references=other, chosen=chosen)
+        follow = self.protocol.references != "first-frame"
+        draw = partial(networks.draw, clip, frames, references=other, chosen=chosen, follow=follow)
         silence = None
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)
             silence = draw(speech=self._listen(quiet))
         cases: list[Case] = []
-        baselines = trivial(shared, self.protocol.seed) if self.protocol.baselines else {}
+        baselines: dict[str, np.ndarray] = {}
+        if self.protocol.baselines:
+            baselines = trivial(shared, self.protocol.seed)
+            if follow:
+                baselines["nearest in pose"] = networks.nearest_in_pose(clip, frames, other)
         for task in self.protocol.tasks:
             answers = dict(baselines)
             if task == "paired":

@@ -12,13 +12,13 @@ from torch import Tensor
 from stsa_lightning.audio import feature_windows
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.evaluation.spool import in_blocks, spooled
-from stsa_lightning.face.alignment import reference_places
+from stsa_lightning.face.alignment import pose_distances, reference_places
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.references import APART, PoseFollower, candidates, choose_references
 from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.synthesis import References, Synthesis
+from stsa_lightning.nets.synthesis import References, Synthesis, moved_references
 
 ReferencePolicy = Literal["other-clip", "same-clip", "first-frame"]
 
@@ -44,7 +44,13 @@ class Networks:
 
     @torch.inference_mode()
     def draw(
-        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, references: Clip, chosen: np.ndarray
+        self,
+        clip: Clip,
+        frames: np.ndarray,
+        speech: np.ndarray,
+        references: Clip,
+        chosen: np.ndarray,
+        follow: bool = True,
     ) -> np.ndarray:
         """Faces of some frames of a clip, saying another or the same speech.
 
@@ -52,18 +58,16 @@ class Networks:
             clip: whose upper faces are given.
             frames: (n,) numbers of valid frames, rising.
             speech: (steps, D) features, from the clip's first frame on.
-            references: the clip that shows what the face looks like, in its frames ``chosen`` (N,). Networks that move
-                references (``aligned``) look at those of its frames that are nearest in pose, as in dubbing; if it is
-                the clip itself, at none within half a second of the frame.
+            references: the clip that shows what the face looks like, in its frames ``chosen`` (N,).
+            follow: networks that move references (``aligned``) look at those of its frames that are nearest in pose, as
+                in dubbing; if it is the clip itself, at none within half a second of the frame.
 
         Returns:
             (n, S, S, 3) uint8.
         """
         maps = self._heatmaps(references.face_landmarks[chosen])[None]
-        if self.synthesis.aligned and (chosen != chosen[0]).any():  # policy first-frame: there is but one
-            encoded = self._following(clip, references)
-        else:
-            encoded = self._staying(clip, references, chosen)
+        following = follow and self.synthesis.aligned
+        encoded = self._following(clip, references) if following else self._staying(clip, references, chosen)
         return spooled(self._draw_block(clip, block, speech, encoded(block), maps) for block in in_blocks(frames))
 
     def _staying(self, clip: Clip, references: Clip, chosen: np.ndarray) -> Callable[[np.ndarray], References]:
@@ -81,14 +85,33 @@ class Networks:
         images, maps = self._images(resized(references.faces(offered), self.size)), self._heatmaps(landmarks)
 
         def encoded(block: np.ndarray) -> References:
-            itself = references.path == clip.path
-            allowed = np.abs(block[:, None] - offered) >= APART if itself else None
-            chosen = torch.from_numpy(follow(clip.face_landmarks[block], allowed)).to(self.device)
+            chosen = torch.from_numpy(follow(clip.face_landmarks[block], _apart(clip, block, references, offered)))
             places = self._places(clip, block, landmarks)
-            mine = places.gather(1, chosen[..., None, None].expand(-1, -1, 2, 3))
+            mine = places.gather(1, chosen.to(self.device)[..., None, None].expand(-1, -1, 2, 3))
             return self.synthesis.encode_references(images[chosen], maps[chosen], mine)
 
         return encoded
+
+    @torch.inference_mode()
+    def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:
+        """An answer that hears nothing: lower halves of the frames of ``references`` that are nearest in pose, moved.
+
+        Takes and gives what :meth:`draw` does.
+        """
+        offered = candidates(references.valid)
+        landmarks = references.face_landmarks[offered]
+        images, maps = self._images(resized(references.faces(offered), self.size)), self._heatmaps(landmarks)
+
+        def moved(block: np.ndarray) -> np.ndarray:
+            distances = pose_distances(landmarks, clip.face_landmarks[block])
+            first = np.where(_apart(clip, block, references, offered), distances, np.inf).argmin(1)
+            places = self._places(clip, block, landmarks)[torch.arange(len(block)), first]
+            pictures = resized(clip.faces(block), self.size)
+            lower = to_uint8(moved_references(images[first][:, None], maps[first][:, None], places[:, None])[0][:, 0])
+            pictures[:, self.size // 2 :] = lower[:, self.size // 2 :]
+            return pictures
+
+        return spooled(moved(block) for block in in_blocks(frames))
 
     def _places(self, clip: Clip, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
         return torch.from_numpy(reference_places(landmarks, clip.face_landmarks[frames])).to(self.device)
@@ -114,6 +137,11 @@ class Networks:
 
     def _heatmaps(self, landmarks: np.ndarray, kind: Any = "whole") -> Tensor:
         return torch.from_numpy(draw_heatmaps(landmarks, kind, self.size, self.sigma)).to(self.device).unsqueeze(-3)
+
+
+def _apart(clip: Clip, frames: np.ndarray, references: Clip, offered: np.ndarray) -> np.ndarray:
+    """(n, C) bool: which of the frames on offer do not show a frame's own mouth."""
+    return (np.abs(frames[:, None] - offered) >= APART) | (references.path != clip.path)
 
 
 def resized(faces: np.ndarray, size: int) -> np.ndarray:

@@ -54,6 +54,11 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert drawn.value("psnr_mouth") < mean.value("psnr_mouth")
     assert mean.value("psnr_mouth") > report.row("paired", "masked input").value("psnr_mouth")
     assert mean.value("opening_r") < 0.5
+    # A rendered head keeps its size and light: its nearest frame differs in the mouth alone.
+    nearest = report.row("paired", "nearest in pose")
+    assert nearest.value("psnr_mouth") > report.row("paired", "random reference").value("psnr_mouth")
+    assert nearest.value("psnr_mouth") < np.inf
+    assert nearest.value("opening_r") < 0.5
     assert "no mouth was found" in report.absent["silence"]  # what it draws is no face
     assert drawn.unmeasured > 0
     # Unpaired, nobody's source frames know what is being said, and no true picture exists.
