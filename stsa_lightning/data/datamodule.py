@@ -81,8 +81,8 @@ class STSADataModule(LightningDataModule):
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
         test_list: the clips of test and prediction; without it, those that validate.
         reference_policy: of training windows: "random" frames; "varied" ones from closed to wide open lips, as dubbing
-            chooses them, among a random part of the clip; "posed" ones so among a random number of frames nearest in
-            pose, as dubbing does for ``synthesis.aligned``.
+            chooses them, among a random part of the clip; "posed" ones half of the time likewise of the window's pose,
+            as dubbing does for ``synthesis.aligned``.
         mirror: mirror a random half of the training windows left to right.
         geometry: strength of random turns, zooms and shifts of training windows, 0 to 1.
         colour: strength of random changes of their colour, 0 to 1.

@@ -21,11 +21,10 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.face.alignment import pose_distances, reference_places
 from stsa_lightning.face.box import denormalise_landmarks
 from stsa_lightning.face.heatmaps import articulation, draw_all_kinds, draw_heatmaps, lip_openness
-from stsa_lightning.face.references import APART, NEAR, choose_posed, choose_references
+from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 
-VARIED = (0.2, 1.0)  # share of a clip's frames that references of "varied" are chosen among, drawn in between
-POSED = (NEAR, 1.0)  # share of them, the nearest in pose, for "posed"; drawn evenly among their logarithms
+VARIED = (0.2, 1.0)  # share of a clip's frames that references of "varied" and "posed" are chosen among, drawn between
 
 AROUND = 125  # frames before and after a window that tell how much the mouth moves
 LEAST_SPREAD, LEAST_SPREAD_PX = 0.003, 0.3  # of the box and in pixels: below that a mouth does not move
@@ -74,9 +73,10 @@ class WindowDataset(Dataset):
         windows_per_clip: items of each clip in an epoch.
         window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
         reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does;
-            "varied" does so among a random part of the clip, "nearest" among those frames half a second away or more
-            that are nearest in pose, as dubbing does for ``aligned`` networks, "posed" among more of them, a random
-            number. None takes a frame of the window itself, unless the clip has no other.
+            "nearest" takes frames of the window's pose, half a second away or more, as it does for ``aligned``
+            networks; "varied" is "openness" among a random part of the clip, "posed" that or "nearest", by turns of
+            chance, as guidance is dubbed with the one and synthesis with the other. None takes a frame of the window
+            itself, unless the clip has no other.
         mirror: mirror a random half of the items left to right.
         geometry: strength of random turns, zooms and shifts, 0 to 1 (see :func:`augment.augment_geometry`).
         colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
@@ -198,26 +198,26 @@ class WindowDataset(Dataset):
         eligible[frames] = False
         if not eligible.any():
             eligible = self._readable(clip)
-        if self.reference_policy == "varied":
+        centre, policy = int(frames[len(frames) // 2]), self.reference_policy
+        posed = policy == "nearest" or (policy == "posed" and rng.random() < 0.5)
+        if posed:
+            apart = eligible & (np.abs(np.arange(clip.frames) - centre) >= APART)
+            eligible = apart if apart.any() else eligible
+        if policy in ("varied", "posed"):
             some = eligible & (rng.random(clip.frames) < rng.uniform(*VARIED))
             eligible = some if some.sum() >= self.references else eligible
-        if self.reference_policy in ("posed", "nearest"):
-            return self._posed(clip, frames, eligible, rng)
-        if self.reference_policy != "random":
+        if posed:
+            return self._posed(clip, centre, np.flatnonzero(eligible))
+        if policy != "random":
             return choose_references(lip_openness(clip.landmarks), eligible, self.references)
         candidates = np.flatnonzero(eligible)
         return rng.choice(candidates, self.references, replace=len(candidates) < self.references)
 
-    def _posed(self, clip: Clip, frames: np.ndarray, eligible: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        centre = frames[len(frames) // 2]
-        others = np.flatnonzero(eligible)
-        apart = np.abs(others - centre) >= APART
-        others = others[apart] if apart.any() else others
+    def _posed(self, clip: Clip, centre: int, others: np.ndarray) -> np.ndarray:
         landmarks = clip.face_landmarks_of(np.append(others, centre))
         distances = pose_distances(landmarks[:-1], landmarks[-1:])[0]
-        share = NEAR if self.reference_policy == "nearest" else np.exp(rng.uniform(*np.log(POSED)))
-        near = max(2 * self.references, round(share * len(others)))
-        return others[choose_posed(distances, lip_openness(clip.landmarks[others]), self.references, near)]
+        costs = reference_costs(distances, lip_openness(clip.landmarks[others]), self.references)
+        return others[costs.argmin(0)]
 
     def _audio(self, clip: Clip, start: int, rng: np.random.Generator) -> np.ndarray:
         """(T, D, 10), reading only the steps that the window hears."""

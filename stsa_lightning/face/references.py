@@ -6,8 +6,8 @@ import numpy as np
 
 from stsa_lightning.face.alignment import pose_distances
 
-NEAR = 0.1  # share of the candidates, those nearest in pose, that a reference is taken from
-HELD = 0.3  # share within which it is held on to: each change of a reference shows a little
+LIPS = 2.0  # how much lips that are opened otherwise than wanted count against a pose: see `reference_costs`
+HELD = 0.25  # a reference is held until its cost is so much above the least: each change shows a little
 CANDIDATES = 64  # frames of a shot among which there is something near every pose
 APART = 12  # frames at 25/s: nearer to a frame than that its own mouth is seen, which networks shall not copy
 
@@ -38,28 +38,32 @@ def choose_references(openness: np.ndarray, valid: np.ndarray, count: int) -> np
     return frames[np.argsort(openness[frames], kind="stable")][ranks]
 
 
-def choose_posed(distances: np.ndarray, openness: np.ndarray, count: int, near: int) -> np.ndarray:
-    """Frames from closed to open lips among those nearest in pose.
+def reference_costs(distances: np.ndarray, openness: np.ndarray, count: int) -> np.ndarray:
+    """What speaks against each candidate as each of a frame's references: another pose, lips opened otherwise.
+
+    References shall show the frame's pose, one of them closed lips, one wide open ones, and others what lies between.
+    Where they all have the frame's pose but any mouth, lips tremble with every change of them.
 
     Args:
-        distances: (F,) see :func:`stsa_lightning.face.alignment.pose_distances`; NaN and infinity leave a frame out.
-        openness: (F,) of their lips.
-        count: how many to choose.
-        near: among how many.
+        distances: (C,) of the candidates to the frame, see :func:`stsa_lightning.face.alignment.pose_distances`; NaN
+            and infinity leave one out.
+        openness: (C,) of their lips, any unit.
+        count: references, N.
 
     Returns:
-        (count,) int64 frame indices, by rising openness.
+        (C, N): the distance over the candidates' median, plus :data:`LIPS` times the difference between the candidate's
+        place in the order of openness and the reference's, both from 0 to 1.
     """
-    order = np.argsort(distances, kind="stable")
-    nearest = np.zeros(len(distances), bool)
-    nearest[order[np.isfinite(distances[order])][:near]] = True
-    return choose_references(openness, nearest, count)
+    finite = np.isfinite(distances)
+    poses = np.where(finite, distances, np.inf) / max(np.median(distances[finite]), 1e-9)
+    places = openness.argsort(kind="stable").argsort() / max(len(openness) - 1, 1)
+    return poses[:, None] + LIPS * np.abs(places[:, None] - np.linspace(0, 1, count))
 
 
 class PoseFollower:
     """References that lie much as each frame's face does, from closed lips to open ones.
 
-    A reference is held until :data:`HELD` of the candidates are nearer. To be called with a video's frames in order.
+    To be called with a video's frames in order: a reference is held until another's cost is less by :data:`HELD`.
 
     Args:
         landmarks: (C, 131, 2) of the candidates, normalised to their boxes.
@@ -69,10 +73,7 @@ class PoseFollower:
 
     def __init__(self, landmarks: np.ndarray, openness: np.ndarray, count: int) -> None:
         self.landmarks, self.openness, self.count = landmarks, openness, count
-        self.near, self.held = (
-            max(least, round(share * len(openness))) for share, least in ((NEAR, 2 * count), (HELD, 4 * count))
-        )
-        self._chosen = choose_references(openness, np.ones(len(openness), bool), count)
+        self._chosen: np.ndarray | None = None
 
     def __call__(self, frames: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
         """Which candidates each frame looks at.
@@ -82,7 +83,7 @@ class PoseFollower:
             allowed: (F, C) bool, candidates that a frame may look at; it may look at all where it is left with none.
 
         Returns:
-            (F, N) int64 places among the candidates, at first by rising openness.
+            (F, N) int64 places among the candidates, about by rising openness.
         """
         distances = pose_distances(self.landmarks, frames)
         if allowed is not None:
@@ -90,11 +91,14 @@ class PoseFollower:
         return np.stack([self._next(row) for row in distances]) if len(frames) else np.empty((0, self.count), np.int64)
 
     def _next(self, distances: np.ndarray) -> np.ndarray:
-        finite = np.isfinite(distances)
-        if finite.any():
-            limit = np.sort(distances[finite])[: self.held][-1]
-            fresh = choose_posed(distances, self.openness, self.count, self.near)
-            self._chosen = np.where(distances[self._chosen] <= limit, self._chosen, fresh)
+        if np.isfinite(distances).any():
+            costs = reference_costs(distances, self.openness, self.count)
+            best = costs.argmin(0)
+            chosen = best if self._chosen is None else self._chosen
+            held = costs[chosen, np.arange(self.count)] <= costs.min(0) + HELD
+            self._chosen = np.where(held, chosen, best)
+        if self._chosen is None:
+            return choose_references(self.openness, np.ones(len(self.openness), bool), self.count)
         return self._chosen
 
 

@@ -251,7 +251,7 @@ def test_aligned_networks_look_at_frames_of_the_same_pose(tmp_path: Path, speech
     of = np.array([np.abs(np.stack(known) - drawn).mean((1, 2)).argmin() for drawn in engine.offered])
     assert len(of) <= 3 + 39
     shown = np.delete(np.arange(40), 17)
-    assert np.abs(of[engine.chosen] - shown[:, None]).max() <= 13  # it is held among the nearest twelve; one is blind
+    assert np.abs(of[engine.chosen] - shown[:, None]).mean() < 6  # of three fixed ones: 13
     assert not np.isin(17, of)
 
 
