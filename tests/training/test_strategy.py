@@ -47,6 +47,7 @@ def items(count: int = 8) -> list[dict[str, Any]]:
             "audio": uniform(2, 80, 10),
             "references": uniform(2, 3, 64, 64),
             "reference_heatmaps": uniform(2, 1, 64, 64),
+            "places": uniform(2, 2, 2, 3),
             "frame": index,
             "clip": f"clip{index}",
         }
