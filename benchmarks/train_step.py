@@ -33,11 +33,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from stsa_lightning.callbacks.ema import GeneratorEMA
 from stsa_lightning.callbacks.watch import LossWatch
 from stsa_lightning.data.datamodule import STSADataModule
-from stsa_lightning.errors import UserError
 from stsa_lightning.losses import perceptual
 from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.module import STSA
-from stsa_lightning.training.checks import batch_shapes
+from stsa_lightning.training.checks import OutOfMemoryError, batch_shapes
 
 # Dense bf16 TFLOP/s of the makers' data sheets, by a part of the device's name.
 PEAKS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
@@ -171,9 +170,7 @@ def measure(settings: argparse.Namespace, variant: Variant, batch: int, tera: fl
         loader = DataLoader(Repeated(settings, batch), batch, pin_memory=settings.device == "cuda")
         batches = Looped(next(iter(loader)), settings.steps + settings.warm)
         clock = fit(settings, variant, DataLoader(batches, None), settings.steps, settings.warm)
-    except UserError as error:
-        if "out of memory" not in str(error):
-            raise
+    except OutOfMemoryError as error:
         return row | {"samples_s": float("nan"), "error": str(error)[:200]}
     row["samples_s"] = settings.steps * batch / clock.seconds
     row["ms_step"] = 1000 * clock.seconds / settings.steps

@@ -199,14 +199,16 @@ class WindowDataset(Dataset):
         if not eligible.any():
             eligible = self._readable(clip)
         centre, policy = int(frames[len(frames) // 2]), self.reference_policy
-        posed = policy == "nearest" or (policy == "posed" and rng.random() < 0.5)
-        if posed:
+        partly = policy in ("varied", "posed")
+        if policy == "posed":
+            policy = "nearest" if rng.random() < 0.5 else "openness"
+        if policy == "nearest":
             apart = eligible & (np.abs(np.arange(clip.frames) - centre) >= APART)
             eligible = apart if apart.any() else eligible
-        if policy in ("varied", "posed"):
+        if partly:
             some = eligible & (rng.random(clip.frames) < rng.uniform(*VARIED))
             eligible = some if some.sum() >= self.references else eligible
-        if posed:
+        if policy == "nearest":
             return self._posed(clip, centre, np.flatnonzero(eligible))
         if policy != "random":
             return choose_references(lip_openness(clip.landmarks), eligible, self.references)

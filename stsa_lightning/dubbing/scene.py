@@ -16,7 +16,7 @@ from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.speech import Heard, windows
-from stsa_lightning.face.alignment import reference_places
+from stsa_lightning.face.alignment import chosen_places
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
@@ -122,8 +122,7 @@ class ShotReferences:
     def of(self, sources: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """References (m, N) of some frames with these landmarks, and where they are read for them (m, N, 2, 3)."""
         chosen = self.chosen[sources - self.first]
-        places = reference_places(self.landmarks, landmarks)
-        return chosen, np.take_along_axis(places, chosen[..., None, None], axis=1)
+        return chosen, chosen_places(self.landmarks, landmarks, chosen)
 
 
 class Scene:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from stsa_lightning.audio import feature_windows
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.evaluation.spool import in_blocks, spooled
-from stsa_lightning.face.alignment import pose_distances, reference_places
+from stsa_lightning.face.alignment import chosen_places, pose_distances
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
@@ -21,6 +22,34 @@ from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import References, Synthesis, moved_references
 
 ReferencePolicy = Literal["other-clip", "same-clip", "first-frame"]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """C frames of a clip that references are chosen from.
+
+    Attributes:
+        clip: the clip.
+        frames: (C,) their numbers.
+        landmarks: (C, 131, 2) in their boxes.
+        images: (C, 3, S, S) in [0, 1].
+        maps: (C, 1, S, S), all contours.
+    """
+
+    clip: Clip
+    frames: np.ndarray
+    landmarks: np.ndarray
+    images: Tensor
+    maps: Tensor
+
+    def apart(self, clip: Clip, frames: np.ndarray) -> np.ndarray:
+        """(n, C) bool: which of them do not show the mouth of a clip's frame."""
+        return (np.abs(frames[:, None] - self.frames) >= APART) | (self.clip.path != clip.path)
+
+    def on_frames(self, clip: Clip, frames: np.ndarray, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, heatmaps and places of the N ``chosen`` (n, N) of each frame of a clip, see `moved_references`."""
+        places = chosen_places(self.landmarks, clip.face_landmarks_of(frames), chosen)
+        return self.images[chosen], self.maps[chosen], torch.from_numpy(places).to(self.images.device)
 
 
 class Networks:
@@ -65,32 +94,28 @@ class Networks:
         Returns:
             (n, S, S, 3) uint8.
         """
-        maps = self._heatmaps(references.face_landmarks[chosen])[None]
-        following = follow and self.synthesis.aligned
-        encoded = self._following(clip, references) if following else self._staying(clip, references, chosen)
-        return spooled(self._draw_block(clip, block, speech, encoded(block), maps) for block in in_blocks(frames))
+        fixed = self._offer(references, chosen)
+        encoded = self._encoder(clip, references, fixed, follow)
+        return spooled(
+            self._draw_block(clip, block, speech, encoded(block), fixed.maps[None]) for block in in_blocks(frames)
+        )
 
-    def _staying(self, clip: Clip, references: Clip, chosen: np.ndarray) -> Callable[[np.ndarray], References]:
-        """References of a block of frames: the same for all."""
-        landmarks = references.face_landmarks[chosen]
-        seen = self._images(resized(references.faces(chosen), self.size))[None], self._heatmaps(landmarks)[None]
-        shared = None if self.synthesis.aligned else self.synthesis.encode_references(*seen)
-        return lambda block: shared or self.synthesis.encode_references(*seen, self._places(clip, block, landmarks))
+    def _encoder(self, clip: Clip, references: Clip, fixed: Offer, follow: bool) -> Callable[[np.ndarray], References]:
+        """What gives the references of a block of frames, for blocks in order."""
+        if not self.synthesis.aligned:
+            shared = self.synthesis.encode_references(fixed.images[None], fixed.maps[None])
+            return lambda block: shared
+        if not follow:
+            everyone = np.arange(self.count)[None]
+            return lambda block: self._encoded(fixed, clip, block, everyone.repeat(len(block), 0))
+        offer = self._offer(references, candidates(references.valid))
+        choose = PoseFollower(offer.landmarks, lip_openness(offer.landmarks), self.count)
+        return lambda block: self._encoded(
+            offer, clip, block, choose(clip.face_landmarks_of(block), offer.apart(clip, block))
+        )
 
-    def _following(self, clip: Clip, references: Clip) -> Callable[[np.ndarray], References]:
-        """References of a block of frames, for blocks in order: those nearest to each frame's pose."""
-        offered = candidates(references.valid)
-        landmarks = references.face_landmarks[offered]
-        follow = PoseFollower(landmarks, lip_openness(landmarks), self.count)
-        images, maps = self._images(resized(references.faces(offered), self.size)), self._heatmaps(landmarks)
-
-        def encoded(block: np.ndarray) -> References:
-            chosen = torch.from_numpy(follow(clip.face_landmarks[block], _apart(clip, block, references, offered)))
-            places = self._places(clip, block, landmarks)
-            mine = places.gather(1, chosen.to(self.device)[..., None, None].expand(-1, -1, 2, 3))
-            return self.synthesis.encode_references(images[chosen], maps[chosen], mine)
-
-        return encoded
+    def _encoded(self, offer: Offer, clip: Clip, frames: np.ndarray, chosen: np.ndarray) -> References:
+        return self.synthesis.encode_references(*offer.on_frames(clip, frames, chosen))
 
     @torch.inference_mode()
     def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:
@@ -98,23 +123,22 @@ class Networks:
 
         Takes and gives what :meth:`draw` does.
         """
-        offered = candidates(references.valid)
-        landmarks = references.face_landmarks[offered]
-        images, maps = self._images(resized(references.faces(offered), self.size)), self._heatmaps(landmarks)
+        offer, half = self._offer(references, candidates(references.valid)), self.size // 2
 
         def moved(block: np.ndarray) -> np.ndarray:
-            distances = pose_distances(landmarks, clip.face_landmarks[block])
-            first = np.where(_apart(clip, block, references, offered), distances, np.inf).argmin(1)
-            places = self._places(clip, block, landmarks)[torch.arange(len(block)), first]
+            distances = pose_distances(offer.landmarks, clip.face_landmarks_of(block))
+            first = np.where(offer.apart(clip, block), distances, np.inf).argmin(1)
+            images, _ = moved_references(*offer.on_frames(clip, block, first[:, None]))
             pictures = resized(clip.faces(block), self.size)
-            lower = to_uint8(moved_references(images[first][:, None], maps[first][:, None], places[:, None])[0][:, 0])
-            pictures[:, self.size // 2 :] = lower[:, self.size // 2 :]
+            pictures[:, half:] = to_uint8(images[:, 0])[:, half:]
             return pictures
 
         return spooled(moved(block) for block in in_blocks(frames))
 
-    def _places(self, clip: Clip, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
-        return torch.from_numpy(reference_places(landmarks, clip.face_landmarks[frames])).to(self.device)
+    def _offer(self, clip: Clip, frames: np.ndarray) -> Offer:
+        landmarks = clip.face_landmarks_of(frames)
+        images = self._images(resized(clip.faces(frames), self.size))
+        return Offer(clip, frames, landmarks, images, self._heatmaps(landmarks))
 
     def _draw_block(
         self, clip: Clip, frames: np.ndarray, speech: np.ndarray, encoded: References, reference_maps: Tensor
@@ -137,11 +161,6 @@ class Networks:
 
     def _heatmaps(self, landmarks: np.ndarray, kind: Any = "whole") -> Tensor:
         return torch.from_numpy(draw_heatmaps(landmarks, kind, self.size, self.sigma)).to(self.device).unsqueeze(-3)
-
-
-def _apart(clip: Clip, frames: np.ndarray, references: Clip, offered: np.ndarray) -> np.ndarray:
-    """(n, C) bool: which of the frames on offer do not show a frame's own mouth."""
-    return (np.abs(frames[:, None] - offered) >= APART) | (references.path != clip.path)
 
 
 def resized(faces: np.ndarray, size: int) -> np.ndarray:

@@ -29,6 +29,11 @@ def reference_places(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(places).all((-2, -1), keepdims=True), places, np.eye(2, 3)).astype(np.float32)
 
 
+def chosen_places(references: np.ndarray, frames: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """:func:`reference_places` of the references (F, N) that each frame looks at: (F, N, 2, 3)."""
+    return np.take_along_axis(reference_places(references, frames), chosen[..., None, None], axis=1)
+
+
 def pose_distances(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """How far reference faces, moved as well as a similarity can, are from lying as frames' faces do: turned heads.
 

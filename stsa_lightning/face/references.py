@@ -45,19 +45,19 @@ def reference_costs(distances: np.ndarray, openness: np.ndarray, count: int) -> 
     Where they all have the frame's pose but any mouth, lips tremble with every change of them.
 
     Args:
-        distances: (C,) of the candidates to the frame, see :func:`stsa_lightning.face.alignment.pose_distances`; NaN
-            and infinity leave one out.
+        distances: (..., C) of the candidates to frames, see :func:`stsa_lightning.face.alignment.pose_distances`; NaN
+            and infinity leave one out, but not all.
         openness: (C,) of their lips, any unit.
         count: references, N.
 
     Returns:
-        (C, N): the distance over the candidates' median, plus :data:`LIPS` times the difference between the candidate's
-        place in the order of openness and the reference's, both from 0 to 1.
+        (..., C, N): the distance over the candidates' median, plus :data:`LIPS` times the difference between the
+        candidate's place in the order of openness and the reference's, both from 0 to 1.
     """
-    finite = np.isfinite(distances)
-    poses = np.where(finite, distances, np.inf) / max(np.median(distances[finite]), 1e-9)
+    finite = np.where(np.isfinite(distances), distances, np.nan)
+    poses = np.nan_to_num(finite, nan=np.inf) / np.maximum(np.nanmedian(finite, axis=-1, keepdims=True), 1e-9)
     places = openness.argsort(kind="stable").argsort() / max(len(openness) - 1, 1)
-    return poses[:, None] + LIPS * np.abs(places[:, None] - np.linspace(0, 1, count))
+    return poses[..., None] + LIPS * np.abs(places[:, None] - np.linspace(0, 1, count))
 
 
 class PoseFollower:
@@ -88,15 +88,19 @@ class PoseFollower:
         distances = pose_distances(self.landmarks, frames)
         if allowed is not None:
             distances = np.where(allowed | ~allowed.any(1, keepdims=True), distances, np.inf)
-        return np.stack([self._next(row) for row in distances]) if len(frames) else np.empty((0, self.count), np.int64)
+        seen = np.isfinite(distances).any(1)
+        costs = iter(reference_costs(distances[seen], self.openness, self.count))
+        chosen = [self._next(next(costs)) if face else self._last() for face in seen]
+        return np.array(chosen, np.int64).reshape(-1, self.count)
 
-    def _next(self, distances: np.ndarray) -> np.ndarray:
-        if np.isfinite(distances).any():
-            costs = reference_costs(distances, self.openness, self.count)
-            best = costs.argmin(0)
-            chosen = best if self._chosen is None else self._chosen
-            held = costs[chosen, np.arange(self.count)] <= costs.min(0) + HELD
-            self._chosen = np.where(held, chosen, best)
+    def _next(self, costs: np.ndarray) -> np.ndarray:
+        best = costs.argmin(0)
+        chosen = best if self._chosen is None else self._chosen
+        held = costs[chosen, np.arange(self.count)] <= costs.min(0) + HELD
+        self._chosen = np.where(held, chosen, best)
+        return self._chosen
+
+    def _last(self) -> np.ndarray:
         if self._chosen is None:
             return choose_references(self.openness, np.ones(len(self.openness), bool), self.count)
         return self._chosen
@@ -105,4 +109,4 @@ class PoseFollower:
 def candidates(valid: np.ndarray) -> np.ndarray:
     """Up to :data:`CANDIDATES` of the valid frames, spread evenly: (C,) numbers."""
     frames = np.flatnonzero(valid)
-    return frames[np.unique(np.linspace(0, len(frames) - 1, min(CANDIDATES, len(frames))).round().astype(int))]
+    return frames[np.linspace(0, len(frames) - 1, min(CANDIDATES, len(frames))).round().astype(int)]

@@ -103,9 +103,13 @@ def identity(batch: Mapping[str, Any]) -> list[str]:
     return [f"{clip} frame {frame}" for clip, frame in zip(batch["clip"], frames, strict=True)]
 
 
+class OutOfMemoryError(UserError):
+    """A device ran out of memory; the message says what to lower."""
+
+
 @contextmanager
 def memory_advice(batch_size: int) -> Iterator[None]:
-    """Within it, a device that runs out of memory is a :class:`UserError` that says what to lower."""
+    """Within it, a device that runs out of memory is an :class:`OutOfMemoryError`."""
     try:
         yield
     except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
@@ -113,7 +117,7 @@ def memory_advice(batch_size: int) -> Iterator[None]:
         if not isinstance(error, torch.cuda.OutOfMemoryError) and "not enough memory" not in str(error):
             raise
         told = str(error).split(". ")[0]
-        raise UserError(
+        raise OutOfMemoryError(
             f"out of memory with {batch_size} windows in a batch ({told}). Lower data.batch_size (now {batch_size}) "
             "and raise model.accumulate as much, to keep the step's size; or try --trainer.precision bf16-mixed, a "
             "smaller data.window or data.references, and model.weights.temporal_adversarial 0, which draws one frame "

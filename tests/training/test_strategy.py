@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.module import STSA
+from stsa_lightning.training.checks import batch_shapes
 from stsa_lightning.training.strategy import average_gradients
 
 SIZES: dict[str, Any] = {"face_size": 64, "window": 2, "references": 2}
@@ -37,20 +38,9 @@ def items(count: int = 8) -> list[dict[str, Any]]:
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator)
 
+    shapes = batch_shapes(SIZES, 80)
     return [
-        {
-            "faces": uniform(2, 3, 64, 64),
-            **{f"{kind}heatmaps": uniform(2, 1, 64, 64) for kind in ("", "masked_", "lip_", "jaw_")},
-            "keypoints": uniform(2, 2, 57),
-            "articulation": uniform(2, 3),
-            "articulation_spread": uniform(3),
-            "audio": uniform(2, 80, 10),
-            "references": uniform(2, 3, 64, 64),
-            "reference_heatmaps": uniform(2, 1, 64, 64),
-            "places": uniform(2, 2, 2, 3),
-            "frame": index,
-            "clip": f"clip{index}",
-        }
+        {**{name: uniform(*shape) for name, shape in shapes.items()}, "frame": index, "clip": f"clip{index}"}
         for index in range(count)
     ]
 
