@@ -208,7 +208,11 @@ class _Run:
         self.rows = _standing_rows(root, out, settings.hash)
         self._begun = time.monotonic()
         self._finished = 0
-        for leftover in out.glob("clips/**/*.part-*"):  # of a run that was killed
+        self._tidy()  # after a run that was killed
+
+    def _tidy(self) -> None:
+        """Removes what workers that died left half-written."""
+        for leftover in self.out.glob("clips/**/*.part-*"):
             leftover.unlink(missing_ok=True)
 
     def is_to_do(self, source: Source) -> bool:
@@ -255,6 +259,7 @@ class _Run:
         try:
             with open(journal, "a", encoding="utf-8") as self._journal:
                 yield
+            self._tidy()
             save_index(self.out, list(self.rows.values()))
             journal.unlink()
         except (WriteError, OSError) as error:

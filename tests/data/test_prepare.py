@@ -340,12 +340,17 @@ def test_a_worker_that_dies(few: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
     def died(_: object, function: Callable[[Job], object], jobs: list[Job]) -> Iterator[tuple[Job, object]]:
         for job in jobs:
-            yield job, WorkerDied("its worker was ended by SIGSEGV") if job.source.path == dying else function(job)
+            if job.source.path == dying:
+                (clip_path(tmp_path / "out", "ann/talk").parent / "half.safetensors.part-4711").write_bytes(b"half")
+                yield job, WorkerDied("its worker was ended by SIGSEGV")
+            else:
+                yield job, function(job)
 
     with monkeypatch.context() as patch:
         patch.setattr("stsa_lightning.data.workers.InThisProcess.run", died)
         report = run(few, tmp_path / "out")
     assert report.rejected == [("bea/talk.mp4", "its worker was ended by SIGSEGV")]
+    assert not list((tmp_path / "out").rglob("*.part-*"))
     assert load_index(tmp_path / "out")["status"].tolist() == ["ok", "rejected", "ok"]
     again = run(few, tmp_path / "out")
     assert (again.prepared, again.reused, again.rejected) == (1, 2, [])

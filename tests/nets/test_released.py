@@ -170,8 +170,8 @@ class Witness:
         self.encoded.append((images, heatmaps))
         return self.engine.encode(images, heatmaps)
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, places: Tensor) -> Tensor:
-        faces: Tensor = self.engine.render(masked, contours, audio, references, places)
+    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, *where: Tensor) -> Tensor:
+        faces: Tensor = self.engine.render(masked, contours, audio, references, *where)
         self.rendered.append((masked, contours, audio, faces))
         return faces
 
