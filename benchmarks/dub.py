@@ -131,8 +131,7 @@ class Drawn:
         return self.engine.render(*driving, self.references, chosen, given.places)
 
     def guidance(self) -> Tensor:
-        with torch.inference_mode():
-            return self.engine.draw_heatmaps(self.inputs.contours, self.inputs.audio, self.references.tokens)
+        return self.engine.heatmaps(self.inputs.contours, self.inputs.audio, self.references)
 
 
 def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int) -> dict[str, Any]:

@@ -47,11 +47,12 @@ class PlainEngine:
     """
 
     def __init__(self, guidance: Guidance, synthesis: Synthesis, device: torch.device) -> None:
-        self.guidance, self.synthesis = guidance.eval().to(device), synthesis.eval().to(device)
+        self.guidance, self.synthesis, self.device = guidance.eval().to(device), synthesis.eval().to(device), device
 
     @torch.inference_mode()
     def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, References]:
         """Reference faces (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S)."""
+        images, heatmaps = images.to(self.device), heatmaps.to(self.device)
         return heatmaps, self.synthesis.encode_references(images, heatmaps)
 
     def render(
@@ -64,13 +65,15 @@ class PlainEngine:
         places: Tensor,
     ) -> Tensor:
         """See `draw_faces`; for networks whose references stay where they are."""
+        masked, contours, audio = (tensor.to(self.device) for tensor in (masked, contours, audio))
         return draw_faces(self.guidance, self.synthesis, masked, contours, audio, *references)
 
     @torch.inference_mode()
     def heatmaps(self, contours: Tensor, audio: Tensor, references: tuple[Tensor, References]) -> Tensor:
         """The heatmaps (n, 1, S, S) that `render` draws from."""
         whole = references[0].expand(len(contours), -1, -1, -1, -1)
-        return self.guidance(audio, contours, whole).heatmap[:, contours.shape[1] // 2]
+        answer = self.guidance(audio.to(self.device), contours.to(self.device), whole)
+        return answer.heatmap[:, contours.shape[1] // 2]
 
 
 def choose_device(name: str | torch.device) -> torch.device:

@@ -94,10 +94,11 @@ class Dubber:
         for name, (value, allowed) in {**choices, "precision": (precision, Precision)}.items():
             if value not in get_args(allowed):
                 raise DubError(f"{name}: expected {', '.join(get_args(allowed))}, got {value!r}")
-        self.device = choose_device(device)
-        self.engine: Engine = engine or RenderEngine(guidance, synthesis, precision=precision, device=self.device)
+        self.engine: Engine = engine or RenderEngine(
+            guidance, synthesis, precision=precision, device=choose_device(device)
+        )
         size, references, follow = synthesis.face_size, synthesis.references, synthesis.aligned
-        self.look = Look(size, references, window, sigma, block, self.device, follow, restore, detail)
+        self.look = Look(size, references, window, sigma, block, follow, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
 

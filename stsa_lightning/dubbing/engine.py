@@ -3,7 +3,7 @@
 Of guidance, each distinct frame is embedded once however many windows it is in, and only the centre of a window is
 drawn. References are encoded once per shot; where they follow the frame's pose, for each frame anew. The rest is
 :mod:`stsa_lightning.nets.inference`, and in the fast mode :mod:`stsa_lightning.nets.int8` on a processor, bfloat16 on a
-GPU.
+GPU, where all is replayed (:mod:`stsa_lightning.dubbing.graphs`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, cast
@@ -20,8 +22,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from stsa_lightning.dubbing.graphs import Record, Recorded, record_graph
 from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.inference import PreparedSpatialPath, PreparedTemporalPath, for_inference
+from stsa_lightning.nets.inference import PreparedSpatialPath, PreparedTemporalPath, for_inference, in_bfloat16
 from stsa_lightning.nets.int8 import int8_is_fast, quantise
 from stsa_lightning.nets.synthesis import References, Synthesis
 from stsa_lightning.nets.winograd import with_winograd
@@ -31,18 +34,19 @@ Precision = Literal["exact", "fast"]
 LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
 _CACHE_BYTES = 4 * 2**20
 _GPU_BATCH = 32
-_GUIDANCE_BATCH = 8  # frames; its maps are small
+_GUIDANCE_BATCH = 8  # frames on a processor; its maps are small
 _CHECKS = 3  # sets of references whose first frame is drawn both ways
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EngineReferences:
-    """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``; of networks
-    whose references follow each frame's pose, ``seen``, M images and heatmaps to choose from, in place of these."""
+    """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``, see
+    :meth:`References.tensors`; of networks whose references follow each frame's pose, ``seen``, M images and heatmaps
+    to choose from, in place of these."""
 
     tokens: Tensor
-    maps: References | None
+    maps: tuple[Tensor, ...]
     seen: tuple[Tensor, Tensor]
 
 
@@ -51,9 +55,10 @@ class RenderEngine:
 
     Args:
         guidance, synthesis: the networks; copied, not changed.
-        precision: "exact" is float32 to about 1e-5 of the networks' own answer. "fast" is 8-bit integers where the
-            processor is made for them, bfloat16 on a GPU, at 40 dB or more: the first frames are drawn both ways, and
-            where they differ by more, all is drawn exactly from then on.
+        precision: "exact" is float32 to about 1e-5 of the networks' own answer, on a GPU without TensorFloat-32. "fast"
+            is 8-bit integers where the processor is made for them, bfloat16 on a GPU, at 40 dB or more: the first
+            frames are drawn both ways, and where they differ by more, all is drawn exactly from then on. Guidance is
+            float32 in both.
         device: where to compute.
     """
 
@@ -68,8 +73,9 @@ class RenderEngine:
         if precision not in ("exact", "fast"):
             raise ValueError(f'precision must be "exact" or "fast", got {precision!r}')
         self.device = torch.device(device)
-        self.batch = _batch_size(synthesis, self.device)
         on_cpu = self.device.type == "cpu"
+        self.batch = _cached_frames(synthesis) if on_cpu else _GPU_BATCH
+        self.guidance_batch = _GUIDANCE_BATCH if on_cpu else _GPU_BATCH
         self.workers = _workers() if on_cpu else None
         self.guidance = for_inference(guidance).to(self.device)
         self.synthesis = for_inference(synthesis, shared=on_cpu and not synthesis.aligned).to(self.device)
@@ -77,18 +83,31 @@ class RenderEngine:
         if precision == "fast" and on_cpu and int8_is_fast():
             self.quick = with_winograd(quantise_rendering(copy.deepcopy(self.synthesis)))
         elif precision == "fast" and self.device.type == "cuda":
-            self.quick = self.synthesis
+            self.quick = in_bfloat16(self.synthesis)
         if on_cpu:
             with_winograd(self.synthesis)
         self._checks = _CHECKS
         self._checked: EngineReferences | None = None
+        self.record: Record | None = record_graph if self.device.type == "cuda" else None
+        self._recorded: dict[Callable[..., Tensor], Recorded] = {}
+        self._lock = threading.RLock()
 
     @property
     def precision(self) -> Precision:
         """How the next frames will be drawn: "exact" also where the fast mode is not to be had or was given up."""
         return "exact" if self.quick is None else "fast"
 
-    @torch.inference_mode()
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Without gradients; on a GPU by one thread at a time, as recording wants it, and float32 is float32."""
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                yield
+                return
+            exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+            with self._lock, torch.cuda.device(self.device), exact:
+                yield
+
     def encode(self, images: Tensor, heatmaps: Tensor) -> EngineReferences:
         """What references decide, once for all frames that use them.
 
@@ -97,12 +116,12 @@ class RenderEngine:
                 where its references stay where they are (not ``aligned``).
             heatmaps: (1, M, 1, S, S), all contours.
         """
-        seen = images.to(self.device), heatmaps.to(self.device)
-        first = [maps[:, : self.synthesis.references] for maps in seen]
-        maps = None if self.synthesis.aligned else self.synthesis.encode_references(*first)
-        return EngineReferences(self.guidance.embed_references(first[1]), maps, seen)
+        with self._at_work():
+            seen = images.to(self.device), heatmaps.to(self.device)
+            first = [maps[:, : self.synthesis.references] for maps in seen]
+            maps = () if self.synthesis.aligned else self.synthesis.encode_references(*first).tensors()
+            return EngineReferences(self.guidance.embed_references(first[1]), maps, seen)
 
-    @torch.inference_mode()
     def render(
         self,
         masked: Tensor,
@@ -125,73 +144,55 @@ class RenderEngine:
         Returns:
             (F, 3, S, S) in [0, 1], float32.
         """
-        masked, contours, audio = (t.to(self.device) for t in (masked, contours, audio))
-        heatmaps = self.draw_heatmaps(contours, audio, references.tokens)
-        centre = audio[:, audio.shape[1] // 2]
-        driving = masked, heatmaps, centre, chosen.to(self.device), places.to(self.device)
-        if self.quick is not None and self._checks and references is not self._checked:
-            self._check(references, *(given[:1] for given in driving))
-        return self._draw(references, *driving)
+        with self._at_work():
+            heatmaps = self._heatmaps(contours, audio, references.tokens)
+            driving = [masked, heatmaps, audio[:, audio.shape[1] // 2]]
+            if self.synthesis.aligned:
+                chosen = chosen.to(self.device)
+                driving += [*(seen[0][chosen] for seen in references.seen), places]
+            if self.quick is not None and self._checks and references is not self._checked:
+                self._checks, self._checked = self._checks - 1, references
+                self._check(references.maps, *(given[:1].to(self.device) for given in driving))
+            draw = self._exact_face if self.quick is None else self._quick_face
+            return self._batches(draw, self.batch, *driving, kept=references.maps)
 
-    @torch.inference_mode()
     def heatmaps(self, contours: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
         """The heatmaps (F, 1, S, S) that :meth:`render` draws from."""
-        return self.draw_heatmaps(contours.to(self.device), audio.to(self.device), references.tokens)
+        with self._at_work():
+            return self._heatmaps(contours, audio, references.tokens)
 
-    def draw_heatmaps(self, contours: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
-        """Driving heatmaps (F, 1, S, S) of the centres of F windows; see :meth:`render`."""
-        window = audio.shape[:2]
+    def _heatmaps(self, contours: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
+        window, guidance = audio.shape[:2], self.guidance
         codes = (
             self._each_once(embed, rows.flatten(0, 1)).unflatten(0, window)
-            for embed, rows in ((self.guidance.embed_masked, contours), (self.guidance.embed_audio, audio))
+            for embed, rows in ((guidance.embed_masked, contours), (guidance.embed_audio, audio))
         )
-        centre = window[1] // 2
+        return self._batches(self._heatmap, self.guidance_batch, *codes, contours[:, window[1] // 2], kept=(tokens,))
 
-        def draw(masked_codes: Tensor, audio_codes: Tensor, masked: Tensor) -> Tensor:
-            lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(len(masked), -1, -1))
-            return self.guidance.draw(lip[:, centre], jaw[:, centre], masked)
+    def _heatmap(self, masked_codes: Tensor, audio_codes: Tensor, masked: Tensor, tokens: Tensor) -> Tensor:
+        """Driving heatmaps (n, 1, S, S) of windows (n, T, C) under a shot's tokens (1, N, C)."""
+        lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(len(masked), -1, -1))
+        centre = lip.shape[1] // 2
+        return self.guidance.draw(lip[:, centre], jaw[:, centre], masked)
 
-        return self._side_by_side(draw, _GUIDANCE_BATCH, *codes, contours[:, centre])
-
-    def _check(self, references: EngineReferences, *driving: Tensor) -> None:
+    def _check(self, maps: tuple[Tensor, ...], *driving: Tensor) -> None:
         """Draw a frame both ways; give the fast one up where it is too far off."""
-        self._checks, self._checked = self._checks - 1, references
-        psnr = psnr_db(self._draw(references, *driving), self._face(self.synthesis, references, *driving))
+        psnr = psnr_db(self._quick_face(*driving, *maps), self._exact_face(*driving, *maps))
         _log.info("fast mode: %.1f dB PSNR against exact", psnr)
         if psnr < LEAST_PSNR_DB:
             _log.warning("fast mode: %.1f dB PSNR against exact, less than %.0f: exact from here", psnr, LEAST_PSNR_DB)
             self.quick = None
 
-    def _draw(self, references: EngineReferences, *driving: Tensor) -> Tensor:
-        network = self.quick or self.synthesis
+    def _exact_face(self, *inputs: Tensor) -> Tensor:
+        return _face(self.synthesis, *inputs)
 
-        def draw(*driving: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.quick is self.synthesis):
-                return self._face(network, references, *driving)
-
-        return self._side_by_side(draw, self.batch, *driving)
-
-    def _face(
-        self,
-        network: Synthesis,
-        references: EngineReferences,
-        masked: Tensor,
-        heatmap: Tensor,
-        audio: Tensor,
-        chosen: Tensor,
-        places: Tensor,
-    ) -> Tensor:
-        masked = masked.contiguous(memory_format=torch.channels_last)
-        maps = references.maps
-        if maps is None:
-            images, heatmaps = (seen[0][chosen] for seen in references.seen)
-            maps = self.synthesis.encode_references(images, heatmaps, places)
-        return network.render(masked, heatmap, audio, maps.expand(len(masked))).face.float()
+    def _quick_face(self, *inputs: Tensor) -> Tensor:
+        return _face(cast(Synthesis, self.quick), *inputs)
 
     def _each_once(self, embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """``embed(rows)``, equal rows together: the windows of neighbouring frames share most of theirs."""
         if rows.device.type != "cpu":
-            return embed(rows)
+            return self._batches(embed, self.guidance_batch, rows)
         places: dict[bytes, int] = {}
         firsts: list[int] = []
         back = []
@@ -200,15 +201,41 @@ class RenderEngine:
             if place == len(firsts):
                 firsts.append(number)
             back.append(place)
-        return self._side_by_side(embed, _GUIDANCE_BATCH, rows[firsts])[back]
+        return self._batches(embed, self.guidance_batch, rows[firsts])[back]
 
-    def _side_by_side(self, draw: Callable[..., Tensor], batch: int, *given: Tensor) -> Tensor:
-        """``draw`` for a batch of frames at a time; on a processor, each core for batches of its own."""
+    def _batches(
+        self, draw: Callable[..., Tensor], batch: int, *given: Tensor, kept: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """``draw`` for a batch of frames at a time, beside what is ``kept`` for all of them.
+
+        On a processor each core has batches of its own, on a GPU they are replayed.
+        """
         batches = list(zip(*(tensor.split(batch) for tensor in given), strict=True))
+        if self.record is not None:
+            replayed = self._recorded.setdefault(draw, Recorded(draw, self.device, self.record))
+            return torch.cat([replayed(*each, kept=kept) for each in batches])
         if self.workers is None:
-            return torch.cat([draw(*each) for each in batches])
+            return torch.cat([draw(*(tensor.to(self.device) for tensor in each), *kept) for each in batches])
         inference = torch.inference_mode()(draw)  # a thread's own
-        return torch.cat(list(self.workers.map(lambda each: inference(*each), batches)))
+        return torch.cat(list(self.workers.map(lambda each: inference(*each, *kept), batches)))
+
+
+def _face(network: Synthesis, masked: Tensor, heatmap: Tensor, audio: Tensor, *references: Tensor) -> Tensor:
+    """Faces (n, 3, S, S) of n frames, in float32 whatever the network computes in.
+
+    Args:
+        references: of each frame (n, ...) images, heatmaps and places, where the network moves them; else all that
+            :meth:`Synthesis.encode_references` made of one set.
+    """
+    dtype = next(network.parameters()).dtype
+    masked = masked.to(dtype, memory_format=torch.channels_last)
+    heatmap, audio = heatmap.to(dtype), audio.to(dtype)
+    if network.aligned:
+        images, heatmaps, places = references
+        encoded = network.encode_references(images.to(dtype), heatmaps.to(dtype), places)
+    else:
+        encoded = References.of(*(tensor.to(dtype) for tensor in references)).expand(len(masked))
+    return network.render(masked, heatmap, audio, encoded).face.float()
 
 
 @lru_cache(maxsize=1)
@@ -228,10 +255,8 @@ def _alone() -> None:
     torch.set_flush_denormal(True)
 
 
-def _batch_size(synthesis: Synthesis, device: torch.device) -> int:
-    """Frames drawn at a time: on a processor, as many as the caches hold the references' maps of."""
-    if device.type != "cpu":
-        return _GPU_BATCH
+def _cached_frames(synthesis: Synthesis) -> int:
+    """Frames that a processor draws at a time: as many as its caches hold the references' maps of."""
     channels, half = synthesis.temporal.flow.in_channels * 4, synthesis.face_size // 2
     return max(1, _CACHE_BYTES // (4 * synthesis.references * channels * half**2))
 

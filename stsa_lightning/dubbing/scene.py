@@ -65,7 +65,6 @@ class Look:
         window: frames of a guidance window, odd.
         sigma: width of the heatmaps' ridges, pixels.
         block: frames in a batch.
-        device: where the networks are.
         follow: references are chosen for each frame by its pose, for networks that move them there (``aligned``).
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the new face agrees with it.
@@ -76,7 +75,6 @@ class Look:
     window: int
     sigma: float
     block: int
-    device: torch.device
     follow: bool = False
     restore: Restore | None = None
     detail: bool = True
@@ -208,12 +206,12 @@ class Scene:
         references = self._references(int(self.faces.shots[sources[0]]))
         chosen, places = references.of(sources, self.faces.in_boxes(sources))
         block.inputs = (
-            mask_lower_half(self._images(faces)),
+            mask_lower_half(_images(faces)),
             self._contours(times_s, sources),
-            self._tensor(heard).unflatten(0, times_s.shape),
+            _tensor(heard).unflatten(0, times_s.shape),
             references.encoded,
-            self._tensor(chosen),
-            self._tensor(places),
+            _tensor(chosen),
+            _tensor(places),
         )
         return block
 
@@ -263,9 +261,9 @@ class Scene:
         crops = {int(i): self._crops([picture], np.array([i]))[0] for i, picture in pictures}
         landmarks = self.faces.in_boxes(seen)
         whole = draw_heatmaps(landmarks, "whole", self.look.face_size, self.look.sigma)
-        images = self._images(np.stack([crops[i] for i in seen.tolist()]))
+        images = _images(np.stack([crops[i] for i in seen.tolist()]))
         return ShotReferences(
-            self.engine.encode(images[None], self._tensor(whole)[None, :, None]), landmarks, int(frames[0]), chosen
+            self.engine.encode(images[None], _tensor(whole)[None, :, None]), landmarks, int(frames[0]), chosen
         )
 
     def _followed(self, frames: np.ndarray, offered: np.ndarray) -> np.ndarray:
@@ -285,18 +283,20 @@ class Scene:
         around = self._nearest_face[np.where(same, shown, sources[:, None])]
         unique, back = np.unique(around, return_inverse=True)
         heatmaps = draw_heatmaps(self.faces.in_boxes(unique), "masked", self.look.face_size, self.look.sigma)
-        return self._tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape)).to(self.look.device)][:, :, None]
+        return _tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape))][:, :, None]
 
     def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
         boxes = self.faces.boxes[sources]
         return np.stack([crop_face(f, b, self.look.face_size) for f, b in zip(frames, boxes, strict=True)])
 
-    def _images(self, faces: np.ndarray) -> Tensor:
-        """(n, S, S, 3) uint8 -> (n, 3, S, S) in [0, 1]."""
-        return self._tensor(faces).permute(0, 3, 1, 2).float() / 255
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.look.device)
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _images(faces: np.ndarray) -> Tensor:
+    """(n, S, S, 3) uint8 -> (n, 3, S, S) in [0, 1]."""
+    return _tensor(faces).permute(0, 3, 1, 2).float() / 255
 
 
 def _nearest_faces(faces: Faces, times_s: np.ndarray) -> np.ndarray:

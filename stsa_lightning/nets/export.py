@@ -39,7 +39,7 @@ class ReferenceGraph(nn.Module):
         if self.synthesis.aligned:
             return (self.guidance.embed_references(heatmaps),)
         maps = self.synthesis.encode_references(images, heatmaps)
-        return self.guidance.embed_references(heatmaps), *maps.spatial, maps.content, *maps.temporal
+        return self.guidance.embed_references(heatmaps), *maps.tensors()[1:]
 
 
 class FrameGraph(nn.Module):
@@ -65,7 +65,7 @@ class FrameGraph(nn.Module):
         if self.synthesis.aligned:
             references = self.synthesis.encode_references(images, *maps)
         else:
-            references = References(images, maps[:3], maps[3], maps[4:]).expand(frames)
+            references = References.of(images, *maps).expand(frames)
         return self.synthesis.render(masked, heatmap, audio[:, centre], references).face
 
 

@@ -27,29 +27,31 @@ class Ridges(nn.Module):
         sigma: width of the ridges in pixels.
     """
 
+    ends: Tensor
+
     def __init__(self, size: int, sigma: float) -> None:
         super().__init__()
         self.size, self.sigma = size, sigma
-        lip: dict[tuple[bool, bool], list[tuple[int, int]]] = {}  # by inner, upper
+        contours: dict[tuple[bool, bool], list[tuple[int, int]]] = {}  # of the lips, by inner, upper
         for a, b in LINES["lip"].tolist():
             upper = any(first <= point < last for first, last in _UPPER_LIP for point in (a, b))
-            lip.setdefault((max(a, b) >= _UPPER_LIP[1][0], upper), []).append((_NUMBER[a], _NUMBER[b]))
-        self.lip = list(lip.values())
-        self.jaw = [[(_NUMBER[a], _NUMBER[b]) for a, b in LINES["jaw"].tolist()]]
+            contours.setdefault((max(a, b) >= _UPPER_LIP[1][0], upper), []).append((_NUMBER[a], _NUMBER[b]))
+        jaw = [(_NUMBER[a], _NUMBER[b]) for a, b in LINES["jaw"].tolist()]
+        self.counts = [len(lines) for lines in (*contours.values(), jaw)]
+        # (2, lines of all contours), a buffer, so that a GPU need not wait for it; real where networks are built empty.
+        ends = torch.tensor([line for lines in (*contours.values(), jaw) for line in lines], device="cpu")
+        self.register_buffer("ends", ends.T.contiguous(), persistent=False)
 
     def forward(self, keypoints: Tensor) -> tuple[Tensor, Tensor]:
         """(n, 2, 57) in the face box, 17 jaw points then 40 lip points -> lip and jaw, each (n, 1, S, S) in [0, 1]."""
         with torch.autocast(keypoints.device.type, enabled=False):
             points = keypoints.float() * self.size
-            lip, jaw = (
-                torch.stack([self._ridge(points, lines) for lines in contours]).amax(0)
-                for contours in (self.lip, self.jaw)
-            )
-        return lip.unsqueeze(1), jaw.unsqueeze(1)
+            *lip, jaw = (self._ridge(points, lines) for lines in self.ends.split(self.counts, dim=1))
+        return torch.stack(lip).amax(0).unsqueeze(1), jaw.unsqueeze(1)
 
-    def _ridge(self, points: Tensor, lines: list[tuple[int, int]]) -> Tensor:
-        """(n, 2, 57) in pixels -> (n, S, S)."""
-        starts, ends = (points[:, :, list(side)] for side in zip(*lines, strict=True))  # (n, 2, lines)
+    def _ridge(self, points: Tensor, lines: Tensor) -> Tensor:
+        """(n, 2, 57) in pixels, and which of them each of L lines (2, L) joins -> (n, S, S)."""
+        starts, ends = (points[:, :, side] for side in lines)  # (n, 2, L)
         share = (torch.arange(_POINTS, dtype=points.dtype, device=points.device) + 0.5) / _POINTS
         places = (starts[..., None] + (ends - starts)[..., None] * share).flatten(2)  # (n, 2, lines * points)
         spacing = ((ends - starts).square().sum(1) + 1e-12).sqrt() / _POINTS  # (n, lines)

@@ -41,9 +41,17 @@ class References:
         """Each sample's references ``times`` times in a row: from (B, ...) to (B * ``times``, ...)."""
         return self._map(lambda t: t.repeat_interleave(times, dim=0))
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, for :meth:`of`."""
+        return self.images, *self.spatial, self.content, *self.temporal
+
+    @classmethod
+    def of(cls, images: Tensor, *rest: Tensor) -> References:
+        """References of their :meth:`tensors`."""
+        return cls(images, rest[:3], rest[3], rest[4:])
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> References:
-        spatial, temporal = tuple(map(change, self.spatial)), tuple(map(change, self.temporal))
-        return References(change(self.images), spatial, change(self.content), temporal)
+        return self.of(*map(change, self.tensors()))
 
 
 @dataclass
@@ -85,8 +93,9 @@ def moved_references(images: Tensor, heatmaps: Tensor, places: Tensor) -> tuple[
         grid = F.affine_grid(places.flatten(0, 1).float(), [B * N, 1, *images.shape[-2:]], align_corners=False)
 
         def move(maps: Tensor, beyond: str) -> Tensor:
-            maps = maps.float().expand(B, -1, -1, -1, -1).flatten(0, 1)
-            return F.grid_sample(maps, grid, padding_mode=beyond, align_corners=False).unflatten(0, (B, N))
+            every = maps.float().expand(B, -1, -1, -1, -1).flatten(0, 1)
+            moved = F.grid_sample(every, grid, padding_mode=beyond, align_corners=False)
+            return moved.to(maps.dtype).unflatten(0, (B, N))
 
         return move(images, "border"), move(heatmaps, "zeros")
 

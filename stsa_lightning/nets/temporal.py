@@ -94,8 +94,9 @@ class TemporalPath(nn.Module):
                 moved = sample(m.flatten(0, 1), resize_deformation(grid, m.shape[-1]))
                 return weighted_mean(moved.unflatten(0, batch), weight)
 
-            warped = [warp(m) for m in (*maps, images)]
-        return Warped(tuple(warped[:3]), warped[3], flow.float().unflatten(0, batch), weight)
+            *warped, image = [warp(m) for m in (*maps, images)]
+        warped_maps = tuple(m.to(self.flow.weight.dtype) for m in warped)
+        return Warped(warped_maps, image, flow.float().unflatten(0, batch), weight)
 
     def estimate(self, features: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """``features`` (B * N, C, S/2, S/2) -> flow (B * N, 2, S, S) in pixels and confidence (B * N, 1, S, S)."""

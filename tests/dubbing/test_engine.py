@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor
 
 from stsa_lightning.dubbing import engine as engine_module
 from stsa_lightning.dubbing.engine import EngineReferences, Precision, RenderEngine, psnr_db
+from stsa_lightning.dubbing.graphs import Record
 from stsa_lightning.nets.guidance import Guidance
+from stsa_lightning.nets.inference import for_inference, in_bfloat16
 from stsa_lightning.nets.int8 import int8_is_fast
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis, mask_lower_half
@@ -136,12 +140,10 @@ def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest
     seen: list[int] = []
     encoder, engine.workers = engine.guidance.audio_encoder, None
     encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    tokens = engine.encode(given["images"], given["heatmaps"]).tokens
+    references = engine.encode(given["images"], given["heatmaps"])
+    together = engine.heatmaps(given["contours"], given["audio"], references)
+    apart = [engine.heatmaps(given["contours"][i : i + 1], given["audio"][i : i + 1], references) for i in range(4)]
     with torch.inference_mode():
-        together = engine.draw_heatmaps(given["contours"], given["audio"], tokens)
-        apart = [
-            engine.draw_heatmaps(given["contours"][i : i + 1], given["audio"][i : i + 1], tokens) for i in range(4)
-        ]
         whole = guidance(given["audio"], given["contours"], given["heatmaps"].expand(4, -1, -1, -1, -1)).heatmap[:, 2]
     assert seen == [8, 5, 5, 5, 5]  # one batch each
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
@@ -173,7 +175,7 @@ def test_each_frame_looks_at_the_references_chosen_for_it() -> None:
     drawn = rendered(engine, {**given, **offered, "chosen": chosen})
     tokens = engine.encode(given["images"], given["heatmaps"]).tokens  # guidance looks at the first ones
     for i, mine in enumerate(chosen):
-        alone = EngineReferences(tokens, None, (offered["images"][:, mine], offered["heatmaps"][:, mine]))
+        alone = EngineReferences(tokens, (), (offered["images"][:, mine], offered["heatmaps"][:, mine]))
         driving = [given[name][i : i + 1] for name in ("masked", "contours", "audio")]
         expected = engine.render(*driving, alone, given["chosen"][:1], given["places"][i : i + 1])
         torch.testing.assert_close(drawn[i : i + 1], expected, atol=1e-5, rtol=0)
@@ -202,18 +204,97 @@ def test_precision_is_one_of_two() -> None:
         RenderEngine(*networks("tiny"), precision="half")  # type: ignore[arg-type]
 
 
-@pytest.mark.gpu
-def test_fast_on_a_gpu() -> None:
-    guidance, synthesis = networks("tiny")
-    given = scene(synthesis)
-    engine = RenderEngine(guidance, synthesis, device="cuda")
-    expected = rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
+def as_on_a_gpu(guidance: Guidance, synthesis: Synthesis, precision: Precision, record: Record) -> RenderEngine:
+    """An engine that computes here what it computes on a GPU: recorded, and in bfloat16 where it is to be fast."""
+    engine = RenderEngine(guidance, synthesis, precision="exact")
+    engine.record, engine.batch, engine.guidance_batch = record, 4, 4
+    engine.synthesis = for_inference(synthesis)
+    engine.quick = in_bfloat16(engine.synthesis) if precision == "fast" else None
+    return engine
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_recorded_shots_of_any_length_are_drawn_as_ever(aligned: bool, recorded_plainly: Record) -> None:
+    guidance, synthesis = networks("tiny", aligned)
+    engine = as_on_a_gpu(guidance, synthesis, "exact", recorded_plainly)
+    plain = RenderEngine(guidance, synthesis, precision="exact")
+    shots = [scene(synthesis, frames) for frames in (6, 3, 1)]
+    shots[1]["images"] = shots[1]["images"].flip(-1)
+    for given in (*shots, shots[0]):
+        torch.testing.assert_close(rendered(engine, given), rendered(plain, given), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "aligned"), [("tiny", False), ("small", True)])
+def test_bfloat16_is_near_float32(size: str, aligned: bool, recorded_plainly: Record) -> None:
+    guidance, synthesis = networks(size, aligned)
+    given, engine = scene(synthesis, frames=2), as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly)
     drawn = rendered(engine, given)
-    assert drawn.device.type == "cuda"
     assert drawn.dtype == torch.float32
-    assert psnr_db(drawn.cpu(), expected) > 40
-    exact = rendered(RenderEngine(guidance, synthesis, precision="exact", device="cuda"), given)
-    torch.testing.assert_close(exact.cpu(), expected, atol=1e-2, rtol=0)  # TF32 convolutions
+    assert engine.precision == "fast"  # the engine's own check has passed
+    assert 40 < psnr_db(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given)) < 80
+
+
+@pytest.mark.parametrize(("size", "aligned", "ridge_sigma"), [("tiny", False, 0.0), ("small", True, 1.0)])
+def test_what_is_recorded_never_waits_for_the_gpu(
+    size: str, aligned: bool, ridge_sigma: float, recorded_plainly: Record, pretend_gpu: Any
+) -> None:
+    guidance = seeded(Guidance(**{**GUIDANCE[size], "ridge_sigma": ridge_sigma}))
+    synthesis = seeded(Synthesis(**{**SYNTHESIS[size], "aligned": aligned}))
+    engine, given = as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly), scene(synthesis)
+    for network in (engine.guidance, engine.synthesis, engine.quick):
+        pretend_gpu.move(network)
+
+    def codes(embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        embedded: Tensor = pretend_gpu.run(embed, rows.flatten(0, 1))
+        return embedded.unflatten(0, rows.shape[:2])
+
+    images, heatmaps = (given[name].expand(3, -1, -1, -1, -1) for name in ("images", "heatmaps"))
+    tokens = pretend_gpu.run(engine.guidance.embed_references, heatmaps[:1])
+    masked, audio = (
+        codes(engine.guidance.embed_masked, given["contours"]),
+        codes(engine.guidance.embed_audio, given["audio"]),
+    )
+    heatmap = pretend_gpu.run(engine._heatmap, masked, audio, given["contours"][:, 2], tokens)
+    references = images, heatmaps, given["places"]
+    if not aligned:
+        references = pretend_gpu.run(engine.synthesis.encode_references, images[:1], heatmaps[:1]).tensors()
+    for draw in (engine._exact_face, engine._quick_face):
+        face = pretend_gpu.run(draw, given["masked"], heatmap, given["audio"][:, 2], *references)
+        assert (face.shape, face.device.type, face.dtype) == (given["masked"].shape, "cuda", torch.float32)
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        pytest.param(lambda x: x[:, [0, 2]], id="places listed in Python"),
+        pytest.param(lambda x: x + torch.ones(3), id="a constant of the processor"),
+        pytest.param(lambda x: x[x > 0], id="a length that values decide"),
+        pytest.param(lambda x: x * float(x.max()), id="a value"),
+    ],
+)
+def test_waiting_for_the_gpu_would_be_seen(waits: Callable[[Tensor], Tensor], pretend_gpu: Any) -> None:
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        pretend_gpu.run(waits, torch.randn(3, 3))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_on_a_gpu(size: str, aligned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    guidance, synthesis = networks(size, aligned)
+    shots = [scene(synthesis, frames) for frames in (40, 3, 1)]
+    shots[1]["images"] = shots[1]["images"].flip(-1)
+    here = RenderEngine(guidance, synthesis, precision="exact")
+    fast = RenderEngine(guidance, synthesis, device="cuda")
+    exact = RenderEngine(guidance, synthesis, precision="exact", device="cuda")
+    with caplog.at_level(logging.WARNING):
+        for given in (*shots, shots[0]):
+            expected, drawn = rendered(here, given), rendered(fast, given)
+            assert (drawn.device.type, drawn.dtype) == ("cuda", torch.float32)
+            assert psnr_db(drawn.cpu(), expected) > 40
+            torch.testing.assert_close(rendered(exact, given).cpu(), expected, atol=1e-4, rtol=0)
+    assert fast.precision == "fast"
+    assert not caplog.records  # all was recorded
 
 
 def test_cores_that_draw_take_the_smallest_numbers_as_zero() -> None:
