@@ -2,12 +2,14 @@
 
     python benchmarks/dub.py --clip VIDEO --json dub.json          # released size, seeded weights
     python benchmarks/dub.py --clip VIDEO --checkpoint RUN.ckpt
+    python benchmarks/dub.py --clip VIDEO --frames 96 --device cuda
 
 The straight form (benchmarks/straightforward.py) and the engine in both modes take turns, so that whatever else the
 machine does hits all of them; medians are compared. `exact_ratio` and `fast_ratio` are against the form as published,
 with the loss network that it runs; the ratios without it stand beside them. A frame is one of a long video:
 references are encoded before the clock starts for the engine, as it does once per shot, and inside it for the straight
-form.
+form. Inputs begin and faces end in the processor's memory. The latencies are those of one frame alone, as a stream with
+`block=1` has them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,7 +29,8 @@ from straightforward import StraightForm, seeded
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stsa_lightning.dubbing.engine import EngineReferences, RenderEngine, psnr_db
+from stsa_lightning.dubbing.draw import choose_device
+from stsa_lightning.dubbing.engine import EngineReferences, Precision, RenderEngine, psnr_db
 from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
@@ -106,14 +109,15 @@ def with_cores(cores: int, task: Callable[[], Any]) -> Any:
 
 
 def gflop(task: Callable[[], Any]) -> float:
-    """Multiplications and additions of convolutions and matrix products, 10^9; an engine in this thread alone."""
-    workers = None
+    """Multiplications and additions of convolutions and matrix products, 10^9; an engine computes here, one by one."""
     if isinstance(task, Drawn):
-        workers, task.engine.workers = task.engine.workers, None
+        engine = task.engine
+        kept = engine.workers, engine.record
+        engine.workers = engine.record = None
     with FlopCounterMode(display=False) as counter:
         task()
     if isinstance(task, Drawn):
-        task.engine.workers = workers
+        engine.workers, engine.record = kept
     return counter.get_total_flops() / 1e9
 
 
@@ -124,22 +128,32 @@ class Drawn:
         self.engine, self.inputs = engine, inputs
         self.references: EngineReferences = engine.encode(inputs.images, inputs.heatmaps)
 
-    def __call__(self) -> Tensor:
+    def __call__(self, part: slice = slice(None)) -> Tensor:
         given = self.inputs
-        driving = given.masked, given.contours, given.audio
-        chosen = torch.arange(given.images.shape[1]).expand(len(given.masked), -1)
-        return self.engine.render(*driving, self.references, chosen, given.places)
+        masked, contours, audio, places = (t[part] for t in (given.masked, given.contours, given.audio, given.places))
+        chosen = torch.arange(given.images.shape[1]).expand(len(masked), -1)
+        return self.engine.render(masked, contours, audio, self.references, chosen, places).cpu()
 
     def guidance(self) -> Tensor:
-        return self.engine.heatmaps(self.inputs.contours, self.inputs.audio, self.references)
+        return self.engine.heatmaps(self.inputs.contours, self.inputs.audio, self.references).cpu()
+
+    def latencies_ms(self, rounds: int) -> dict[str, float]:
+        """Median and 95th percentile of frames drawn alone."""
+        frames, times = range(len(self.inputs.masked)), []
+        for number in [0, *frames, *(list(frames) * (rounds - 1))]:  # the first one more, to warm up
+            begun = time.perf_counter()
+            self(slice(number, number + 1))
+            times.append(1000 * (time.perf_counter() - begun))
+        percentiles = statistics.quantiles(times[1:], n=20, method="inclusive")
+        return {"median": percentiles[9], "p95": percentiles[18]}
 
 
-def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int) -> dict[str, Any]:
+def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int, device: str) -> dict[str, Any]:
     """The straight form, with and without the loss network, against the engine in both modes."""
     frames, cores = len(inputs.masked), torch.get_num_threads()
-    straight = StraightForm(guidance, synthesis)
-    exact = Drawn(RenderEngine(guidance, synthesis, precision="exact"), inputs)
-    fast = Drawn(RenderEngine(guidance, synthesis, precision="fast"), inputs)
+    straight = StraightForm(guidance, synthesis, device)
+    exact = Drawn(RenderEngine(guidance, synthesis, precision="exact", device=device), inputs)
+    fast = Drawn(RenderEngine(guidance, synthesis, precision="fast", device=device), inputs)
     expected = torch.cat([straight.frame(*inputs.frame(i)) for i in range(frames)])
     answers = exact(), fast()
     seconds = in_turns(
@@ -166,6 +180,10 @@ def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int)
         "gflop_straight_without_loss_network": gflop(lambda: straight.frame(*inputs.frame(0))),
         "gflop_engine": gflop(exact) / frames,
         "gflop_engine_not_in_integers": gflop(fast) / frames,
+        "exact_fps": 1 / seconds["exact"],
+        "fast_fps": 1 / seconds["fast"],
+        "exact_latency_ms": exact.latencies_ms(runs),
+        "fast_latency_ms": fast.latencies_ms(runs),
         "guidance_share_of_exact": seconds["guidance"] / seconds["exact"],
         "guidance_share_of_fast": seconds["guidance"] / seconds["fast"],
         "seconds_per_frame": seconds,
@@ -184,11 +202,12 @@ def operations(drawn: Drawn, count: int = 8) -> list[tuple[str, float]]:
     return [(event.key, event.self_cpu_time_total / total) for event in largest]
 
 
-def small_pace(clip: Path, frames: int, runs: int) -> dict[str, float]:
+def small_pace(clip: Path, frames: int, runs: int, device: str) -> dict[str, float]:
     """Frames/s of guidance and synthesis at preset `small`."""
     guidance, synthesis = seeded(Guidance(**GUIDANCE["small"])), seeded(Synthesis(**SYNTHESIS["small"]))
     inputs = real_faces(clip, synthesis, frames)
-    modes = {mode: Drawn(RenderEngine(guidance, synthesis, precision=mode), inputs) for mode in ("exact", "fast")}
+    engines = {mode: RenderEngine(guidance, synthesis, precision=mode, device=device) for mode in get_args(Precision)}
+    modes = {mode: Drawn(engine, inputs) for mode, engine in engines.items()}
     seconds = in_turns(modes, runs)
     megabytes = 2e-6 * sum(p.numel() for network in (guidance, synthesis) for p in network.parameters())
     answers = {mode: drawn() for mode, drawn in modes.items()}
@@ -214,24 +233,27 @@ def main() -> None:
     options.add_argument("--checkpoint", type=Path, help="trained networks (default: seeded weights)")
     options.add_argument("--size", choices=sorted(SYNTHESIS), default="released", help="of seeded networks (released)")
     options.add_argument("--frames", type=int, default=8, help="in a block (8)")
+    options.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:1")
     options.add_argument("--no-small", action="store_true", help="leave out the pace of preset small")
     chosen = options.parse_args()
     cores = torch.get_num_threads()
     guidance, synthesis = networks(chosen)
     inputs = real_faces(chosen.clip, synthesis, chosen.frames)
-    figures = compare(guidance, synthesis, inputs, chosen.runs)
-    for mode in ("exact", "fast"):
-        drawn = Drawn(RenderEngine(guidance, synthesis, precision=mode), inputs)
-        figures[f"shares_{mode}"] = dict(operations(drawn))
+    device = str(choose_device(chosen.device))
+    figures = compare(guidance, synthesis, inputs, chosen.runs, device)
+    if device == "cpu":
+        for mode in get_args(Precision):
+            drawn = Drawn(RenderEngine(guidance, synthesis, precision=mode), inputs)
+            figures[f"shares_{mode}"] = dict(operations(drawn))
     if not chosen.no_small:
-        figures |= small_pace(chosen.clip, max(chosen.frames, 16), chosen.runs)
+        figures |= small_pace(chosen.clip, max(chosen.frames, 16), chosen.runs, device)
     figures |= {"threads": cores, "frames": chosen.frames}
     print(machine())
     plain = [(name, value) for name, value in figures.items() if not isinstance(value, dict)]
     print(table(["", ""], plain))
-    print(table(["seconds a frame", ""], list(figures["seconds_per_frame"].items())))
-    for mode in ("exact", "fast"):
-        print(table([f"share of {mode}", ""], list(figures[f"shares_{mode}"].items())))
+    for name, values in figures.items():
+        if isinstance(values, dict):
+            print(table([name, ""], list(values.items())))
     if chosen.json:
         write_json(chosen.json, figures)
 

@@ -48,7 +48,11 @@ class StraightAdaAT(nn.Module):
     def forward(self, maps: Tensor, code: Tensor) -> Tensor:
         batch, channels, height, width = maps.shape
         plane = self.layer.grid(code, height, width)  # (B, C, h, w, 2)
-        depth = torch.linspace(-1, 1, channels).view(1, channels, 1, 1, 1).expand(batch, channels, height, width, 1)
+        depth = (
+            torch.linspace(-1, 1, channels, device=maps.device)
+            .view(1, channels, 1, 1, 1)
+            .expand(batch, channels, height, width, 1)
+        )
         return F.grid_sample(maps.unsqueeze(1), torch.cat([plane, depth], dim=-1), align_corners=False).squeeze(1)
 
 
@@ -128,12 +132,14 @@ class StraightForm:
 
     Args:
         guidance, synthesis: the networks.
+        device: where to compute.
     """
 
-    def __init__(self, guidance: Guidance, synthesis: Synthesis) -> None:
-        self.guidance = copy.deepcopy(guidance).float().cpu().eval()
-        self.synthesis = cast(Synthesis, straighten(copy.deepcopy(synthesis).float().cpu().eval()))
-        self.loss_network = LossNetwork().eval()
+    def __init__(self, guidance: Guidance, synthesis: Synthesis, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.guidance = copy.deepcopy(guidance).float().to(self.device).eval()
+        self.synthesis = cast(Synthesis, straighten(copy.deepcopy(synthesis).float().to(self.device).eval()))
+        self.loss_network = LossNetwork().to(self.device).eval()
 
     @torch.inference_mode()
     def frame(
@@ -158,12 +164,16 @@ class StraightForm:
             loss_network: also run VGG19 on the face and on its truth, as the published inference does.
 
         Returns:
-            (1, 3, S, S) in [0, 1].
+            (1, 3, S, S) in [0, 1], on the processor.
         """
+        masked, contours, audio, images, heatmaps = (
+            tensor.to(self.device) for tensor in (masked, contours, audio, images, heatmaps)
+        )
+        places = None if places is None else places.to(self.device)
         centre = audio.shape[1] // 2
         heatmap = self.guidance(audio, contours, heatmaps).heatmap[:, centre]
         output = self.synthesis(masked, heatmap, audio[:, centre], images, heatmaps, places)
         if loss_network:
             for picture in (output.face, masked):
                 self.loss_network(picture)
-        return output.face
+        return output.face.cpu()
