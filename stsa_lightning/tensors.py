@@ -1,4 +1,4 @@
-"""PyTorch's files of tensors, read without running anything that they hold."""
+"""PyTorch's files of tensors, read without running anything that they hold, and networks to put them into."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from stsa_lightning.errors import UserError
 
@@ -63,8 +64,22 @@ def refusal(message: str) -> str:
     )
 
 
+class uninitialised(TorchFunctionMode):  # noqa: N801
+    """Networks built inside have whatever lies in memory for weights: for those that are filled from a file at once.
+
+    On the meta device, made for this, PyTorch loads its compiler to work out what shapes random numbers would have: two
+    seconds before the first frame of a dub.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
-    """Fill a network (a meta one too) with the entries ``prefix + its own keys`` of a state dict's file.
+    """Fill a network, :class:`uninitialised` or not, with the entries ``prefix + its own keys`` of a state dict's file.
 
     Batch counters may be absent: old files have none, and they decide nothing.
 

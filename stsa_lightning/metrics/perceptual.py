@@ -21,7 +21,7 @@ from stsa_lightning.metrics.base import (
     checked_region,
     frozen,
 )
-from stsa_lightning.tensors import load_entries
+from stsa_lightning.tensors import load_entries, uninitialised
 from stsa_lightning.weights import weights_path
 
 LPIPSNet = Literal["alex", "vgg"]
@@ -54,7 +54,7 @@ class LPIPSNetwork(nn.Module):
         if net not in get_args(LPIPSNet):
             raise ValueError(f"net must be one of {', '.join(get_args(LPIPSNet))}, got {net!r}")
         build, name, self.taps = _BACKBONES[net]
-        with torch.device("meta"):
+        with uninitialised():
             self.layers = build(weights=None).features[: self.taps[-1] + 1]
         # In place, a relu would overwrite what the layer before it gave.
         for layer in self.layers:
@@ -274,7 +274,7 @@ class FVD(FrechetDistance):
     SIDE_PX = 112
 
     def __init__(self, weights_dir: str | Path | None = None, **kwargs: Any) -> None:
-        with torch.device("meta"):
+        with uninitialised():
             network = torchvision.models.video.r3d_18(weights=None)
         network.fc = nn.Identity()
         load_entries(network, weights_path("r3d_18", weights_dir))

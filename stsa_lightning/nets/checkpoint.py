@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.tensors import load_tensors
+from stsa_lightning.tensors import load_tensors, uninitialised
 
 FORMAT = 1
 _KEY = "stsa"  # the one metadata entry: JSON of format, guidance and synthesis settings, meta
@@ -130,7 +129,7 @@ def _build(
         if name.startswith(prefix)
     }
     try:
-        with torch.device("meta"):
+        with uninitialised():
             network = kind(**settings)
         network.load_state_dict(own, assign=True)
     except (TypeError, RuntimeError) as error:

@@ -13,7 +13,7 @@ from stsa_lightning.nets.checkpoint import save_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.tensors import load_tensors
+from stsa_lightning.tensors import load_tensors, uninitialised
 
 State = dict[str, Tensor]
 
@@ -112,7 +112,7 @@ def convert_guidance(state: Mapping[str, Tensor]) -> State:
     for name in ("fusion.masked_time.table", "fusion.audio_time.table"):
         if name in ours:
             ours[name] = ours[name].squeeze(0)
-    with torch.device("meta"):
+    with uninitialised():
         network = Guidance(**GUIDANCE["released"])
     _check_names(ours, network, "guidance (stage 1)")
     _check_shapes(ours, network, "guidance (stage 1)")
@@ -129,7 +129,7 @@ def convert_synthesis(state: Mapping[str, Tensor], *, bgr: bool) -> State:
         UserError: entries missing, unknown or of another shape.
     """
     what = "synthesis (stage 2)"
-    with torch.device("meta"):
+    with uninitialised():
         network = Synthesis(**SYNTHESIS["released"])
     ours = _rename(state, _SYNTHESIS_PLACES)
     _check_names(ours, network, what)

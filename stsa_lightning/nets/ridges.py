@@ -38,8 +38,8 @@ class Ridges(nn.Module):
             contours.setdefault((max(a, b) >= _UPPER_LIP[1][0], upper), []).append((_NUMBER[a], _NUMBER[b]))
         jaw = [(_NUMBER[a], _NUMBER[b]) for a, b in LINES["jaw"].tolist()]
         self.counts = [len(lines) for lines in (*contours.values(), jaw)]
-        # (2, lines of all contours), a buffer, so that a GPU need not wait for it; real where networks are built empty.
-        ends = torch.tensor([line for lines in (*contours.values(), jaw) for line in lines], device="cpu")
+        # (2, lines of all contours); a buffer, so that a GPU need not wait for it.
+        ends = torch.tensor([line for lines in (*contours.values(), jaw) for line in lines])
         self.register_buffer("ends", ends.T.contiguous(), persistent=False)
 
     def forward(self, keypoints: Tensor) -> tuple[Tensor, Tensor]:
