@@ -200,6 +200,7 @@ class VideoWriter:
             spool is read as it is written.
         sample_rate_hz: of `audio`.
         crf: 0 (lossless) to 51; 16 is visually transparent.
+        preset: x264's, how much time it takes for a smaller file.
         timestamps: when each frame is shown, in seconds and rising, for a rate that varies; None for an even rate.
     """
 
@@ -213,6 +214,7 @@ class VideoWriter:
         audio: np.ndarray | Spool | None = None,
         sample_rate_hz: int = 16_000,
         crf: int = 16,
+        preset: str = "medium",
         timestamps: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         import av
@@ -225,11 +227,12 @@ class VideoWriter:
         self._audio, self._rate_hz, self._sent = audio, sample_rate_hz, 0
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._container = av.open(str(self._part), "w", options={"movflags": "+faststart"})
-        self._picture = self._add_picture(crf)
+        self._picture = self._add_picture(crf, preset)
         self._sound = None if audio is None else self._add_sound()
 
-    def _add_picture(self, crf: int) -> Any:
-        stream: Any = self._container.add_stream("libx264", rate=self.fps, options={"crf": str(crf)})
+    def _add_picture(self, crf: int, preset: str) -> Any:
+        options = {"crf": str(crf), "preset": preset}
+        stream: Any = self._container.add_stream("libx264", rate=self.fps, options=options)
         stream.width, stream.height = self.size
         stream.pix_fmt = "yuv444p" if self.size[0] % 2 or self.size[1] % 2 else "yuv420p"
         context = stream.codec_context

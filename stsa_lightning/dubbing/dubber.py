@@ -36,6 +36,8 @@ from stsa_lightning.nets.synthesis import Synthesis
 from stsa_lightning.video import VideoWriter, check_output
 
 REFERENCE_SECONDS = 10.0  # references come from this much of the video at least, even if the speech is shorter
+# Half the work of x264's own preset at 16; files up to a sixth larger, 0.1 to 0.6 dB of 41 to 45 less (benchmarks).
+_ENCODING: dict[str, Any] = {"preset": "veryfast", "crf": 15}
 LIVE_SECONDS = 6 * 3600.0  # the longest live speech
 
 
@@ -199,7 +201,7 @@ class Dubber:
         with (
             _told(out),
             times,
-            VideoWriter(out, fps, scene.footage.size, sound, speech.rate_hz, timestamps=stamps) as writer,
+            VideoWriter(out, fps, scene.footage.size, sound, speech.rate_hz, timestamps=stamps, **_ENCODING) as writer,
         ):
             for frame in bars.track(scene.frames(times), len(schedule), description="redrawing"):
                 with times.timed("encode"):
