@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.nets import BUNDLED
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.released import import_released
-from stsa_lightning.tensors import TensorFileError, load_tensors
+from stsa_lightning.tensors import TensorFileError, load_tensors, uninitialised
 
 
 class Call:
@@ -160,3 +161,25 @@ def test_the_program_reads_no_code_even_through_libraries(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert "UnpicklingError" in done.stderr
     assert not trace.exists()
+
+
+def test_networks_to_be_filled_cost_no_random_numbers() -> None:
+    before = torch.random.get_rng_state()
+    with uninitialised():
+        network = torch.nn.TransformerEncoderLayer(8, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert {p.device.type for p in network.parameters()} == {"cpu"}
+    again = torch.nn.Linear(4, 4)  # outside, all is as ever
+    assert not torch.equal(torch.random.get_rng_state(), before)
+    assert again.weight.std() > 0
+
+
+def test_reading_networks_does_not_wait_for_pytorchs_compiler() -> None:
+    code = f"""
+import sys
+from stsa_lightning.dubbing import Dubber
+Dubber.from_checkpoint({str(BUNDLED)!r})
+print(sorted(name for name in ("torch._dynamo", "sympy") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -193,7 +193,6 @@ def released_answer(
     return torch.cat(faces).flip(1)
 
 
-@pytest.mark.slow
 def test_released_files_dub_as_the_released_program_draws(
     published: tuple[Path, Path],
     guidance_state: State,
