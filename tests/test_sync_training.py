@@ -88,12 +88,12 @@ def corpus(root: Path, **options: object) -> STSADataModule:
 
 @pytest.fixture(scope="module")
 def trained(prepared_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small expert after some 30 steps on two speakers; its checkpoint."""
+    """A small expert after some 60 steps on two speakers; its checkpoint."""
     seed_everything(0)
     folder = tmp_path_factory.mktemp("expert")
     module = SyncExpertModule(window=15, width=8, dim=32, dropout=0.0, warmup_steps=4, lr=2e-3)
     trainer = Trainer(
-        max_epochs=8,
+        max_epochs=16,
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -115,7 +115,7 @@ def test_it_learns_to_tell_moments_apart_and_is_what_its_checkpoint_holds(traine
     with torch.no_grad():
         right = [scores(*expert(b["faces"], b["audio"])) for b in map(as_floats, data.train_dataloader())]
     measured = {name: float(torch.stack([s[name] for s in right]).mean()) for name in right[0]}
-    assert measured["retrieval_near"] > 0.35  # chance: 3 of 21
+    assert measured["retrieval_near"] > 0.6  # chance: 3 of 21; other seeds have 0.87 to 0.94
     assert measured["offset_near"] > 0.6  # chance: 3 of 11
 
 
