@@ -208,8 +208,12 @@ class RenderEngine:
     ) -> Tensor:
         """``draw`` for a batch of frames at a time, beside what is ``kept`` for all of them.
 
-        On a processor each core has batches of its own, on a GPU they are replayed.
+        On a processor each core has batches of its own, as much as any other core; on a GPU they are replayed.
         """
+        if self.workers is not None:
+            cores, count = self.workers._max_workers, len(given[0])
+            rounds = -(-count // (batch * cores))
+            batch = -(-count // (rounds * cores))
         batches = list(zip(*(tensor.split(batch) for tensor in given), strict=True))
         if self.record is not None:
             replayed = self._recorded.setdefault(draw, Recorded(draw, self.device, self.record))

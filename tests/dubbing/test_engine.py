@@ -191,6 +191,22 @@ def test_cores_draw_side_by_side_what_one_draws() -> None:
         torch.testing.assert_close(rendered(engine, given), alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("frames", "expected"), [(1, [1]), (2, [1, 1]), (6, [3, 3]), (16, [8, 8]), (20, [5, 5, 5, 5]), (17, [5, 5, 5, 2])]
+)
+def test_two_cores_have_the_same_to_do(frames: int, expected: list[int]) -> None:
+    engine, sizes = RenderEngine(*networks("tiny"), precision="exact"), list[int]()
+
+    def draw(rows: Tensor) -> Tensor:
+        sizes.append(len(rows))
+        return rows
+
+    with ThreadPoolExecutor(2) as engine.workers:
+        drawn = engine._batches(draw, 8, torch.arange(frames))
+    assert drawn.tolist() == list(range(frames))
+    assert sorted(sizes, reverse=True) == expected
+
+
 def test_the_networks_given_stay_as_they_are() -> None:
     guidance, synthesis = networks("tiny")
     before = {name: value.clone() for name, value in synthesis.state_dict().items()}
