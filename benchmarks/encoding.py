@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from common import machine, parser, table, write_json
+from skimage.metrics import mean_squared_error
 
 from stsa_lightning.video import VideoReader, VideoWriter
 
@@ -40,7 +41,7 @@ def encoded(frames: np.ndarray, preset: str, crf: int, path: Path) -> float:
 
 def psnr_db(frames: np.ndarray, path: Path) -> float:
     with VideoReader(path) as reader:
-        errors = [np.square(frame.astype(np.float32) - reader.get([i])[0]).mean() for i, frame in enumerate(frames)]
+        errors = [mean_squared_error(frame, reader.get([i])[0]) for i, frame in enumerate(frames)]
     return float(10 * np.log10(255**2 / np.mean(errors)))
 
 

@@ -243,9 +243,9 @@ class Dubber:
         Live speech is given as chunks and may come in while frames are taken. A frame that is shown at a time t needs
         the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead), to t + 0.41 s
         with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
-        The latency of ``block=1`` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Each core draws
-        frames of its own: a block of as many frames as there are cores takes as long as one. The video is searched for
-        faces before the first frame.
+        The latency of ``block=1`` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
+        core draws frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
+        for faces before the first frame.
 
         Args:
             video: as for `dub`.

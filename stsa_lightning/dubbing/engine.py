@@ -90,7 +90,7 @@ class RenderEngine:
         self._checked: EngineReferences | None = None
         self.record: Record | None = record_graph if self.device.type == "cuda" else None
         self._recorded: dict[Callable[..., Tensor], Recorded] = {}
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     @property
     def precision(self) -> Precision:

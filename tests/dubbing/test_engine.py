@@ -266,10 +266,8 @@ def test_what_is_recorded_never_waits_for_the_gpu(
 
     images, heatmaps = (given[name].expand(3, -1, -1, -1, -1) for name in ("images", "heatmaps"))
     tokens = pretend_gpu.run(engine.guidance.embed_references, heatmaps[:1])
-    masked, audio = (
-        codes(engine.guidance.embed_masked, given["contours"]),
-        codes(engine.guidance.embed_audio, given["audio"]),
-    )
+    masked = codes(engine.guidance.embed_masked, given["contours"])
+    audio = codes(engine.guidance.embed_audio, given["audio"])
     heatmap = pretend_gpu.run(engine._heatmap, masked, audio, given["contours"][:, 2], tokens)
     references = images, heatmaps, given["places"]
     if not aligned:
