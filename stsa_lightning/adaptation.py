@@ -44,7 +44,7 @@ from stsa_lightning.nets.guidance import GuidanceOutput
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput
 from stsa_lightning.weights import cache_dir
 
-RECIPE = 4  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
+RECIPE = 5  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
 LEAST_SECONDS = 3.0  # of the speaker: two to learn from, one to be judged by
 STEPS = 16  # between two looks at the held-out second
 PATIENCE = 6  # looks without anything better, after which it ends

@@ -22,6 +22,13 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.spool import Spool
 
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+MOST_CHANNELS = 8  # of sound
+_USUAL_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # of so many channels
+# Channels at the sides are told as channels at the back, which lie in the same order: AAC's standard has no others.
+_AAC_LAYOUTS = {
+    **{name: name for name in ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "6.1", "7.1")},
+    **{"quad(side)": "quad", "5.0(side)": "5.0", "5.1(side)": "5.1"},
+}
 SUFFIXES = (".mp4", ".mov", ".mkv")
 READ_AHEAD_BYTES = 512 * 2**20  # decoded frames that may wait in memory, beside those asked for
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour matrix and of the 16-235 range
@@ -196,12 +203,14 @@ class VideoWriter:
         path: .mp4, .mov or .mkv in a folder that exists.
         fps: frames a second.
         size: (width, height). Odd sizes are kept, by 4:4:4 colour, which not every player shows.
-        audio: (samples,) float mono in [-1, 1], from the first frame on; written whole, even past the last frame. A
-            spool is read as it is written.
+        audio: (samples,) or (samples, channels) float in [-1, 1], up to 8 channels, from the first frame on; written
+            whole, even past the last frame. A spool is read as it is written.
         sample_rate_hz: of `audio`.
         crf: 0 (lossless) to 51; 16 is visually transparent.
         preset: x264's, how much time it takes for a smaller file.
         timestamps: when each frame is shown, in seconds and rising, for a rate that varies; None for an even rate.
+        layout: of the sound's channels, by FFmpeg's name; None, or one that AAC does not have: the usual one of so
+            many.
     """
 
     TIME_BASE = Fraction(1, 90_000)
@@ -216,6 +225,7 @@ class VideoWriter:
         crf: int = 16,
         preset: str = "medium",
         timestamps: Sequence[float] | np.ndarray | None = None,
+        layout: str | None = None,
     ) -> None:
         import av
 
@@ -225,6 +235,7 @@ class VideoWriter:
         self._times = None if timestamps is None else _ticks(timestamps, self.TIME_BASE)
         self._part = self.path.with_name(f"{self.path.name}.part-{os.getpid()}{self.path.suffix}")
         self._audio, self._rate_hz, self._sent = audio, sample_rate_hz, 0
+        self._layout = _aac_layout(audio, layout)
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._container = av.open(str(self._part), "w", options={"movflags": "+faststart"})
         self._picture = self._add_picture(crf, preset)
@@ -242,8 +253,8 @@ class VideoWriter:
         return stream
 
     def _add_sound(self) -> Any:
-        stream: Any = self._container.add_stream("aac", rate=self._rate_hz, layout="mono")
-        stream.bit_rate = min(128_000, 6 * self._rate_hz)  # AAC allows 6 bits a sample
+        stream: Any = self._container.add_stream("aac", rate=self._rate_hz, layout=self._layout)
+        stream.bit_rate = min(128_000, 6 * self._rate_hz) * stream.channels  # AAC allows 6 bits a sample
         return stream
 
     def write(self, frames: np.ndarray) -> None:
@@ -278,8 +289,8 @@ class VideoWriter:
         end = min(len(self._audio), int(min(until_s * self._rate_hz, len(self._audio))))
         if end <= self._sent:
             return
-        block = np.ascontiguousarray(self._audio[self._sent : end], np.float32)[None]
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+        block = np.ascontiguousarray(self._audio[self._sent : end], np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(block, format="flt", layout=self._layout)
         frame.sample_rate, frame.pts, frame.time_base = self._rate_hz, self._sent, Fraction(1, self._rate_hz)
         self._container.mux(self._sound.encode(frame))
         self._sent = end
@@ -336,11 +347,31 @@ def check_output(
     if audio is None:
         return
     if isinstance(audio, np.ndarray) and not (
-        audio.ndim == 1 and np.issubdtype(audio.dtype, np.floating) and np.isfinite(audio).all()
+        audio.ndim in (1, 2) and np.issubdtype(audio.dtype, np.floating) and np.isfinite(audio).all()
     ):
-        raise ValueError(f"audio must be finite floats of shape (samples,), got {audio.dtype} of shape {audio.shape}")
+        raise ValueError(
+            "audio must be finite floats of shape (samples,) or (samples, channels), "
+            f"got {audio.dtype} of shape {audio.shape}"
+        )
+    if not 1 <= _channels(audio) <= MOST_CHANNELS:
+        raise ValueError(f"audio must have 1 to {MOST_CHANNELS} channels, got {_channels(audio)}")
     if rate_hz not in AAC_RATES_HZ:
         raise ValueError(f"sample_rate_hz must be one of {AAC_RATES_HZ} for AAC sound, got {rate_hz}")
+
+
+def _channels(audio: np.ndarray | Spool) -> int:
+    width = audio.width if isinstance(audio, Spool) else audio.shape[-1]
+    return 1 if audio.ndim == 1 else width
+
+
+def _aac_layout(audio: np.ndarray | Spool | None, layout: str | None) -> str:
+    """The layout to write; ValueError where the one asked for has another number of channels."""
+    import av
+
+    channels = 1 if audio is None else _channels(audio)
+    if audio is not None and layout is not None and av.AudioLayout(layout).nb_channels != channels:
+        raise ValueError(f"layout: expected one of {channels} channels, as the audio has, got {layout!r}")
+    return _AAC_LAYOUTS.get(layout or "", _USUAL_LAYOUTS[channels - 1])
 
 
 def _ticks(timestamps: Sequence[float] | np.ndarray, time_base: Fraction) -> np.ndarray:

@@ -30,7 +30,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
 from stsa_lightning.files import written_whole
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FPS = 25
 JPEG_QUALITY = 90  # 43 dB to the crop: far above what networks reach; 95 would take a half more
 _META_KEY = "stsa"

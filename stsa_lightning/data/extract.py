@@ -21,7 +21,15 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from stsa_lightning.audio import AudioFeatures, FeatureKind, audio_features, load_audio
+from stsa_lightning.audio import (
+    INAUDIBLE,
+    AudioFeatures,
+    FeatureKind,
+    audio_features,
+    load_audio,
+    other_audible_tracks,
+    probe_audio,
+)
 from stsa_lightning.data.clip import FORMAT_VERSION, FPS, ClipMeta, ClipWriter, WriteError, encode_picture
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.data.index import clip_path
@@ -40,7 +48,6 @@ _BLOCK_BYTES = 32 << 20  # decoded frames held at a time
 _KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
 _SYNC_FRAMES = 120 * FPS  # two minutes tell the offset of a longer video
 _MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
-_INAUDIBLE = 1e-4  # of full scale: -80 dB
 
 
 @dataclass(frozen=True)
@@ -182,14 +189,17 @@ def _load_sound(source: Source, info: VideoInfo, spool: Any) -> np.ndarray:
     """
     if source.audio is None and not info.has_audio:
         raise RejectedError("has no sound")
+    path = source.audio or source.path
     try:
-        wave = load_audio(source.audio or source.path, start_s=source.start_s, stop_s=source.stop_s, spool=spool)
+        wave = load_audio(path, start_s=source.start_s, stop_s=source.stop_s, spool=spool)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise RejectedError(str(error)) from error
         raise WriteError(f"the sound of {source.relative} cannot be spooled ({error.strerror or error})") from error
-    if max(np.abs(wave[i : i + 960_000]).max() for i in range(0, len(wave), 960_000)) < _INAUDIBLE:
-        raise RejectedError("its sound is silent throughout")
+    if max(np.abs(wave[i : i + 960_000]).max() for i in range(0, len(wave), 960_000)) < INAUDIBLE:
+        others = other_audible_tracks(probe_audio(path))
+        hint = f"; the default one of its sound tracks is taken, and track {others[0]} is not silent" if others else ""
+        raise RejectedError(f"its sound is silent throughout{hint}")
     return wave
 
 

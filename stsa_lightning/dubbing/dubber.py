@@ -131,11 +131,13 @@ class Dubber:
         out: str | Path,
         progress: bool | Tell = True,
         observe: Observe | None = None,
+        audio_track: int | None = None,
     ) -> DubReport:
         """Dub one video.
 
         The result has the video's own frame rate and size, and the speech's length: a longer speech is met as `fit`
-        says, a shorter one ends the video early.
+        says, a shorter one ends the video early. Its sound is the speech with its own channels and, where AAC has it,
+        its own rate.
 
         Args:
             video: a face; any frame rate (also a varying one) and size; or a still picture.
@@ -143,6 +145,7 @@ class Dubber:
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
             progress: show a progress bar, or a function that is told.
             observe: told of each redrawn frame, see `scene.Observe`; costs a second run of guidance.
+            audio_track: which of several sound tracks of `audio` is the speech, from 1 on; None: its default track.
 
         Raises:
             FileNotFoundError: no such video, audio or output folder.
@@ -157,7 +160,7 @@ class Dubber:
             footage = opened.enter_context(Footage(video))
             check_output(out, footage.fps, footage.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
-                speech = opened.enter_context(Speech(audio, self.features, self.silence))
+                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
             scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars, observe))
             seconds = self._write(scene, speech, out, times, bars)
         faces, schedule = scene.faces, scene.schedule
@@ -201,7 +204,16 @@ class Dubber:
         with (
             _told(out),
             times,
-            VideoWriter(out, fps, scene.footage.size, sound, speech.rate_hz, timestamps=stamps, **_ENCODING) as writer,
+            VideoWriter(
+                out,
+                fps,
+                scene.footage.size,
+                sound,
+                speech.rate_hz,
+                layout=speech.layout,
+                timestamps=stamps,
+                **_ENCODING,
+            ) as writer,
         ):
             for frame in bars.track(scene.frames(times), len(schedule), description="redrawing"):
                 with times.timed("encode"):
@@ -237,7 +249,9 @@ class Dubber:
 
     # ---------------------------------------------------------------------------------------------------- to a program
 
-    def frames(self, video: str | Path, audio: str | Path | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def frames(
+        self, video: str | Path, audio: str | Path | Iterable[np.ndarray], audio_track: int | None = None
+    ) -> Iterator[np.ndarray]:
         """Dubbed frames, (H, W, 3) uint8 RGB, as they are ready; at the video's own rate.
 
         Live speech is given as chunks and may come in while frames are taken. A frame that is shown at a time t needs
@@ -250,6 +264,7 @@ class Dubber:
         Args:
             video: as for `dub`.
             audio: a file, or chunks of (n,) float32 mono in [-1, 1] at 16 kHz.
+            audio_track: of a file, as for `dub`.
 
         Raises:
             as `dub`; wherever a chunk's own iterator raises.
@@ -258,7 +273,7 @@ class Dubber:
             footage = opened.enter_context(Footage(video))
             speech: Speech | LiveSpeech
             if isinstance(audio, (str, Path)):
-                speech = opened.enter_context(Speech(audio, self.features, self.silence))
+                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
                 seconds = speech.seconds
             else:
                 speech, seconds = opened.enter_context(LiveSpeech(audio, self.features)), LIVE_SECONDS
@@ -302,8 +317,7 @@ def _warnings(footage: Footage, speech: Speech, why: np.ndarray, seconds: float)
     found = []
     if footage.hdr:
         found.append(f"{footage.path} is HDR, {footage.hdr}; the result is not, and its colours are paler")
-    if not speech.audible:
-        found.append("the speech is silent throughout")
+    found += speech.notes
     if (why != 0).all():
         found.append("no frame was redrawn")
     if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:

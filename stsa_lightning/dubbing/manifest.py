@@ -79,13 +79,15 @@ def read_manifest(path: str | Path) -> list[Job]:
     return jobs
 
 
-def dub_all(dubber: Dubber, jobs: Sequence[Job], progress: bool = True) -> Iterator[JobResult]:
+def dub_all(
+    dubber: Dubber, jobs: Sequence[Job], progress: bool = True, audio_track: int | None = None
+) -> Iterator[JobResult]:
     """Dub one after another; results appear whole, so one that exists is finished, and is skipped."""
     for job in jobs:
         if job.out.exists():
             yield JobResult(job)
             continue
         try:
-            yield JobResult(job, dubber.dub(job.video, job.audio, job.out, progress=progress))
+            yield JobResult(job, dubber.dub(job.video, job.audio, job.out, progress=progress, audio_track=audio_track))
         except (UserError, OSError) as error:
             yield JobResult(job, error=str(error))

@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 import cv2
 import numpy as np
 
-from stsa_lightning.audio import AudioError, load_audio
+from stsa_lightning.audio import AudioError, load_audio, probe_audio
 from stsa_lightning.data.corpora.source import VIDEO_SUFFIXES
 from stsa_lightning.dubbing import Faces, block_size, find_faces
 from stsa_lightning.errors import UserError
@@ -216,6 +216,8 @@ def video_cases(
 
 def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
     try:
+        if note := probe_audio(path).note:
+            notes.append(note)
         return load_audio(path, spool=TemporaryFile())
     except AudioError as error:
         notes.append(f"no sound ({error}); the other video's is taken")
