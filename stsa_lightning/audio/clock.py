@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 Piece = tuple[int, np.ndarray]  # position of the first sample, and (channels, n) float32
-Second = tuple[int, np.ndarray]  # which second since time 0, and its (channels, rate) samples; the last may be shorter
 
 _TOLERANCE_S = 0.004  # a deviation of more is a hole or an overlap; lips and sound may differ by ten times as much
 _SETTLE = 32  # frames whose stamps place a run; rounding errors of single ones level out
@@ -185,10 +184,10 @@ class _Run:
         self._waiting, self._off, self._settled = [], [], True
 
 
-def in_seconds(pieces: Iterable[Piece], rate_hz: int, begin_s: int) -> Iterator[Second]:
-    """Pieces by the second, from the one in which the first of them lies; silence between, overlaps cut.
+def in_seconds(pieces: Iterable[Piece], rate_hz: int, begin_s: int) -> Iterator[Piece]:
+    """One whole second after the other, from that in which the first piece lies; silence between, overlaps cut.
 
-    What lies before `begin_s` is left out.
+    What lies before `begin_s` is left out; the last one may be shorter.
     """
     written, second = begin_s * rate_hz, begin_s
     block: np.ndarray | None = None
@@ -201,7 +200,7 @@ def in_seconds(pieces: Iterable[Piece], rate_hz: int, begin_s: int) -> Iterator[
             second, block = position // rate_hz, np.zeros((len(samples), rate_hz), np.float32)
         while samples.size:
             while position >= (second + 1) * rate_hz:
-                yield second, block
+                yield second * rate_hz, block
                 second, block = second + 1, np.zeros_like(block)
             at = position - second * rate_hz
             part = samples[:, : rate_hz - at]
@@ -209,7 +208,7 @@ def in_seconds(pieces: Iterable[Piece], rate_hz: int, begin_s: int) -> Iterator[
             position, samples = position + part.shape[1], samples[:, part.shape[1] :]
         written = position
     if block is not None:
-        yield second, block[:, : written - second * rate_hz]
+        yield second * rate_hz, block[:, : written - second * rate_hz]
 
 
 def stretch(pieces: Iterable[Piece], rate_hz: int, first: int, last: int | None) -> Iterator[np.ndarray]:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 
-from stsa_lightning.audio.clock import Second
+from stsa_lightning.audio.clock import Piece
 
 _OPPOSED = 0.25  # a channel that correlates less than -0.25 with the mix so far is turned over before it is added
-_SILENT = 1e-12  # power below which nothing can be said of a second
+_SILENT = 1e-12  # power below which nothing can be said
 _HEARD_HZ = 4000  # what correlates shall be speech: not hum, a constant offset, or rumble
+_QUARTERS = 4  # of a second: decisions are made for each
+_NEIGHBOUR = 0.01  # share of the neighbours in a decision: they decide where a quarter is silent
 
 
-def to_mono(seconds: Iterable[Second], rate_hz: int, names: Sequence[str]) -> Iterator[Second]:
+def to_mono(seconds: Iterable[Piece], rate_hz: int, names: Sequence[str]) -> Iterator[Piece]:
     """Mix all channels into one, which is as loud as the loudest of them.
 
     A plain mean loses speech that lies in opposite phase, and is 6 to 17 dB too quiet for speech in one channel. Here
     each channel is added with the sign under which it does not cancel, and the sum scaled to the power of the loudest
-    channel. Signs and scale are decided at the border of each two seconds from what both hold, and pass gradually from
-    border to border: a part is mixed as in the whole if one second before it is given too. Equal channels are their
-    mean.
+    channel. Signs and scale are decided for each quarter of a second, and pass gradually from the middle of one to the
+    middle of the next. They depend on half a second before and after alone: a part is mixed as in the whole if that
+    much before it is given too. Equal channels are their mean.
 
     Args:
-        seconds: (channels, n) each.
+        seconds: (channels, n) each, without a break; all but the last are whole.
         rate_hz: of their samples.
         names: of the channels, FFmpeg's ("FL", "FC", "LFE"); "LFE" is left out, the centre counts for more than the
             sides, as in ITU-R BS.775.
@@ -33,17 +35,32 @@ def to_mono(seconds: Iterable[Second], rate_hz: int, names: Sequence[str]) -> It
     if len(shares) == 1:
         yield from seconds
         return
-    before = np.zeros((len(shares), len(shares)))
-    left: np.ndarray | None = None
-    held: tuple[int, np.ndarray, np.ndarray] | None = None  # a second and its covariance
-    for number, block in chain(seconds, [(0, None)]):
-        covariance = np.zeros_like(before) if block is None else _covariance(block, rate_hz)
-        if held is not None:
-            left = _weights(before + held[2], shares) if left is None else left
-            right = _weights(held[2] + covariance, shares)
-            yield held[0], _crossfaded(held[1], left, right, rate_hz)
-            before, left = held[2], right
-        held = None if block is None else (number, block, covariance)
+    nothing = np.zeros((len(shares), len(shares)))
+    held: list[tuple[int, np.ndarray, np.ndarray]] = []  # two quarters that wait for what follows, with covariances
+    before, left = nothing, np.zeros(0)
+    for position, block in chain(_quarters(seconds, rate_hz), [(0, None)] * 2):
+        covariance = nothing if block is None else _covariance(block, rate_hz)
+        held.append((position, np.zeros((len(shares), 0), np.float32) if block is None else block, covariance))
+        if len(held) < 3:
+            continue
+        # Weights of this quarter and of the next, each from its own covariance and a little of its neighbours'.
+        (position, block, own), (_, _, after) = held[:2]
+        if not left.size:
+            left = _weights(own + _NEIGHBOUR * after, shares)
+            here = left
+        else:
+            here = _weights(own + _NEIGHBOUR * (before + after), shares)
+        there = _weights(after + _NEIGHBOUR * (own + covariance), shares)
+        yield position, _crossfaded(block, (left + here) / 2, here, (here + there) / 2)
+        before, left, held = own, here, held[1:]
+
+
+def _quarters(seconds: Iterable[Piece], rate_hz: int) -> Iterator[Piece]:
+    borders = [round(rate_hz * k / _QUARTERS) for k in range(_QUARTERS + 1)]
+    for position, block in seconds:
+        for start, stop in pairwise(borders):
+            if start < block.shape[1]:
+                yield position + start, block[:, start:stop]
 
 
 def _shares(names: Sequence[str]) -> np.ndarray:
@@ -81,11 +98,18 @@ def _weights(covariance: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return weights * np.sqrt(loudest / power)
 
 
-def _crossfaded(block: np.ndarray, left: np.ndarray, right: np.ndarray, rate_hz: int) -> np.ndarray:
-    """(channels, n) -> (1, n), under weights that pass from those of a second's beginning to those of its end."""
-    mixed, change = (_sum(block, weights) for weights in (left, right - left))
-    mixed += np.arange(len(mixed), dtype=np.float32) / np.float32(rate_hz) * change
-    return mixed[None]
+def _crossfaded(block: np.ndarray, left: np.ndarray, middle: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(channels, n) -> (1, n), under weights that pass from those at its beginning to its middle's to its end's."""
+    half = block.shape[1] // 2
+    halves = ((block[:, :half], left, middle), (block[:, half:], middle, right))
+    return np.concatenate([_ramp(*part) for part in halves])[None]
+
+
+def _ramp(block: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    mixed = _sum(block, left)
+    if np.array_equal(left, right):
+        return mixed
+    return mixed + np.linspace(0, 1, len(mixed), endpoint=False, dtype=np.float32) * _sum(block, right - left)
 
 
 def _sum(block: np.ndarray, weights: np.ndarray) -> np.ndarray:

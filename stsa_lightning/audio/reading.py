@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from stsa_lightning.audio.clock import Piece, Second, decoded, in_seconds, measured, placed, stretch, time_of
+from stsa_lightning.audio.clock import Piece, decoded, in_seconds, measured, placed, stretch, time_of
 from stsa_lightning.audio.mixing import to_mono
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
@@ -314,19 +314,19 @@ def _channel_names(layout: str) -> list[str]:
     return [channel.name for channel in av.AudioLayout(layout).channels]
 
 
-def _resampled(seconds: Iterator[Second], own_hz: int, own_layout: str, rate_hz: int, layout: str) -> Iterator[Piece]:
-    """A stretch without a break at another rate and under another layout; where it begins is exact."""
+def _resampled(pieces: Iterator[Piece], own_hz: int, own_layout: str, rate_hz: int, layout: str) -> Iterator[Piece]:
+    """Pieces without a break, from a whole second on, at another rate and under another layout."""
     import av
 
     if (own_hz, own_layout) == (rate_hz, layout):
-        yield from ((number * own_hz, block) for number, block in seconds)
+        yield from pieces
         return
     resampler = av.AudioResampler(format="flt", layout=layout, rate=rate_hz)
     channels, position, given = av.AudioLayout(layout).nb_channels, 0, 0
-    for number, block in chain(seconds, [(0, None)]):
+    for begin, block in chain(pieces, [(0, None)]):
         frame = None
         if block is not None:
-            position = position if given else number * rate_hz
+            position = position if given else begin // own_hz * rate_hz
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T).reshape(1, -1), "flt", own_layout)
             frame.sample_rate, frame.pts, frame.time_base = own_hz, given, Fraction(1, own_hz)
             given += block.shape[1]
