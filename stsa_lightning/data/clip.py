@@ -30,6 +30,7 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
 from stsa_lightning.files import written_whole
 
+# Raised with what a clip holds, too: the sound of clips up to 3 may lie off the picture.
 FORMAT_VERSION = 4
 FPS = 25
 JPEG_QUALITY = 90  # 43 dB to the crop: far above what networks reach; 95 would take a half more
@@ -405,7 +406,8 @@ def _parse_meta(path: Path, text: str | None) -> ClipMeta:
     record = json.loads(text)
     if record.get("format_version") != FORMAT_VERSION:
         raise ClipError(
-            f"{path}: expected clip format {FORMAT_VERSION}, found {record.get('format_version')}; prepare it again"
+            f"{path}: expected clip format {FORMAT_VERSION}, found {record.get('format_version')}; prepare the corpus "
+            "again: the same `stsa prepare` command replaces its clips"
         )
     expected = {field.name for field in fields(ClipMeta)}
     if record.keys() != expected:

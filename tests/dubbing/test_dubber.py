@@ -19,6 +19,7 @@ from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis
 from stsa_lightning.video import VideoError, VideoReader, VideoWriter, probe, write_video
+from tests.field.media import SoundTrack, make_media
 
 WIDTH, HEIGHT, SIZE = 160, 120, 64
 
@@ -294,6 +295,35 @@ def test_sound_keeps_its_rate(tmp_path: Path, speech: Any) -> None:
     write_video(tmp_path / "a.mp4", numbered(10), 25)
     stub_dubber(detector=Detector()).dub(tmp_path / "a.mp4", speech(0.5, 44_100), tmp_path / "out.mp4", progress=False)
     assert len(load_audio(tmp_path / "out.mp4", 44_100)) == 22_050
+
+
+def test_sound_keeps_its_channels_whatever_the_fit(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", numbered(10), 25)
+    wave = 0.2 * np.random.default_rng(0).standard_normal((26_460, 2)).astype(np.float32)
+    wave[:, 1] *= 0.25
+    make_media(tmp_path / "a.wav", SoundTrack(wave, 44_100, "pcm_s16le"))
+    for fit, seconds in (("loop", 0.6), ("trim", 0.4)):
+        dubber = stub_dubber(detector=Detector(), fit=fit)
+        dubber.dub(tmp_path / "a.mp4", tmp_path / "a.wav", tmp_path / "out.mp4", progress=False)
+        found = load_audio(tmp_path / "out.mp4", 44_100, mono=False)
+        assert found.shape[1] == 2
+        assert abs(len(found) - round(seconds * 44_100)) <= 1
+        assert found[4096:, 0].std() / found[4096:, 1].std() == pytest.approx(4, rel=0.2)
+
+
+def test_dub_takes_the_sound_track_asked_for_and_says_which(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", numbered(10), 25)
+    tracks = [
+        SoundTrack(0.2 * np.ones(length, np.float32), 16_000, "flac", default=length > 5000) for length in (4800, 8000)
+    ]
+    make_media(tmp_path / "a.mkv", tracks)
+    for track, seconds in ((None, 0.5), (1, 0.3)):
+        report = stub_dubber(detector=Detector()).dub(
+            tmp_path / "a.mp4", tmp_path / "a.mkv", tmp_path / "out.mp4", progress=False, audio_track=track
+        )
+        assert report.seconds == pytest.approx(seconds)
+        told = f"{tmp_path / 'a.mkv'} has 2 sound tracks: track 2, its default, was taken"
+        assert (told in report.warnings) == (track is None)
 
 
 def test_only_what_is_shown_is_searched_for_faces(tmp_path: Path, speech: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import av
 import numpy as np
@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from stsa_lightning.audio import AudioError, load_audio, other_audible_tracks, probe_audio
 from stsa_lightning.audio.clock import in_seconds, placed, stretch
 from stsa_lightning.audio.mixing import to_mono
+from stsa_lightning.data.corpora import find_sources
+from stsa_lightning.data.extract import _load_sound
 from stsa_lightning.dubbing.speech import Speech
-from stsa_lightning.video import VideoWriter
+from stsa_lightning.video import VideoWriter, probe
 from tests.field.media import (
     FRAGMENTED,
     Picture,
@@ -171,6 +173,24 @@ def test_load_audio_of_a_picture_that_begins_undecodable_follows_the_first_shown
                 packet.stream = streams[packet.stream.index]
                 target.mux(packet)
     assert_on_the_clock(load_audio(cut), true_sound(cut))
+
+
+def test_hdtf_ranges_of_a_long_video_have_their_own_sound(tmp_path: Path) -> None:
+    """The tree of HDTF: ranges of one video at 44.1 kHz, loaded as preparation loads them."""
+    sound = SoundTrack(noise(40, 44_100), 44_100, "aac")
+    make_media(tmp_path / "JohnDoe1.mp4", sound, Picture(40, 1))
+    (tmp_path / "RD_annotion_time.txt").write_text("JohnDoe1.mp4 00:01-00:04 00:13-00:15 00:20-00:22 00:31-00:39\n")
+    (tmp_path / "RD_crop_wh.txt").write_text("".join(f"JohnDoe1_{k}.mp4 0 48 0 48\n" for k in range(4)))
+    true = true_sound(tmp_path / "JohnDoe1.mp4")
+    sources = find_sources("hdtf", tmp_path)
+    assert len(sources) == 4
+    for source in sources:
+        assert source.start_s is not None
+        assert source.stop_s is not None
+        with TemporaryFile() as spool:
+            found = _load_sound(source, probe(source.path), spool)
+            assert len(found) == (source.stop_s - source.start_s) * RATE
+            assert_on_the_clock(np.array(found), true[round(source.start_s * RATE) : round(source.stop_s * RATE)], 1.0)
 
 
 # ---------------------------------------------------------------------------------------------------- frames by stamps
