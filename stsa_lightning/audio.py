@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast, get_ar
 
 import numpy as np
 
+from stsa_lightning.container import open_input
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
 
@@ -107,7 +108,7 @@ def _opened(path: str | Path) -> Iterator[InputContainer]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such audio or video file")
     try:
-        with av.open(str(path)) as container:
+        with open_input(path) as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no audio stream; give a file with sound")
             yield container

@@ -23,7 +23,8 @@ STILL_FPS = 25
 _STILL_CODECS = "_pipe"  # how FFmpeg calls the formats of single pictures: jpegxl_pipe
 _MISSING = 0.05  # the share of the stated frames that may be absent before a file counts as cut short
 _LEADING = 16  # frames that may be shown before their key frame; a stream may also do without key frames
-_JUMP_BACK_S = 1.0  # time stamps that fall by more begin anew, as where recordings were put end to end
+_UNSOUGHT = ("mpeg",)  # after a seek, frames get the time stamps of their neighbours
+_JUMP_BACK_S = 0.5  # time stamps that fall by more begin anew, as where recordings were put end to end
 _HDR = {16: "PQ (HDR10)", 18: "HLG"}  # FFmpeg's numbers of the transfer curves
 
 
@@ -91,6 +92,7 @@ class Decoder:
         if self._still is None and self._stream is None:
             raise VideoError(f"{self.path}: has no video stream; give a file with a moving picture")
         if self._stream is not None:
+            self.sought &= self._stream.container.format.name not in _UNSOUGHT
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = self._threads
         self._frames = self._decoded()
@@ -134,6 +136,11 @@ class Decoder:
         assert self._stream is not None
         return Fraction(self._stream.average_rate or self._stream.guessed_rate or STILL_FPS)
 
+    def stated_rates(self) -> list[Fraction]:
+        """All that the file says of its rate: the average, and the one that its time stamps fit."""
+        base = None if self._stream is None or self.is_still else self._stream.base_rate
+        return [self.fps, *([Fraction(base)] if base else [])]
+
     @property
     def has_audio(self) -> bool:
         return self._container is not None and bool(self._container.streams.audio)
@@ -154,7 +161,7 @@ class Decoder:
         if self._stream.frames and seconds > 0:
             return self._stream.frames, seconds
         frames, counted_s = _counted(self.path, self.fps)
-        return self._stream.frames or frames, seconds if seconds > 0 else counted_s
+        return self._stream.frames or frames, max(seconds, counted_s)
 
     # ----------------------------------------------------------------------------------------------------------- frames
 

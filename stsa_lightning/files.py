@@ -92,7 +92,7 @@ def _remove_dead(folder: Path, stem: str) -> None:
         return
     found: list[Path] = []
     with suppress(OSError):
-        found = [folder / name for name in os.listdir(folder) if name.startswith(stem)]
+        found = [folder / name for name in os.listdir(folder) if name.startswith(stem) and name[len(stem) :].isdigit()]
     for path in found:
         # One whose lock is refused, for whatever reason, is somebody's.
         with suppress(OSError), open(path, "rb") as file:

@@ -19,6 +19,7 @@ from stsa_lightning.decode import Decoder
 BACK_BYTES = 64 * 2**20  # decoded frames held while a video runs backward
 _FAR = 250  # frames: a jump ahead that is longer is sought, not decoded through
 _EVEN_S = 2e-3  # time stamps nearer than that to an even rate's are those of an even rate
+_EVEN_SHARE = 0.75  # of the gaps between frames, from which on the rate is an even one
 _LIE = 0.05  # relative difference from which on a stated rate is not believed
 
 
@@ -51,11 +52,15 @@ class Frames(Decoder):
     @property
     def rate(self) -> Fraction:
         """Frames a second of those known; as the file says, where they bear it out."""
-        if len(self._stamps) < 2:
+        gaps_s = np.diff(self._stamps) * float(self.base)
+        if not len(gaps_s):
             return self.fps
-        span = (self._stamps[-1] - self._stamps[0]) * self.base
-        found = (len(self._stamps) - 1) / span
-        return self.fps if abs(self.fps / found - 1) < _LIE else found.limit_denominator(1001)
+        usual_s = np.median(gaps_s)
+        regular = np.abs(gaps_s - usual_s) <= 0.1 * usual_s + 1.5e-3  # Matroska rounds to milliseconds
+        # Holes in an even rate are not counted: they are no reason to call it slow.
+        found = 1 / float(gaps_s[regular if regular.mean() > _EVEN_SHARE else slice(None)].mean())
+        stated = min(self.stated_rates(), key=lambda rate: abs(float(rate) - found))
+        return stated if abs(float(stated) / found - 1) < _LIE else Fraction(found).limit_denominator(1001)
 
     # ------------------------------------------------------------------------------------------------------- first time
 

@@ -1,4 +1,4 @@
-"""Still pictures, and animated WebP, as viewers show them (Pillow)."""
+"""Still pictures, and animated WebP and AVIF, as viewers show them (Pillow)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "SGI")
-_ANIMATED = ("PNG", "GIF", "AVIF")  # read as video, by their own decoders, where they hold more than one frame
+_ANIMATED = ("WEBP", "AVIF")
+_VIDEO = ("PNG", "GIF")  # FFmpeg's, where they hold more than one frame
 _STREAMS = (".mjpg", ".mjpeg")  # JPEG pictures end to end: a video
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _DEFAULT_MS = 40  # of a frame that does not say how long it is shown
 
 
 class Still:
-    """A file that Pillow reads: a picture of one frame, or an animated WebP; a context manager.
+    """A file that Pillow reads: a picture of one frame, or an animated WebP or AVIF; a context manager.
 
     Attributes:
         frames: how many.
@@ -34,7 +35,7 @@ class Still:
 
     def __init__(self, path: Path, image: Image) -> None:
         self.path, self._image = path, image
-        self.frames = int(getattr(image, "n_frames", 1)) if image.format == "WEBP" else 1
+        self.frames = int(getattr(image, "n_frames", 1)) if image.format in _ANIMATED else 1
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """When each frame is shown, milliseconds from 0, and its (H, W, 3) uint8 RGB."""
@@ -86,7 +87,7 @@ def open_still(path: Path) -> Still | None:
         raise VideoError(f"{path}: is too large a picture ({error}); scale it down") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise VideoError(f"{path}: cannot be read as a picture ({error}); is it damaged?") from error
-    if image.format in _ANIMATED and getattr(image, "is_animated", False):
+    if image.format in _VIDEO and getattr(image, "is_animated", False):
         image.close()
         return None
     return Still(path, image)

@@ -88,7 +88,7 @@ def encode(
         stream: Any = container.add_stream(codec, rate=25, options={**lossless, **(options or {})})
         frames = [av.VideoFrame.from_ndarray(f, "rgb24") if isinstance(f, np.ndarray) else f for f in frames]
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, pixel
-        stream.codec_context.time_base = base
+        stream.codec_context.time_base, stream.bit_rate = base, 0 if lossless else 4_000_000
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         if tags is not None:

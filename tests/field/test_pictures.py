@@ -50,7 +50,7 @@ def numbers(frames: list[np.ndarray]) -> list[int]:
     return [round((float(frame.mean()) - 10) / 4) for frame in frames]
 
 
-# ---------------------------------------------------------------------------------------------------- shape and position
+# --------------------------------------------------------------------------------------------------- shape and position
 
 # Display matrix (a, b, c, d) -> what a viewer does to the stored picture.
 ORIENTATIONS = {
@@ -86,19 +86,19 @@ def test_video_impossible_pixel_aspect_is_taken_for_square(tmp_path: Path) -> No
 
 
 def test_video_size_that_changes_is_fitted_into_the_first(tmp_path: Path) -> None:
-    small = encode(tmp_path / "a.ts", [corners(64, 48)] * 3, format="mpegts")
-    large = encode(tmp_path / "b.ts", [corners(128, 64)] * 3, format="mpegts")
+    small = encode(tmp_path / "a.ts", [corners(64, 48)] * 20, format="mpegts")
+    large = encode(tmp_path / "b.ts", [corners(128, 64)] * 20, format="mpegts")
     (tmp_path / "c.ts").write_bytes(small.read_bytes() + large.read_bytes())
     with Footage(tmp_path / "c.ts") as footage:
         frames = list(footage.scan())
         assert {frame.shape for frame in frames} == {(48, 64, 3)}
-        assert len(frames) == 6
+        assert len(frames) == 40
         assert same(frames[-1][8:40], corners(64, 32))
         assert frames[-1][:7].max() < 3  # black above what is wider
-        np.testing.assert_array_equal(next(footage.read([5])), frames[5])
+        np.testing.assert_array_equal(next(footage.read([25])), frames[25])
 
 
-# ----------------------------------------------------------------------------------------------------------------- stills
+# --------------------------------------------------------------------------------------------------------------- stills
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "tiff"])
@@ -158,7 +158,7 @@ def test_still_any_kind_of_pixel_is_shown_on_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["webp", "gif", "png", "avif"])
 def test_animation_any_format_is_a_video(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(frame) for frame in numbered(5)]
-    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=80)
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=80, lossless=True)
     with Footage(tmp_path / f"a.{suffix}") as footage:
         assert numbers(list(footage.scan())) == list(range(5))
         np.testing.assert_allclose(footage.times_s, 0.08 * np.arange(5), atol=0.011)
@@ -173,7 +173,7 @@ def test_still_that_is_damaged_is_told_with_its_name(tmp_path: Path) -> None:
         probe(tmp_path / "a.jpg")
 
 
-# ------------------------------------------------------------------------------------------------------------------ rates
+# ---------------------------------------------------------------------------------------------------------------- rates
 
 
 @pytest.mark.parametrize("fps", [1, 3, 6, 10])
@@ -203,7 +203,7 @@ def test_footage_hole_in_the_picture_is_told_and_filled(tmp_path: Path, hole_s: 
         assert (schedule.source == 9).sum() == 1 + round(25 * hole_s)
 
 
-# ------------------------------------------------------------------------------------------------------------- containers
+# ----------------------------------------------------------------------------------------------------------- containers
 
 
 @pytest.mark.parametrize(
