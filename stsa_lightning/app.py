@@ -22,6 +22,7 @@ from stsa_lightning.audio import SAMPLE_RATE_HZ, load_audio, write_wav
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber, DubReport
 from stsa_lightning.errors import UserError
+from stsa_lightning.files import name_bytes, shortened
 from stsa_lightning.overlay import HeatmapFilm
 from stsa_lightning.video import probe
 from stsa_lightning.weights import cache_dir
@@ -118,7 +119,8 @@ class Desk:
         self.folder.mkdir(parents=True)
         tell(0.0, "looking at the files")
         self.limits.check(source, words)
-        out, drawn = (self.folder / f"{source.stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
+        stem = shortened(source.stem, name_bytes(self.folder) - len("-heatmaps.mp4"))
+        out, drawn = (self.folder / f"{stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
 
         def told(doing: str, part: float) -> None:
             first, last = _SPANS[doing]

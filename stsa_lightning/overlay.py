@@ -47,7 +47,7 @@ class HeatmapFilm:
         """A copy of the dubbed video, without sound, with the heatmaps drawn in; frames that were not redrawn stay."""
         with VideoReader(dubbed) as reader:
             size = reader.info.width, reader.info.height
-            with VideoWriter(out, reader.fps, size, timestamps=reader.timestamps_s) as writer:
+            with VideoWriter(out, reader.fps, size, timestamps=reader.timestamps_s, colours=reader.colours) as writer:
                 number = 0
                 for frames in reader.blocks(8):
                     for frame in frames:

@@ -16,6 +16,7 @@ import numpy as np
 
 from stsa_lightning.audio.clock import Piece, decoded, in_seconds, measured, placed, stretch, time_of
 from stsa_lightning.audio.mixing import to_mono
+from stsa_lightning.container import open_input, picture_stream
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
 
@@ -212,7 +213,7 @@ class _Sound:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such audio or video file")
         try:
-            with av.open(str(self.path)) as container:
+            with open_input(self.path) as container:
                 if not container.streams.audio:
                     raise AudioError(f"{self.path}: has no audio stream; give a file with sound")
                 yield container
@@ -226,13 +227,10 @@ class _Sound:
 
         Decoded, not stated: a recording that was cut within a group of pictures begins with some that cannot be shown.
         """
-        from av.stream import Disposition
-
         with self._opened() as container:
-            pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not pictures:
+            stream = picture_stream(container)
+            if stream is None:
                 return None
-            stream = pictures[0]
             stated_s = Fraction(stream.start_time or 0) * (stream.time_base or 0)
             if stream.codec_context is None:
                 return stated_s

@@ -22,12 +22,12 @@ from stsa_lightning.dubbing.draw import choose_device
 from stsa_lightning.dubbing.engine import Precision, RenderEngine
 from stsa_lightning.dubbing.faces import REASONS, Faces
 from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
-from stsa_lightning.dubbing.footage import Footage
+from stsa_lightning.dubbing.footage import Footage, longest_gap_s
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars, Tell, progress_bars
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
-from stsa_lightning.dubbing.schedule import Fit, make_schedule
+from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
 from stsa_lightning.face.landmarks import LandmarkDetector
 from stsa_lightning.nets.checkpoint import load_networks
@@ -158,7 +158,7 @@ class Dubber:
         times = Pipeline()
         with ExitStack() as opened, progress_bars(progress) as bars:
             footage = opened.enter_context(Footage(video))
-            check_output(out, footage.fps, footage.size, None, SAMPLE_RATE_HZ)
+            check_output(out, footage.out_fps, footage.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
                 speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
             scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars, observe))
@@ -171,7 +171,7 @@ class Dubber:
             frames=len(why),
             faces=int((why == 0).sum()),
             seconds=seconds,
-            fps=footage.fps,
+            fps=footage.out_fps,
             width=footage.size[0],
             height=footage.size[1],
             elapsed_s=time.monotonic() - began,
@@ -179,7 +179,7 @@ class Dubber:
             shots=len(np.unique(faces.shots[schedule.source])),
             face=faces.choice,
             stages=times.seconds,
-            warnings=_warnings(footage, speech, why, seconds),
+            warnings=_warnings(footage, schedule, speech, why, seconds),
         )
 
     def _scene(
@@ -192,12 +192,12 @@ class Dubber:
         observe: Observe | None = None,
     ) -> Scene:
         faces = self._find_faces(footage, seconds, times, bars)
-        schedule = make_schedule(footage.times_s, float(footage.fps), seconds, self.fit)
+        schedule = _schedule(footage, seconds, self.fit)
         return Scene(self.engine, self.look, footage, faces, schedule, speech, observe)
 
     def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
-        schedule, fps = scene.schedule, scene.footage.fps
+        schedule, fps = scene.schedule, scene.footage.out_fps
         end_s = float(schedule.times_s[-1]) + 1 / float(fps)
         seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
         sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
@@ -212,6 +212,7 @@ class Dubber:
                 speech.rate_hz,
                 layout=speech.layout,
                 timestamps=stamps,
+                colours=scene.footage.colours,
                 **_ENCODING,
             ) as writer,
         ):
@@ -230,7 +231,7 @@ class Dubber:
                 with times.timed("find: landmarks"):
                     finder.see(frame)
             level = self._level(footage)
-            faces = finder.finish(footage.times_s, float(footage.fps), footage.size, level, self.steady)
+            faces = finder.finish(footage.times_s, float(footage.rate), footage.size, level, self.steady)
         times.seconds.update(pipeline.seconds)
         if not faces.valid.any():
             raise DubError(
@@ -313,11 +314,18 @@ def _told(out: Path) -> Iterator[None]:
         raise DubError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
-def _warnings(footage: Footage, speech: Speech, why: np.ndarray, seconds: float) -> tuple[str, ...]:
-    found = []
-    if footage.hdr:
-        found.append(f"{footage.path} is HDR, {footage.hdr}; the result is not, and its colours are paler")
-    found += speech.notes
+def _schedule(footage: Footage, seconds: float, fit: Fit) -> Schedule:
+    """Which frame is shown when; a mouth moves on where the video has too few frames, or none for a while."""
+    times_s, fps = footage.times_s, footage.out_fps
+    schedule = make_schedule(times_s, float(footage.rate), seconds, fit)
+    if fps != footage.rate:
+        end_s = float(times_s[-1] + 1 / footage.rate)
+        return schedule.at(fps, min(seconds, end_s) if fit == "trim" else seconds)
+    return schedule.held(fps, longest_gap_s(times_s))
+
+
+def _warnings(footage: Footage, schedule: Schedule, speech: Speech, why: np.ndarray, seconds: float) -> tuple[str, ...]:
+    found = [*footage.warnings(int(schedule.source.max()) + 1), *speech.notes]
     if (why != 0).all():
         found.append("no frame was redrawn")
     if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:

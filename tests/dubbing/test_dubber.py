@@ -32,7 +32,7 @@ def numbered(count: int) -> np.ndarray:
 
 
 def number(frame: np.ndarray) -> int:
-    return round((float(frame[2:10].mean()) - 19) / 4.5)
+    return round((float(frame[2:10].mean()) - 19.75) / 4.5)
 
 
 def landmarks_of(index: int) -> np.ndarray:
