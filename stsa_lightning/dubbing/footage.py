@@ -183,7 +183,9 @@ class Footage:
         return other
 
     def close(self) -> None:
+        """Frees the decoder with its threads, which lives for as long as anything refers to its stream or frames."""
         self._container.close()
+        self._frames = self._stream = None
 
     def __enter__(self) -> Footage:
         return self
