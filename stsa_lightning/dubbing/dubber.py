@@ -201,7 +201,7 @@ class Dubber:
         seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
         sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
         with (
-            _told(out),
+            disk_errors_told(out),
             times,
             VideoWriter(out, fps, scene.footage.size, sound, speech.rate_hz, timestamps=stamps, **_ENCODING) as writer,
         ):
@@ -290,7 +290,7 @@ def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures
 
 
 @contextmanager
-def _told(out: Path) -> Iterator[None]:
+def disk_errors_told(out: Path) -> Iterator[None]:
     """What goes wrong with the disk, told with the file's name and what to do."""
     try:
         yield

@@ -200,7 +200,7 @@ class RenderEngine:
             return True
         if not self._warned:
             _log.warning(
-                "fast mode: %.1f dB PSNR against exact, less than %.0f: this shot, and others like it, are drawn exactly",
+                "fast mode: %.1f dB PSNR against exact, less than %.0f: shots like this one are drawn exactly",
                 psnr,
                 LEAST_PSNR_DB,
             )
