@@ -24,9 +24,9 @@ class TrustedHosts:
     """Requests that are answered.
 
     Args:
-        host: the address that the server listens on. A loopback address answers to the names of loopback; one of the
-            network to itself; one that stands for all, such as 0.0.0.0, to any address (no name can be made to look
-            like one) and to the machine's own name.
+        host: the address that the server listens on: it answers to that and to the names of loopback. Where it stands
+            for all addresses, as 0.0.0.0 does, to any address, which no name can be made to look like, and to the
+            machine's own name.
         names: further names that browsers know the server by.
     """
 
@@ -35,7 +35,7 @@ class TrustedHosts:
         self._named = {name.lower() for name in names}
         self._own = {"localhost", "127.0.0.1", "::1", host.lower()} | self._named
         address = _address(host)
-        self._any_address = host == "" or (address is not None and address.is_unspecified)
+        self._any_address = address is not None and address.is_unspecified
         if self._any_address:
             self._own |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
@@ -46,7 +46,7 @@ class TrustedHosts:
         if not (name in self._own or (self._any_address and _address(name) is not None)):
             return f"this server is not called {name!r}; start it with --allow-host {name or 'NAME'} if it is"
         for origin in headers.getlist("origin"):
-            if urlsplit(origin).netloc != host and _name(origin) not in self._named:
+            if origin.partition("://")[2] != host and _name(origin) not in self._named:
                 return f"requests from pages of {origin} are refused"
         return None
 
