@@ -21,8 +21,10 @@ from torch import Tensor
 from stsa_lightning.audio import LogMel
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
-from stsa_lightning.dubbing.engine import EngineReferences, Precision, RenderEngine
+from stsa_lightning.dubbing.engine import EngineReferences, Precision, RenderEngine, _workers
 from stsa_lightning.dubbing.manifest import Job, dub_all
+from stsa_lightning.nets import BUNDLED
+from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.int8 import int8_is_fast
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
@@ -45,9 +47,9 @@ def torch_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def networks(aligned: bool = False) -> tuple[Guidance, Synthesis]:
+def networks() -> tuple[Guidance, Synthesis]:
     torch.manual_seed(0)
-    return Guidance(**GUIDANCE["tiny"]), Synthesis(**{**SYNTHESIS["tiny"], "aligned": aligned})
+    return Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
 
 
 def new_dubber(precision: Precision) -> Dubber:
@@ -85,12 +87,11 @@ class Shot:
         return engine.render(*self.frames, encoded or engine.encode(*self.references), self.chosen, self.places)
 
 
-@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_engine_called_from_threads_of_any_number_of_cores_draws_the_same_bits(
-    precision: Precision, aligned: bool, torch_threads: None
+    precision: Precision, torch_threads: None
 ) -> None:
-    guidance, synthesis = networks(aligned)
+    guidance, synthesis, _ = load_networks(BUNDLED)
     shot, engine = Shot(synthesis, 0), RenderEngine(guidance, synthesis, precision=precision)
     drawn = []
     for threads in (1, 2, 4):
@@ -103,6 +104,7 @@ def test_engine_called_from_threads_of_any_number_of_cores_draws_the_same_bits(
 
 def test_engine_leaves_the_threads_of_others_as_they_are(torch_threads: None) -> None:
     torch.set_num_threads(3)
+    _workers.cache_clear()  # as in a process that makes its first engine
     Shot(networks()[1], 0).drawn(engine := RenderEngine(*networks()))
     seen = [torch.get_num_threads()]
     fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
