@@ -21,6 +21,7 @@ from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber, DubReport
 from stsa_lightning.dubbing.dubber import disk_errors_told
 from stsa_lightning.errors import UserError
+from stsa_lightning.memory import release_free_memory
 from stsa_lightning.overlay import HeatmapFilm
 from stsa_lightning.same_origin import TrustedHosts, same_origin_only
 from stsa_lightning.video import probe
@@ -121,6 +122,8 @@ class Desk:
             except BaseException:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 raise
+            finally:
+                release_free_memory()
 
     def _dub(self, source: Path, words: Path, tell: Callable[[float, str], None]) -> Dubbed:
         self._go_on()
