@@ -44,7 +44,10 @@ class Decoder:
     Attributes:
         size: width and height of the frames as shown.
         fps: frames a second, as the file says.
+        stated_rates: all that it says of its rate: the average, and the one that its time stamps fit.
         base: seconds of a stamp's unit.
+        hdr: name of the transfer curve of a high-dynamic-range video; None of others.
+        has_audio: whether the file has sound.
         origin: stamp of time 0: when the first packet is to be shown, whether or not it can be decoded.
         sought: whether stamps tell where to seek; not so in files without time stamps, or with several beginnings.
 
@@ -95,6 +98,7 @@ class Decoder:
             self.sought &= self._stream.container.format.name not in _UNSOUGHT
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = self._threads
+        self._describe()
         self._frames = self._decoded()
 
     # ------------------------------------------------------------------------------------------------------- what it is
@@ -117,33 +121,23 @@ class Decoder:
             return self._still.frames == 1
         return self._container is not None and self._container.format.name.endswith(_STILL_CODECS)
 
-    @property
-    def hdr(self) -> str | None:
-        """Name of the transfer curve of a high-dynamic-range video."""
-        return None if self._stream is None else _HDR.get(int(self._stream.codec_context.color_trc or 0))
-
-    @property
-    def base(self) -> Fraction:
-        stated = None if self._stream is None else self._stream.time_base
-        return stated or Fraction(1, 1000)
-
-    @property
-    def fps(self) -> Fraction:
+    def _describe(self) -> None:
+        """Note what the file says, which outlives the stream that says it."""
+        stream, still = self._stream, self._still
+        transfer = 0 if stream is None else int(stream.codec_context.color_trc or 0)
+        self.hdr = _HDR.get(transfer)
+        self.base = (None if stream is None else stream.time_base) or Fraction(1, 1000)
+        self.has_audio = self._container is not None and bool(self._container.streams.audio)
+        self.fps = Fraction(STILL_FPS)
+        self.stated_rates = [self.fps]
         if self.is_still:
-            return Fraction(STILL_FPS)
-        if self._still is not None:
-            return Fraction(1000 * self._still.frames, self._still.duration_ms)
-        assert self._stream is not None
-        return Fraction(self._stream.average_rate or self._stream.guessed_rate or STILL_FPS)
-
-    def stated_rates(self) -> list[Fraction]:
-        """All that the file says of its rate: the average, and the one that its time stamps fit."""
-        base = None if self._stream is None or self.is_still else self._stream.base_rate
-        return [self.fps, *([Fraction(base)] if base else [])]
-
-    @property
-    def has_audio(self) -> bool:
-        return self._container is not None and bool(self._container.streams.audio)
+            return
+        if still is not None:
+            self.fps = Fraction(1000 * still.frames, still.duration_ms)
+        elif stream is not None:
+            self.fps = Fraction(stream.average_rate or stream.guessed_rate or STILL_FPS)
+        base = None if stream is None else stream.base_rate
+        self.stated_rates = [self.fps, *([Fraction(base)] if base else [])]
 
     def stated(self) -> tuple[int, float]:
         """Number of frames and seconds that the file states; where it is silent on one of them, all of it is read."""
@@ -253,10 +247,12 @@ class Decoder:
             yield from frames
 
     def close(self) -> None:
-        """Free the file."""
+        """Free the file, and the decoder with its threads, which lives for as long as anything refers to it."""
         for opened in (self._container, self._still):
             if opened is not None:
                 opened.close()
+        self._container = self._stream = None
+        self._frames = iter(())
 
     def __enter__(self: Opened) -> Opened:
         return self

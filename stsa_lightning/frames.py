@@ -59,7 +59,7 @@ class Frames(Decoder):
         regular = np.abs(gaps_s - usual_s) <= 0.1 * usual_s + 1.5e-3  # Matroska rounds to milliseconds
         # Holes in an even rate are not counted: they are no reason to call it slow.
         found = 1 / float(gaps_s[regular if regular.mean() > _EVEN_SHARE else slice(None)].mean())
-        stated = min(self.stated_rates(), key=lambda rate: abs(float(rate) - found))
+        stated = min(self.stated_rates, key=lambda rate: abs(float(rate) - found))
         return stated if abs(float(stated) / found - 1) < _LIE else Fraction(found).limit_denominator(1001)
 
     # ------------------------------------------------------------------------------------------------------- first time

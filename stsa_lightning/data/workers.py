@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.memory import release_free_memory
 
 Job = TypeVar("Job")
 TRIES = 2
@@ -74,7 +75,7 @@ class InThisProcess:
 
     def run(self, function: Callable[[Job], Any], jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         for job in jobs:
-            yield job, function(job)
+            yield job, _apply(function, job)
 
     def __enter__(self) -> InThisProcess:
         return self
@@ -211,7 +212,7 @@ def _serve(connection: Connection) -> None:
         while True:
             function, job = connection.recv()
             try:
-                result, failure = function(job), None
+                result, failure = _apply(function, job), None
             except Exception as error:  # of any kind: it is raised in the parent
                 result, failure = None, error
             connection.send((result, failure))
@@ -283,7 +284,10 @@ class RayWorkers:
 
 
 def _apply(function: Callable[[Any], Any], job: Any) -> Any:
-    return function(job)
+    try:
+        return function(job)
+    finally:
+        release_free_memory()
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
 from stsa_lightning.face.landmarks import LandmarkDetector
+from stsa_lightning.memory import release_free_memory
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
@@ -157,6 +158,7 @@ class Dubber:
             raise DubError(f"{out}: is an input; choose another name for the result")
         times = Pipeline()
         with ExitStack() as opened, progress_bars(progress) as bars:
+            opened.callback(release_free_memory)
             footage = opened.enter_context(Footage(video))
             check_output(out, footage.out_fps, footage.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
@@ -202,7 +204,7 @@ class Dubber:
         seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
         sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
         with (
-            _told(out),
+            disk_errors_told(out),
             times,
             VideoWriter(
                 out,
@@ -271,6 +273,7 @@ class Dubber:
             as `dub`; wherever a chunk's own iterator raises.
         """
         with ExitStack() as opened, progress_bars(False) as bars:
+            opened.callback(release_free_memory)
             footage = opened.enter_context(Footage(video))
             speech: Speech | LiveSpeech
             if isinstance(audio, (str, Path)):
@@ -278,8 +281,11 @@ class Dubber:
                 seconds = speech.seconds
             else:
                 speech, seconds = opened.enter_context(LiveSpeech(audio, self.features)), LIVE_SECONDS
-            times = opened.enter_context(Pipeline())
+            times = Pipeline()
             scene = opened.enter_context(self._scene(footage, speech, seconds, times, bars))
+            opened.enter_context(times)  # ends before what its threads use
+            if isinstance(speech, LiveSpeech):
+                opened.callback(speech.close)  # or a thread that waits for speech would be waited for
             yield from scene.frames(times)
 
 
@@ -300,7 +306,7 @@ def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures
 
 
 @contextmanager
-def _told(out: Path) -> Iterator[None]:
+def disk_errors_told(out: Path) -> Iterator[None]:
     """What goes wrong with the disk, told with the file's name and what to do."""
     try:
         yield

@@ -165,9 +165,10 @@ class Scene:
             yield from frames
 
     def close(self) -> None:
-        """Frees what reads the references."""
+        """Frees what reads the references, and what was made of them: a cache of a method keeps its object alive."""
         if self._others is not None:
             self._others.close()
+        del self._references
 
     def __enter__(self) -> Scene:
         return self
