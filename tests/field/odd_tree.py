@@ -62,9 +62,8 @@ def build(root: Path, video: Path, device: bool = False) -> dict[str, set[str]]:
 
     def bind(path: Path) -> None:
         here = os.open(path.parent, os.O_RDONLY)  # a socket's own path is limited to 108 bytes
-        os.chdir(f"/proc/self/fd/{here}")
         with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(path.name)
+            bound.bind(f"/proc/self/fd/{here}/{path.name}")
         os.close(here)
 
     good = add("good", "ann/good.mp4", copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mimetypes
 import os
 import stat
@@ -50,9 +51,11 @@ def examine(path: Path) -> Examined:
     except OSError as error:
         return Examined(0, 0, _fault_of_link(path, error))
     fault = next((words for is_kind, words in _KINDS.items() if is_kind(found.st_mode)), "")
-    if not fault and not found.st_size:
+    if fault:  # a folder's time and size are of no matter
+        return Examined(0, 0, fault)
+    if not found.st_size:
         fault = "is empty (0 bytes)"
-    if not fault and not os.access(path, os.R_OK):
+    elif not os.access(path, os.R_OK):
         fault = "may not be read; change its permissions"
     return Examined(found.st_size, found.st_mtime_ns, fault)
 
@@ -69,6 +72,8 @@ def _fault_of_link(path: Path, error: OSError) -> str:
     target = legible(os.readlink(path))
     if isinstance(error, FileNotFoundError):
         return f"is a link to {target}, which is not there"
+    if error.errno == errno.ELOOP:
+        return f"is a link to {target}, which leads back to it"
     return f"is a link to {target}, which cannot be reached ({error.strerror})"
 
 
