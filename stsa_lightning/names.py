@@ -15,7 +15,7 @@ _LONGEST_PATH = 2000  # bytes; systems take 4096
 
 
 def legible(name: str) -> str:
-    """A file's name as valid text on one line: each byte of what is none is written as a backslash, x and two digits."""
+    """A file's name as valid text on one line: a byte of what is none becomes a backslash, x and two digits."""
     return _ODD.sub(lambda odd: "".join(f"\\x{byte:02x}" for byte in os.fsencode(odd[0])), name)
 
 

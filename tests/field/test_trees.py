@@ -156,7 +156,9 @@ def test_journal_with_bad_lines_the_others_are_kept(video: Path, tmp_path: Path)
         [1],
     ]
     lines = [*map(json.dumps, bad), "[" * 100_000, "{", json.dumps(row)]
-    (out / JOURNAL).write_bytes(b"\xff\xfe\n" + "\n".join(lines).encode() + b"\n" + json.dumps(empty_row())[:40].encode())
+    (out / JOURNAL).write_bytes(
+        b"\xff\xfe\n" + "\n".join(lines).encode() + b"\n" + json.dumps(empty_row())[:40].encode()
+    )
     (out / "index.parquet").unlink()
     report = prepare(sources, out, SETTINGS, root=root, workers=0, progress=False)
     assert (report.prepared, report.reused) == (0, 1)

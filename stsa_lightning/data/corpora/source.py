@@ -15,7 +15,6 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.files import sha256_of
 from stsa_lightning.names import legible
 
-
 _CROP_ROUNDING = 0.02  # of a crop's side: crops are measured in whole pixels of a smaller copy
 
 
