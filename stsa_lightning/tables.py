@@ -72,7 +72,7 @@ def read_text(path: str | Path) -> Text:
         # A guess may be wrong, and what matters in the list may be ASCII all the same.
         text = data.decode(encoding, errors="replace" if guessed else "strict")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line}: expected {encoding}, found bytes that are none; {_ADVICE}") from None
     if odd := _NOT_TEXT.search(text):
         line = text.count("\n", 0, odd.start()) + 1
