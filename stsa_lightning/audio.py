@@ -107,7 +107,7 @@ def _opened(path: str | Path) -> Iterator[InputContainer]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such audio or video file")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no audio stream; give a file with sound")
             yield container

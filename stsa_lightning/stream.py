@@ -68,7 +68,7 @@ class VideoStream:
         import av
 
         try:
-            with av.open(str(self.path)) as container:
+            with av.open(str(self.path), metadata_errors="replace") as container:
                 yield from self._frames(container)
         except av.error.FFmpegError as error:
             raise VideoError(f"{self.path}: cannot be decoded ({error.strerror}); is it damaged?") from error

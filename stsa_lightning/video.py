@@ -58,7 +58,7 @@ def probe(path: str | Path) -> VideoInfo:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video file")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not pictures:
                 raise VideoError(f"{path}: has no video stream; give a file with a moving picture")
@@ -84,7 +84,7 @@ def _count_packets(path: Path) -> int:
     """Frames of a container that does not state them (mkv, webm)."""
     import av
 
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         return sum(packet.size > 0 for packet in container.demux(video=0))
 
 

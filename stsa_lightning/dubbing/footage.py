@@ -42,7 +42,7 @@ class Footage:
 
         self.info = probe(path)
         self.path = self.info.path
-        self._container: Any = av.open(str(path))
+        self._container: Any = av.open(str(path), metadata_errors="replace")
         self._stream = self._picture()
         self.hdr = _HDR.get(int(getattr(self._stream.codec_context, "color_trc", 0) or 0))
         self._stamps: list[int] = []  # of each scanned frame, in the stream's own unit
@@ -161,7 +161,7 @@ class Footage:
             landed = -1
         if not 0 <= landed <= number:  # no index, or a wrong one
             self._container.close()
-            self._container = av.open(str(self.path))
+            self._container = av.open(str(self.path), metadata_errors="replace")
             self._stream = self._picture()
             landed = self._align()
         self._position = landed

@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
 
+from stsa_lightning.audio import load_audio
 from stsa_lightning.data import prepare as preparation
 from stsa_lightning.data.clip import Clip, ClipMeta, ClipWriter
 from stsa_lightning.data.corpora import OtherFilesWarning, Source, find_sources
@@ -24,6 +26,8 @@ from stsa_lightning.data.corpora.tree import search
 from stsa_lightning.data.index import clip_path, empty_row, load_index
 from stsa_lightning.data.prepare import JOURNAL, PrepareReport, PrepareSettings, prepare
 from stsa_lightning.names import from_legible, legible, storable
+from stsa_lightning.stream import VideoStream
+from stsa_lightning.video import probe
 
 SETTINGS = PrepareSettings(face_size=64, sync="none")
 
@@ -211,3 +215,27 @@ def test_long_names_with_one_beginning_stay_apart() -> None:
     assert len({storable(name) for name in names}) == 4
     assert storable("ann/b.mp4") == "ann/b.mp4"
     assert max(len(storable(name)) for name in names) < 600
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_tags_in_another_encoding_do_not_matter(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLETITLE"
+        picture = container.add_stream("mpeg4", rate=25)
+        picture.width = picture.height = 64
+        sound = container.add_stream("mp2", rate=16_000)
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 * number, np.uint8), format="rgb24")
+            container.mux(picture.encode(frame))
+        wave = av.AudioFrame.from_ndarray(np.full((1, 1152), 9, np.int16), format="s16", layout="mono")
+        wave.sample_rate = 16_000
+        container.mux(sound.encode(wave))
+        for stream in (picture, sound):
+            container.mux(stream.encode())
+    data = path.read_bytes()
+    assert b"TITLETITLE" in data
+    path.write_bytes(data.replace(b"TITLETITLE", "TÎTLETÎTLE".encode("latin-1")))
+    assert probe(path).has_audio
+    assert len(list(VideoStream(path))) == 5
+    assert len(load_audio(path))
