@@ -22,7 +22,8 @@ def open_input(path: str | Path) -> InputContainer:
 
     # Without the prefix FFmpeg takes `take:2.wav` for a protocol's name. The list keeps it off the network, whatever
     # addresses a file (a playlist) names.
-    return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    # Tags in another encoding are no reason not to read the rest.
+    return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
 
 
 def open_output(path: str | Path, format: str, **options: Any) -> OutputContainer:

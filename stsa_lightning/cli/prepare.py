@@ -79,11 +79,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare_corpus(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.data.corpora import MissingVideosWarning, find_sources
+    from stsa_lightning.data.corpora import MissingVideosWarning, OtherFilesWarning, find_sources
 
     options = {name: getattr(arguments, name) for name in _OWN[arguments.corpus]}
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", MissingVideosWarning)
+        for kind in (MissingVideosWarning, OtherFilesWarning):
+            warnings.simplefilter("always", kind)
         sources = find_sources(arguments.corpus, arguments.root, **options)
     for warning in told:
         print(f"stsa: {warning.message}", file=sys.stderr)
@@ -97,7 +98,10 @@ def _prepare_sample(arguments: argparse.Namespace) -> None:
     videos = arguments.out / "videos"
     arguments.no_sync_correction = True  # rendered in sync: what a measure makes of synthetic voices is its own error
     render_sample(videos, arguments.speakers, arguments.clips, arguments.seconds, seed=arguments.seed, progress=True)
-    _run(arguments, find_sources("sample", videos), videos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what was rendered lies beside the videos
+        sources = find_sources("sample", videos)
+    _run(arguments, sources, videos)
 
 
 def _run(arguments: argparse.Namespace, sources: list, root: Path) -> None:

@@ -44,6 +44,7 @@ _DECODING = {  # by how many times smaller
 }
 _LANDMARK_STEPS = 8192  # of a side of the box
 _HEADER_BYTES = 8192  # room of the header, its length included; a safetensors header may end in spaces
+_SHORT_NAMES = 512  # bytes of path for which that is enough; a name stands in the header thrice, escaped twice
 _DIGEST_BYTES = 16
 _DTYPES: dict[type[np.generic], str] = {
     np.uint8: "U8", np.int16: "I16", np.float16: "F16", np.int32: "I32", np.float32: "F32", np.int64: "I64"
@@ -149,16 +150,21 @@ class ClipWriter:
 
     A context manager. Under its name the file appears complete, when `finish` has been called; else nothing is left.
 
+    Args:
+        path: the file; folders are made.
+        names_bytes: length of the clip's and its source's name, for which the header must have room.
+
     Raises:
         WriteError: in any method, the disk does not take what is written.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, names_bytes: int = 0) -> None:
         self.path = Path(path)
         self._offsets = [0]  # of the pictures; the last is where they end
         self._tensors: dict[str, dict[str, Any]] = {}
         self._size = 0  # of the data
         self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self._header_bytes = _HEADER_BYTES * (1 + names_bytes // _SHORT_NAMES)
         self._stack = ExitStack()
         self._finished = False
 
@@ -167,7 +173,7 @@ class ClipWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._part = self._stack.enter_context(written_whole(self.path))
             self._file = self._stack.enter_context(open(self._part, "wb"))
-            self._file.seek(_HEADER_BYTES)
+            self._file.seek(self._header_bytes)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -221,11 +227,11 @@ class ClipWriter:
         self._stream("valid", np.uint8, [self._valid])
         meta = replace(meta, checksum=self._digest.hexdigest())
         header = json.dumps({"__metadata__": {_META_KEY: json.dumps(asdict(meta))}, **self._tensors}).encode()
-        if len(header) > _HEADER_BYTES - 8:
+        if len(header) > self._header_bytes - 8:
             raise ClipError(f"{self.path}: names and settings of {len(header)} bytes do not fit into the header")
         with self._blamed():
             self._file.seek(0)
-            self._file.write(struct.pack("<Q", _HEADER_BYTES - 8) + header.ljust(_HEADER_BYTES - 8))
+            self._file.write(struct.pack("<Q", self._header_bytes - 8) + header.ljust(self._header_bytes - 8))
             self._file.flush()
             os.fsync(self._file.fileno())
         self._finished = True

@@ -32,6 +32,7 @@ from stsa_lightning.audio import (
 )
 from stsa_lightning.data.clip import FORMAT_VERSION, FPS, ClipMeta, ClipWriter, WriteError, encode_picture
 from stsa_lightning.data.corpora import Source
+from stsa_lightning.data.corpora.tree import fault_of_contents
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.errors import UserError
@@ -48,6 +49,7 @@ _BLOCK_BYTES = 32 << 20  # decoded frames held at a time
 _KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
 _SYNC_FRAMES = 120 * FPS  # two minutes tell the offset of a longer video
 _MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
+_RANGE_ROUNDING_S = 1.0  # lists state whole seconds
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,10 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
         WriteError: the disk does not take the clip.
     """
     stages = stages or Stages()
+    if fault := fault_of_contents(source.path):
+        raise RejectedError(fault)
     info = probe(source.path)
+    _check_range(source, info)
     path = clip_path(out, source.clip)
     with _spool(path) as spool:
         with stages("sound"):
@@ -146,7 +151,7 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
         video = _Video(source, info, stages)
         face = _follow(video, wave, settings, stages)
         wave = wave[: len(face.valid) * SAMPLES_PER_FRAME]
-        with ClipWriter(path) as writer:
+        with ClipWriter(path, len(source.clip.encode()) + len(source.relative.encode())) as writer:
             samples, sync = _cut_out(video, face, wave, writer, settings, stages)
             with stages("measures"):
                 measures = measure(
@@ -164,6 +169,18 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
             _write_sound(writer, _in_sync(wave, measures["sync_shift"]), settings, stages)
             with stages("write"):
                 return writer.finish(_meta(source, info, face, measures, settings))
+
+
+def _check_range(source: Source, info: VideoInfo) -> None:
+    """Raises `RejectedError` where the part is no part of the video."""
+    end_s = info.duration_s if info.duration_s > 0 else float("inf")  # not every container states it
+    start_s, stop_s = source.start_s or 0.0, end_s if source.stop_s is None else source.stop_s
+    which = "begins" if start_s >= end_s else "ends" if stop_s > end_s + _RANGE_ROUNDING_S else ""
+    if which:
+        raise RejectedError(
+            f"the time range {start_s:g}-{stop_s:g} s {which} after the video's end at {end_s:.1f} s; another version "
+            f"of the video?"
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.audio import AudioError, load_audio, probe_audio
-from stsa_lightning.data.corpora.source import VIDEO_SUFFIXES
+from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
 from stsa_lightning.dubbing import Faces, block_size, find_faces
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import CLOCK_FPS, TRUTH, Case
@@ -56,8 +56,9 @@ def match(generated: Path, true: Path) -> Matched:
         return Matched([(true.stem, generated, true)])
     if generated.is_file() or true.is_file():
         raise UserError(f"{generated} and {true}: expected two folders or two files, got one of each")
-    made, real = _videos(generated), _videos(true)
-    pairs, alone = [], []
+    pairs: list[tuple[str, Path, Path]] = []
+    alone: list[str] = []
+    made, real = _videos(generated, alone), _videos(true, alone)
     by_name = {name: [place for place in real if place.rsplit("/", 1)[-1] == name] for name in _names(real)}
     taken = set()
     for place, path in made.items():
@@ -86,9 +87,11 @@ def match(generated: Path, true: Path) -> Matched:
     return Matched(pairs, alone)
 
 
-def _videos(folder: Path) -> dict[str, Path]:
-    """Place and name without suffix -> file."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+def _videos(folder: Path, alone: list[str]) -> dict[str, Path]:
+    """Place and name without suffix -> file; what cannot be read is added to `alone`, with the reason."""
+    tree = search(folder, once=False)
+    files = [folder / video for video in tree.videos]
+    alone += [f"not measured: {folder / entry}: {fault}" for entry, fault in sorted(tree.faults.items())]
     if not files:
         raise UserError(f"{folder}: expected videos ({', '.join(VIDEO_SUFFIXES)}), found none")
     found: dict[str, Path] = {}

@@ -20,6 +20,7 @@ from stsa_lightning.audio import write_wav
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber, DubError
 from stsa_lightning.dubbing.manifest import read_manifest
+from stsa_lightning.errors import UserError
 from stsa_lightning.nets.checkpoint import save_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
@@ -105,7 +106,7 @@ def test_a_manifest_goes_on_past_failures_and_resumes(
     told = capsys.readouterr()
     failed, done = (json.loads(line) for line in told.out.splitlines())
     assert ended.value.code == 1
-    assert "none.mp4: no such video file" in failed["error"]
+    assert f"{list_csv}: line 2: {tmp_path / 'none.mp4'}: no such file" in failed["error"]
     assert (done["frames"], done["redrawn"], done["passed"]) == (13, 13, {})
     assert {"decode", "prepare", "render", "blend", "encode", "find: landmarks"} <= set(done["stages"])
     assert "1 dubbed, 0 skipped (they exist), 1 failed" in told.err
@@ -124,7 +125,7 @@ def test_a_manifest_goes_on_past_failures_and_resumes(
 )
 def test_manifests_that_make_no_sense(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "list.csv").write_text(text)
-    with pytest.raises(DubError, match=message):
+    with pytest.raises(UserError, match=message):
         read_manifest(tmp_path / "list.csv")
 
 
