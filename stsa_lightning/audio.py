@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast, get_ar
 
 import numpy as np
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
 from stsa_lightning.files import written_whole
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
 
     Raises:
         UserError: an unknown kind, or options that it does not take.
-        ImportError: the kind's package is missing (the message says how to install it).
+        MissingPackageError: the kind's package is missing (the message says how to install it).
     """
     if kind not in get_args(FeatureKind):
         raise UserError(f"features must be one of {', '.join(get_args(FeatureKind))}, got {kind!r}")
@@ -313,7 +313,7 @@ class MFCC(Chunked):
         try:
             from python_speech_features import mfcc
         except ImportError as error:
-            raise ImportError("mfcc features: pip install python_speech_features") from error
+            raise MissingPackageError("mfcc features: pip install python_speech_features") from error
         self._mfcc = mfcc
 
     def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:

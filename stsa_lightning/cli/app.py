@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from stsa_lightning.cli.command import command
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
 from stsa_lightning.nets import BUNDLED
 
 
@@ -35,7 +35,7 @@ def _app(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise UserError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
+        raise MissingPackageError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
     from stsa_lightning.dubbing import Dubber
 
     dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device)
