@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stsa_lightning.errors import MissingPackageError
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
@@ -20,14 +22,18 @@ def onnx_session(path: Path, threads: int = 1) -> InferenceSession:
         threads: for each operator. One by default: the networks are small, and the other cores have work.
 
     Raises:
-        ImportError: ONNX Runtime is not installed.
+        MissingPackageError: ONNX Runtime is not installed.
     """
     # Since 1.29 its builds report to Microsoft from the moment of their import, on Linux too: they look up a server,
     # and keep a device's and a session's number in the cache and in the temporary directory. This is read at import;
     # `disable_telemetry_events` comes too late for the first report, and stops neither the look-up nor the files.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path.name} needs ONNX Runtime: pip install onnxruntime (training on a prepared corpus does without)"
+        ) from error
     onnxruntime.disable_telemetry_events()  # Windows, which does not read the variable
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

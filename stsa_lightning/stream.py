@@ -58,8 +58,13 @@ class VideoStream:
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """(n, H, W, 3) uint8 RGB, `size` frames at a time, fewer at the end."""
         frames = iter(self)
-        while block := list(islice(frames, size)):
-            yield np.stack(block)
+        for first in frames:
+            block = np.empty((size, *first.shape), np.uint8)
+            block[0], count = first, 1
+            for frame in islice(frames, size - 1):
+                block[count] = frame
+                count += 1
+            yield block[:count]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 RGB, as shown."""

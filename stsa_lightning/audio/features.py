@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 
 from stsa_lightning.audio.reading import SAMPLE_RATE_HZ, checked_wave, finite_wave
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
 
 FEATURE_RATE_HZ = 50
 WINDOW_STEPS = 10  # steps of one video frame's window: 0.2 s
@@ -46,7 +46,7 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
 
     Raises:
         UserError: an unknown kind, or options that it does not take.
-        ImportError: the kind's package is missing (the message says how to install it).
+        MissingPackageError: the kind's package is missing (the message says how to install it).
     """
     if kind not in get_args(FeatureKind):
         raise UserError(f"features must be one of {', '.join(get_args(FeatureKind))}, got {kind!r}")
@@ -132,7 +132,7 @@ class MFCC(Chunked):
         try:
             from python_speech_features import mfcc
         except ImportError as error:
-            raise ImportError("mfcc features: pip install python_speech_features") from error
+            raise MissingPackageError("mfcc features: pip install python_speech_features") from error
         self._mfcc = mfcc
 
     def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:

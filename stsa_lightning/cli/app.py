@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from stsa_lightning.cli.command import command
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
 from stsa_lightning.nets import BUNDLED
 from stsa_lightning.scratch import scratch_folder
 
@@ -54,7 +54,7 @@ def _app(arguments: argparse.Namespace) -> None:
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
-            raise UserError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
+            raise MissingPackageError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
         from stsa_lightning.dubbing import Dubber
         from stsa_lightning.same_origin import TrustedHosts
 

@@ -71,7 +71,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         help="what checks sound against lips: SyncNet, or the mouth's opening (weaker); auto: SyncNet if it is here",
     )
     parser.add_argument("--no-sync-correction", action="store_true", help="leave sound that is clearly off as it is")
-    parser.add_argument("--landmark-model", help="a face_landmarker .task file in place of MediaPipe's FaceMesh")
+    parser.add_argument("--landmark-model", help="a face_landmarker .task file in place of FaceMesh")
     parser.add_argument("--wav2vec-model", help="another wav2vec 2.0 model: its name, or a folder")
     parser.add_argument("--limit", type=int, help="prepare the first clips only")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")

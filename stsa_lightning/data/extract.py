@@ -61,7 +61,7 @@ class PrepareSettings:
         margin_px: added on each side of the landmarks' box, pixels of the video.
         features: kinds of audio features to store.
         min_frames: fewest frames with a face, at 25/s; a video with fewer is rejected.
-        landmark_model: a FaceLandmarker `.task` file; None for MediaPipe's FaceMesh.
+        landmark_model: a FaceLandmarker `.task` file; None for FaceMesh.
         wav2vec2_model: name or folder of another wav 2 vec 2.0 model; None for the usual one.
         sync: what finds the offset of sound and lips: "syncnet" (its weights are fetched if need be), "opening" of the
             mouth (weaker, needs nothing), "none"; "auto": SyncNet where its weights lie already, else the opening.

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.face.cuts import CutDetector
-from stsa_lightning.face.landmarks import FaceCounter, LandmarkDetector, landmark_detector
+from stsa_lightning.face.face_detector import FaceDetector
+from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.speaking import mouth_follows_sound, sound_level
 from stsa_lightning.face.topology import LANDMARKS
@@ -132,7 +133,7 @@ class FaceFollower:
         self._model = landmark_model
         self._detectors: dict[tuple[bool, int], LandmarkDetector] = {}
         self._open = ExitStack()
-        self._is_cut, self._count = CutDetector(), self._open.enter_context(closing(FaceCounter()))
+        self._is_cut, self._find_faces = CutDetector(), FaceDetector()
         self._spool = Spool(2 * len(LANDMARKS))
         self._frames = 0
         self._expected = 1  # faces
@@ -183,7 +184,7 @@ class FaceFollower:
 
     def _look(self, frame: np.ndarray, seen: int) -> None:
         """Set how many faces to follow."""
-        expected = min(max(self._count(frame), seen, 1), MAX_FACES)
+        expected = min(max(len(self._find_faces(frame)), seen, 1), MAX_FACES)
         if expected != self._expected:
             self._expected = expected
             self._detector(static=False).forget()

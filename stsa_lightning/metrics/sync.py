@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
 from stsa_lightning.metrics.opening import MAX_SHIFT, SAMPLES_PER_FRAME
 from stsa_lightning.nets.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 
@@ -80,12 +80,12 @@ def speech_mfcc(wave: np.ndarray) -> Tensor:
     """SyncNet's hearing: (samples,) float in [-1, 1] at 16 kHz -> (13, steps) float32 at 100 Hz, of 16-bit samples.
 
     Raises:
-        ImportError: python_speech_features is not installed.
+        MissingPackageError: python_speech_features is not installed.
     """
     try:
         from python_speech_features import mfcc
     except ImportError as error:
-        raise ImportError("LSE-D and LSE-C: pip install python_speech_features") from error
+        raise MissingPackageError("LSE-D and LSE-C: pip install python_speech_features") from error
     pcm = np.clip(np.round(np.asarray(wave, np.float64) * 32768), -32768, 32767).astype(np.int16)
     return torch.from_numpy(mfcc(pcm, 16_000).T.astype(np.float32))
 

@@ -390,7 +390,6 @@ def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, checkpoint: Pat
 
 
 def dub_real(corpus: Path, checkpoint: Path, video: str, audio: str, out: Path) -> tuple[Any, Any]:
-    pytest.importorskip("mediapipe")
     report = Dubber.from_checkpoint(checkpoint).dub(corpus / video, corpus / audio, out, progress=False)
     source, result = probe(corpus / video), probe(out)
     speech = load_audio(corpus / audio)
