@@ -18,9 +18,9 @@ from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.speech import Heard, windows
 from stsa_lightning.face.alignment import chosen_places
 from stsa_lightning.face.blend import blend_face
-from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
+from stsa_lightning.face.turned import TurnedBox
 from stsa_lightning.nets.synthesis import mask_lower_half
 from stsa_lightning.video import nearest
 
@@ -29,8 +29,8 @@ BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are a
 _REFERENCES_KEPT = 4  # shots whose encoded references are held: a video that turns comes back to its last ones
 
 Restore = Callable[[np.ndarray], np.ndarray]
-Observe = Callable[[int, np.ndarray, np.ndarray], None]
-"""Told of each redrawn frame: its number, the heatmap (S, S) in [0, 1] that drives it, the face's box (4,)."""
+Observe = Callable[[int, np.ndarray, TurnedBox], None]
+"""Told of each redrawn frame: its number, the heatmap (S, S) in [0, 1] that drives it, where the face is."""
 
 
 class Engine(Protocol):
@@ -221,7 +221,7 @@ class Scene:
             if self.observe is not None:
                 heatmaps = self.engine.heatmaps(*block.inputs[1:4])[:, 0].float().cpu().numpy()
                 for place, heatmap in zip(block.redrawn, heatmaps, strict=True):
-                    self.observe(int(block.shown[place]), heatmap, self.faces.boxes[block.sources[place]])
+                    self.observe(int(block.shown[place]), heatmap, self.faces.place(block.sources[place]))
             block.faces = (drawn.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
             block.inputs = ()
         return block
@@ -238,6 +238,7 @@ class Scene:
                     self.faces.landmarks[source],
                     weight=float(self.faces.weight[source]),
                     detail=self.look.detail,
+                    degrees=float(self.faces.degrees[source]),
                 )
         return block.frames
 
@@ -286,8 +287,8 @@ class Scene:
         return _tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape))][:, :, None]
 
     def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
-        boxes = self.faces.boxes[sources]
-        return np.stack([crop_face(f, b, self.look.face_size) for f, b in zip(frames, boxes, strict=True)])
+        places = map(self.faces.place, sources.tolist())
+        return np.stack([place.crop(frame, self.look.face_size) for frame, place in zip(frames, places, strict=True)])
 
 
 def _tensor(array: np.ndarray) -> Tensor:
