@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import shorten
@@ -253,7 +253,7 @@ def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: 
         with stages("landmarks"):
             following = follower.finish(wave)
     cuts = [0, *following.cuts, frames]
-    shots = [following.landmarks[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False)]
+    shots = [following.landmarks[start:stop] for start, stop in pairwise(cuts)]
     degrees = np.concatenate([steady_turns(shot, FPS) for shot in shots])
     landmarks = to_upright(following.landmarks, degrees, video.size)
     boxes = np.zeros((frames, 4), np.int32)

@@ -20,7 +20,7 @@ import torch
 from stsa_lightning.audio import FEATURE_DIMS, SAMPLE_RATE_HZ, AudioError, AudioFeatures, audio_features
 from stsa_lightning.dubbing.draw import choose_device
 from stsa_lightning.dubbing.engine import Precision, RenderEngine
-from stsa_lightning.dubbing.faces import REASONS, Faces
+from stsa_lightning.dubbing.faces import FAILED, REASONS, Faces, ramp_frames
 from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
 from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.pipeline import Pipeline
@@ -29,7 +29,7 @@ from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.schedule import Fit, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
-from stsa_lightning.face.landmarks import LandmarkDetector
+from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
@@ -161,7 +161,7 @@ class Dubber:
             scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars, observe))
             seconds = self._write(scene, speech, out, times, bars)
         faces, schedule = scene.faces, scene.schedule
-        why = faces.why[schedule.source]
+        why = np.where(scene.failed, FAILED, faces.why[schedule.source])
         passed = {name: int((why == i).sum()) for i, name in enumerate(REASONS) if i and (why == i).any()}
         return DubReport(
             out=out,
@@ -190,7 +190,12 @@ class Dubber:
     ) -> Scene:
         faces = self._find_faces(footage, seconds, times, bars)
         schedule = make_schedule(footage.times_s, float(footage.fps), seconds, self.fit)
-        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe)
+        ahead = 0 if isinstance(speech, LiveSpeech) else ramp_frames(float(footage.fps))
+        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe, self._lips(), ahead)
+
+    def _lips(self) -> LandmarkDetector | None:
+        """What looks for lips in results; not where the faces are found by a detector of the caller's."""
+        return None if self.detector else landmark_detector(self.landmark_model, static=True)
 
     def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
@@ -306,6 +311,11 @@ def _warnings(footage: Footage, speech: Speech, why: np.ndarray, seconds: float)
         found.append("the speech is silent throughout")
     if (why != 0).all():
         found.append("no frame was redrawn")
+    if (why == FAILED).any():
+        found.append(
+            f"{(why == FAILED).sum()} generated faces failed the check of the result, and their frames passed through: "
+            "are the networks made for such a face?"
+        )
     if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:
         found.append(f"{speech.seconds - seconds:.2f} s of the speech were cut off (--fit trim)")
     return tuple(found)

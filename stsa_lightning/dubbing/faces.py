@@ -13,15 +13,16 @@ from stsa_lightning.face.landmarks import LandmarkDetector
 from stsa_lightning.face.occlusion import covered_share
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.steady import steady_boxes, steady_landmarks
-from stsa_lightning.face.topology import LANDMARKS
+from stsa_lightning.face.topology import CONTENT_POSITIONS, LANDMARKS
 from stsa_lightning.face.turned import TurnedBox, steady_turns, to_upright, upright_box
 
-REASONS = ("redrawn", "no face", "profile", "occluded")
-NO_FACE, PROFILE, OCCLUDED = 1, 2, 3
+REASONS = ("redrawn", "no face", "profile", "occluded", "out of frame", "failed check")
+NO_FACE, PROFILE, OCCLUDED, OUT_OF_FRAME, FAILED = 1, 2, 3, 4, 5
 RAMP_S = 0.2  # the new mouth comes and goes over that long
 # Two limits each, so that what lies between does not flicker.
 _PROFILE_DEGREES = (44.0, 38.0)
 _COVERED = (0.36, 0.18)
+_BEYOND = (0.10, 0.06)  # of the face's size: mouth and jaw beyond the picture's edge
 _MARGIN_S = 0.08  # a hand is near the mouth before it covers it
 
 
@@ -110,6 +111,7 @@ def settle_faces(
     """
     count = len(landmarks)
     boxes, why = np.zeros((count, 4), np.int32), np.full(count, NO_FACE, np.uint8)
+    beyond = _beyond(landmarks, size)
     shots, degrees = np.zeros(count, np.int32), np.zeros(count, np.float32)
     for number, (start, stop) in enumerate(zip(starts, [*starts[1:], count], strict=True)):
         shots[start:stop] = number
@@ -123,14 +125,27 @@ def settle_faces(
             settled = steady_boxes if steady else _boxes
             boxes[part] = settled(landmarks[part], size, degrees[part])
         seen &= boxes[start:stop].any(axis=1)
-        why[start:stop][seen] = _why(landmarks[start:stop], colours, slice(start, stop), seen, fps)
+        why[start:stop][seen] = _why(landmarks[start:stop], colours, beyond, slice(start, stop), seen, fps)
     valid = boxes.any(axis=1)
     landmarks[~valid] = 0
-    weight = _ramped(why == 0, shots, max(1, round(RAMP_S * fps)))
+    weight = ramped(why == 0, shots, ramp_frames(fps))
     return Faces(landmarks, boxes, degrees, valid, shots, weight, why, choice)
 
 
-def _why(landmarks: np.ndarray, colours: np.ndarray | None, part: slice, seen: np.ndarray, fps: float) -> np.ndarray:
+def _beyond(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(F,) how far mouth or jaw reach beyond the picture's edge, as a share of the face's size; NaN without a face."""
+    low, high = landmarks[:, CONTENT_POSITIONS].min(axis=1), landmarks[:, CONTENT_POSITIONS].max(axis=1)
+    return np.maximum(-low, high - size).max(axis=1) / np.ptp(landmarks, axis=1).max(axis=1)
+
+
+def _why(
+    landmarks: np.ndarray,
+    colours: np.ndarray | None,
+    beyond: np.ndarray,
+    part: slice,
+    seen: np.ndarray,
+    fps: float,
+) -> np.ndarray:
     """(frames seen,) why each frame of a shot with a face passes through, or 0."""
     why = np.zeros(int(seen.sum()), np.uint8)
     if not len(why):
@@ -142,6 +157,7 @@ def _why(landmarks: np.ndarray, colours: np.ndarray | None, part: slice, seen: n
         covered = _between(covered_share(colours[part][seen]), *_COVERED)
         margin = round(_MARGIN_S * fps)
         why[np.convolve(covered, np.ones(2 * margin + 1), mode="same")[: len(why)] > 0] = OCCLUDED
+    why[_between(beyond[part][seen], *_BEYOND)] = OUT_OF_FRAME
     return why
 
 
@@ -160,7 +176,12 @@ def _runs(mask: np.ndarray) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _ramped(redrawn: np.ndarray, shots: np.ndarray, ramp: int) -> np.ndarray:
+def ramp_frames(fps: float) -> int:
+    """Over how many frames the new mouth comes and goes."""
+    return max(1, round(RAMP_S * fps))
+
+
+def ramped(redrawn: np.ndarray, shots: np.ndarray, ramp: int) -> np.ndarray:
     """(F,) weights: 0 where not redrawn, rising with the distance from there within the shot; a cut needs no ramp."""
     distance = np.where(redrawn, ramp + 1, 0)
     for order in (range(1, len(distance)), range(len(distance) - 2, -1, -1)):

@@ -224,7 +224,7 @@ def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
 
 
 def _find(reader: VideoReader, timing: Timing, size: tuple[int, int], model: str | None) -> Faces:
-    detector = UprightingDetector(landmark_detector(model), landmark_detector(model, static=True))
+    detector = UprightingDetector(landmark_detector(model))
     try:
         frames = (frame for block in _blocks(reader, timing.true, size) for frame in block)
         return find_faces(frames, size, detector)

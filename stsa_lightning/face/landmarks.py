@@ -143,7 +143,11 @@ class FaceCounter:
 
     def __call__(self, frame: np.ndarray) -> int:
         """(H, W, 3) uint8 RGB -> number of faces."""
-        return len(self._detector.process(_checked(frame)).detections or ())
+        return len(self.scores(frame))
+
+    def scores(self, frame: np.ndarray) -> list[float]:
+        """(H, W, 3) uint8 RGB -> how sure it is of each face, in [0.5, 1]."""
+        return [float(found.score[0]) for found in self._detector.process(_checked(frame)).detections or ()]
 
     def close(self) -> None:
         self._detector.close()

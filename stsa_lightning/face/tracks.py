@@ -137,7 +137,7 @@ class FaceFollower:
         self._spool = Spool(2 * len(LANDMARKS))
         self._frames = 0
         self._expected = 1  # faces
-        self._orientation, self._settled = Orientation(), False
+        self._orientation = Orientation(self._count)
         self._shots: list[tuple[int, list[FaceTrack]]] = [(0, [])]  # first frame, people
         self._detector(static=False)  # what is amiss with the model shows before the work begins
 
@@ -159,7 +159,7 @@ class FaceFollower:
             shot = (number, [])
             self._shots.append(shot)
             self._expected = 0
-            self._orientation, self._settled = Orientation(), False
+            self._orientation = Orientation(self._count)
         start, tracks = shot
         if (number - start) % _LOOK_EVERY == 0:
             self._look(frame, seen=sum(track.frames[-1] == number - 1 for track in tracks))
@@ -186,18 +186,17 @@ class FaceFollower:
 
     def _look(self, frame: np.ndarray, seen: int) -> None:
         """Set which way up faces are, and how many to follow."""
-        if not (seen and self._settled):
-            before = self._orientation.quarters
-            self._settled = self._orientation.settle(frame, self._detector(static=True).all_faces)
-            if self._orientation.quarters != before:
-                self._detector(static=False).forget()
-        expected = min(max(self._count(frame), seen, 1), MAX_FACES)
+        before = self._orientation.quarters
+        self._orientation.sure &= seen > 0  # whoever comes may be another way up
+        expected = min(max(self._orientation.look(frame), seen, 1), MAX_FACES)
+        if self._orientation.quarters != before:
+            self._detector(static=False).forget()
         if expected != self._expected:
             self._expected = expected
             self._detector(static=False).forget()
 
     def _faces(self, frame: np.ndarray, static: bool) -> list[np.ndarray]:
-        return _within(self._orientation.faces(frame, self._detector(static).all_faces), frame)
+        return _within(self._orientation.faces(frame, self._detector(static)), frame)
 
     def _detector(self, static: bool) -> LandmarkDetector:
         key = (static, max(1, self._expected))
