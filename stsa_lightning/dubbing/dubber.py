@@ -29,6 +29,7 @@ from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.schedule import Fit, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
+from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
@@ -61,6 +62,8 @@ class Dubber:
         restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
         steady: smooth landmarks and boxes over time.
         detail: keep the frame's own detail where the new face agrees with it.
+        check: pass frames through that would come out worse than they went in: no lips are seen in them, or the
+            generated face is none, or not this one.
         precision: "fast" or "exact", see `RenderEngine`.
         engine: draws in place of a `RenderEngine` of the networks.
 
@@ -86,6 +89,7 @@ class Dubber:
         restore: Restore | None = None,
         steady: bool = True,
         detail: bool = True,
+        check: bool = True,
         precision: Precision = "fast",
         engine: Engine | None = None,
     ) -> None:
@@ -102,6 +106,7 @@ class Dubber:
         size, references, follow = synthesis.face_size, synthesis.references, synthesis.aligned
         self.look = Look(size, references, window, sigma, block, follow, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
+        self.check = check
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
 
     @classmethod
@@ -190,12 +195,13 @@ class Dubber:
     ) -> Scene:
         faces = self._find_faces(footage, seconds, times, bars)
         schedule = make_schedule(footage.times_s, float(footage.fps), seconds, self.fit)
-        ahead = 0 if isinstance(speech, LiveSpeech) else ramp_frames(float(footage.fps))
-        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe, self._lips(), ahead)
+        check = self._result_check() if self.check else None
+        ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(footage.fps))
+        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe, check, ahead)
 
-    def _lips(self) -> LandmarkDetector | None:
-        """What looks for lips in results; not where the faces are found by a detector of the caller's."""
-        return None if self.detector else landmark_detector(self.landmark_model, static=True)
+    def _result_check(self) -> ResultCheck:
+        """Where the caller has a detector of their own, lips are not looked for in results."""
+        return ResultCheck(None if self.detector else landmark_detector(self.landmark_model, static=True))
 
     def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
@@ -223,7 +229,7 @@ class Dubber:
                 with times.timed("find: landmarks"):
                     finder.see(frame)
             level = self._level(footage)
-            faces = finder.finish(footage.times_s, float(footage.fps), footage.size, level, self.steady)
+            faces = finder.finish(footage.times_s, float(footage.fps), footage.size, level, self.steady, self.check)
         times.seconds.update(pipeline.seconds)
         if not faces.valid.any():
             raise DubError(

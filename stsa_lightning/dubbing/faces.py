@@ -10,7 +10,7 @@ import numpy as np
 
 from stsa_lightning.face.box import MARGIN_PX, normalise_landmarks
 from stsa_lightning.face.landmarks import LandmarkDetector
-from stsa_lightning.face.occlusion import covered_share
+from stsa_lightning.face.occlusion import covered_share, no_lips
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.steady import steady_boxes, steady_landmarks
 from stsa_lightning.face.topology import CONTENT_POSITIONS, LANDMARKS
@@ -22,6 +22,7 @@ RAMP_S = 0.2  # the new mouth comes and goes over that long
 # Two limits each, so that what lies between does not flicker.
 _PROFILE_DEGREES = (44.0, 38.0)
 _COVERED = (0.36, 0.18)
+_LIPLESS_S = 2.0  # over that long no lips are seen behind what covers a mouth
 _BEYOND = (0.10, 0.06)  # of the face's size: mouth and jaw beyond the picture's edge
 _MARGIN_S = 0.08  # a hand is near the mouth before it covers it
 
@@ -97,6 +98,7 @@ def settle_faces(
     size: tuple[int, int],
     choice: str = "only face",
     steady: bool = True,
+    contrast: np.ndarray | None = None,
 ) -> Faces:
     """From what was found in each frame to what is redrawn.
 
@@ -108,6 +110,7 @@ def settle_faces(
         size: width and height of the frames.
         choice: see `Faces`.
         steady: smooth over time; False takes each frame as it is found.
+        contrast: (F, 2) float32 of `lip_contrast`; None: lips are taken to be there.
     """
     count = len(landmarks)
     boxes, why = np.zeros((count, 4), np.int32), np.full(count, NO_FACE, np.uint8)
@@ -125,7 +128,7 @@ def settle_faces(
             settled = steady_boxes if steady else _boxes
             boxes[part] = settled(landmarks[part], size, degrees[part])
         seen &= boxes[start:stop].any(axis=1)
-        why[start:stop][seen] = _why(landmarks[start:stop], colours, beyond, slice(start, stop), seen, fps)
+        why[start:stop][seen] = _why(landmarks[start:stop], colours, contrast, beyond, slice(start, stop), seen, fps)
     valid = boxes.any(axis=1)
     landmarks[~valid] = 0
     weight = ramped(why == 0, shots, ramp_frames(fps))
@@ -141,6 +144,7 @@ def _beyond(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _why(
     landmarks: np.ndarray,
     colours: np.ndarray | None,
+    contrast: np.ndarray | None,
     beyond: np.ndarray,
     part: slice,
     seen: np.ndarray,
@@ -157,6 +161,8 @@ def _why(
         covered = _between(covered_share(colours[part][seen]), *_COVERED)
         margin = round(_MARGIN_S * fps)
         why[np.convolve(covered, np.ones(2 * margin + 1), mode="same")[: len(why)] > 0] = OCCLUDED
+    if contrast is not None:
+        why[no_lips(contrast[part][seen], round(_LIPLESS_S * fps))] = OCCLUDED
     why[_between(beyond[part][seen], *_BEYOND)] = OUT_OF_FRAME
     return why
 

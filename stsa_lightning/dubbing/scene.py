@@ -21,7 +21,6 @@ from stsa_lightning.face.alignment import chosen_places
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
-from stsa_lightning.face.landmarks import LandmarkDetector
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
 from stsa_lightning.face.turned import TurnedBox
 from stsa_lightning.nets.synthesis import mask_lower_half
@@ -141,7 +140,7 @@ class Scene:
         schedule: which frame is shown when.
         speech: the new speech.
         observe: see `Observe`; called in a thread, in order.
-        lips: finds the lips of single generated faces, to check them; None: they are not looked for.
+        check: of the generated faces, closed with the scene; None: they are all shown.
         ahead: faces are checked so many frames before they are shown, to go out smoothly before one that is wrong.
 
     Attributes:
@@ -157,7 +156,7 @@ class Scene:
         schedule: Schedule,
         speech: Heard,
         observe: Observe | None = None,
-        lips: LandmarkDetector | None = None,
+        check: ResultCheck | None = None,
         ahead: int = 0,
     ) -> None:
         self.engine, self.look, self.footage, self.observe = engine, look, footage, observe
@@ -167,8 +166,7 @@ class Scene:
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
         self._nearest_face = _nearest_faces(faces, footage.times_s[: len(faces.valid)])
         self._opening = _openness(faces)
-        self._lips, self._check = lips, ResultCheck(lips)
-        self._ahead, self._ramp = ahead, ramp_frames(float(footage.fps))
+        self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(footage.fps))
         self.failed = np.zeros(len(schedule), bool)
         self._others: Footage | None = None  # reads references
         self._references = lru_cache(_REFERENCES_KEPT)(self._encoded)
@@ -186,8 +184,8 @@ class Scene:
         """Frees what reads the references and what finds lips."""
         if self._others is not None:
             self._others.close()
-        if self._lips is not None:
-            self._lips.close()
+        if self._check is not None:
+            self._check.close()
 
     def __enter__(self) -> Scene:
         return self
@@ -255,7 +253,8 @@ class Scene:
         shown, sources = block.shown[block.redrawn], block.sources[block.redrawn]
         if self.look.restore is not None:
             block.faces = [self.look.restore(face) for face in block.faces]
-        self.failed[shown] |= self._check(block.faces, block.seen, self.faces.in_boxes(sources), shown)
+        if self._check is not None:
+            self.failed[shown] |= self._check(block.faces, block.seen, self.faces.in_boxes(sources), shown)
         return block
 
     def _weighed(self, blocks: Iterator[Block]) -> Iterator[Block]:

@@ -10,7 +10,7 @@ from stsa_lightning.face.turned import TurnedBox
 
 FEATHER = 0.06  # width of the soft edge, as a fraction of the face's size
 _LOWER_LIDS = positions([145, 374])  # middle of either lower eyelid
-_LARGEST_MEND = 24.0  # grey levels: a larger step at the seam is no colour cast
+LARGEST_MEND = 24.0  # grey levels: a larger step at the seam is no colour cast
 _LARGEST_GAIN = 1.15
 _NOISE = 4.0  # grey levels: contrast of a flat face
 _AGREE = 10.0  # grey levels by which two pictures of the same skin differ
@@ -130,7 +130,7 @@ def _matched(levels: np.ndarray, seen: np.ndarray, mask: np.ndarray) -> np.ndarr
     if total < 1:
         return levels
     (mean, spread), (true_mean, true_spread) = (_mean_and_spread(p, edge / total) for p in (levels, seen))
-    step = np.clip(true_mean - mean, -_LARGEST_MEND, _LARGEST_MEND)
+    step = np.clip(true_mean - mean, -LARGEST_MEND, LARGEST_MEND)
     gain = np.clip((true_spread + _NOISE) / (spread + _NOISE), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
     return cv2.transform(levels, np.column_stack([np.diag(gain), mean + step - gain * mean]))
 

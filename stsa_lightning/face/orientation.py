@@ -79,7 +79,7 @@ class UprightingDetector:
         self._detector = self._open.enter_context(closing(detector))
         self._counter = self._open.enter_context(closing(FaceCounter()))
         self._every = every
-        self.forget()
+        self._orientation, self._frames, self._seen = Orientation(self._counter), 0, False
 
     def all_faces(self, frame: np.ndarray) -> list[np.ndarray]:
         """See `LandmarkDetector`."""

@@ -146,7 +146,8 @@ class TurnedBox:
         """Change a frame in place by what is to be added to the upright face: (y1 - y0, x1 - x0, 3) float32, levels."""
         x0, y0, x1, y1 = self._checked(frame)
         if self.degrees:
-            there = from_upright(np.float64([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), self.degrees, _size(frame))
+            edges = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
+            there = from_upright(edges, self.degrees, _size(frame))
             (x0, y0), (x1, y1) = (
                 np.clip(edge, 0, _size(frame)).astype(int)
                 for edge in (np.floor(there.min(axis=0)) - 1, np.ceil(there.max(axis=0)) + 1)
