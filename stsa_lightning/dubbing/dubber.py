@@ -256,7 +256,8 @@ class Dubber:
         with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
         The latency of ``block=1`` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
         core draws frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
-        for faces before the first frame.
+        for faces before the first frame. With live speech no frame waits for the check of those after it: one that
+        fails is the source's at once, and only afterwards the new face comes in smoothly.
 
         Args:
             video: as for `dub`.

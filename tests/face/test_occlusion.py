@@ -17,8 +17,8 @@ def landmarks() -> np.ndarray:
     points = 100 + np.stack([60 * np.sin(angle), 80 * np.cos(angle)], -1)
     points[positions([6, 197, 195, 5])] = [(100, 80), (100, 90), (100, 100), (100, 108)]
     circle = np.pi + np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    points[OUTER] = [100, 140] + np.stack([24 * np.cos(circle), 12 * np.sin(circle)], -1)
-    points[INNER] = [100, 140] + np.stack([18 * np.cos(circle), 3 * np.sin(circle)], -1)
+    points[OUTER] = np.stack([100 + 24 * np.cos(circle), 140 + 12 * np.sin(circle)], -1)
+    points[INNER] = np.stack([100 + 18 * np.cos(circle), 140 + 3 * np.sin(circle)], -1)
     return points.astype(np.float32)
 
 
