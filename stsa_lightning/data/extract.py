@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import shorten
@@ -36,9 +36,9 @@ from stsa_lightning.data.corpora.tree import fault_of_contents
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.tracks import FaceFollower, Following
+from stsa_lightning.face.turned import TurnedBox, steady_turns, to_upright, upright_box
 from stsa_lightning.metrics.opening import SAMPLES_PER_FRAME, opening_sync, shift_sound
 from stsa_lightning.stream import VideoStream
 from stsa_lightning.video import VideoInfo, probe
@@ -252,10 +252,11 @@ class _Video:
 
 @dataclass(frozen=True)
 class _Face:
-    """The chosen face: landmarks (F, 131, 2), NaN where there is none; boxes (F, 4); valid (F,)."""
+    """The chosen face, upright: landmarks (F, 131, 2), NaN where there is none; boxes (F, 4); degrees, valid (F,)."""
 
     landmarks: np.ndarray
     boxes: np.ndarray
+    degrees: np.ndarray
     valid: np.ndarray
     following: Following
 
@@ -278,17 +279,20 @@ def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: 
             raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
         with stages("landmarks"):
             following = follower.finish(wave)
-    landmarks = following.landmarks
+    cuts = [0, *following.cuts, frames]
+    shots = [following.landmarks[start:stop] for start, stop in pairwise(cuts)]
+    degrees = np.concatenate([steady_turns(shot, FPS) for shot in shots])
+    landmarks = to_upright(following.landmarks, degrees, video.size)
     boxes = np.zeros((frames, 4), np.int32)
-    for points, box in zip(landmarks, boxes, strict=True):
+    for points, turn, box in zip(landmarks, degrees.tolist(), boxes, strict=True):
         try:
-            box[:] = face_box(points, video.size, settings.margin_px)
+            box[:] = upright_box(points, turn, video.size, settings.margin_px)
         except ValueError:  # no face, or one that was tracked out of the frame
             points[:] = np.nan
     valid = boxes.any(axis=1)
     if valid.sum() < settings.min_frames:
         raise RejectedError(f"too few faces: {valid.sum()} of {frames} frames, expected {settings.min_frames} or more")
-    return _Face(landmarks, boxes, valid, following)
+    return _Face(landmarks, boxes, degrees, valid, following)
 
 
 def _cut_out(
@@ -307,7 +311,8 @@ def _cut_out(
             picture = b""
             if face.valid[number]:
                 with stages("crop"):
-                    crop = crop_face(frame, face.boxes[number], settings.face_size)
+                    place = TurnedBox(face.boxes[number], float(face.degrees[number]))
+                    crop = place.crop(frame, settings.face_size)
                     picture = encode_picture(crop)
                 if number in chosen:
                     samples.append(crop)
@@ -345,6 +350,7 @@ class _SyncNet:
         self.first, self.stop = _stretch(face)
         boxes = np.where(face.valid[:, None], face.boxes, np.nan)
         self._squares = tracked_boxes(boxes[self.first : self.stop])
+        self._degrees = face.degrees[self.first : self.stop]
         self._meter = SyncMeter(_syncnet(), "tracked")
 
     def update(self, block: np.ndarray, number: int) -> None:
@@ -353,8 +359,9 @@ class _SyncNet:
 
         low, high = max(self.first, number), min(self.stop, number + len(block))
         if low < high:
-            squares = self._squares[low - self.first : high - self.first]
-            self._meter.update(crop_tracked(block[low - number : high - number], squares))
+            part = slice(low - self.first, high - self.first)
+            frames = block[low - number : high - number]
+            self._meter.update(crop_tracked(frames, self._squares[part], self._degrees[part]))
 
     def finish(self, wave: np.ndarray) -> SyncReading:
         score = self._meter.finish(wave[self.first * SAMPLES_PER_FRAME : self.stop * SAMPLES_PER_FRAME])

@@ -20,7 +20,7 @@ import torch
 from stsa_lightning.audio import FEATURE_DIMS, SAMPLE_RATE_HZ, AudioError, AudioFeatures, audio_features
 from stsa_lightning.dubbing.draw import choose_device
 from stsa_lightning.dubbing.engine import Precision, RenderEngine
-from stsa_lightning.dubbing.faces import REASONS, Faces
+from stsa_lightning.dubbing.faces import FAILED, REASONS, Faces, ramp_frames
 from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
 from stsa_lightning.dubbing.footage import Footage, longest_gap_s
 from stsa_lightning.dubbing.pipeline import Pipeline
@@ -29,7 +29,8 @@ from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
-from stsa_lightning.face.landmarks import LandmarkDetector
+from stsa_lightning.face.check import ResultCheck
+from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.memory import release_free_memory
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
@@ -62,6 +63,8 @@ class Dubber:
         restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
         steady: smooth landmarks and boxes over time.
         detail: keep the frame's own detail where the new face agrees with it.
+        check: pass frames through that would come out worse than they went in: no lips are seen in them, or the
+            generated face is none, or not this one.
         precision: "fast" or "exact", see `RenderEngine`.
         engine: draws in place of a `RenderEngine` of the networks.
 
@@ -87,6 +90,7 @@ class Dubber:
         restore: Restore | None = None,
         steady: bool = True,
         detail: bool = True,
+        check: bool = True,
         precision: Precision = "fast",
         engine: Engine | None = None,
     ) -> None:
@@ -103,6 +107,7 @@ class Dubber:
         size, references, follow = synthesis.face_size, synthesis.references, synthesis.aligned
         self.look = Look(size, references, window, sigma, block, follow, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
+        self.check = check
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
 
     @classmethod
@@ -166,7 +171,7 @@ class Dubber:
             scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars, observe))
             seconds = self._write(scene, speech, out, times, bars)
         faces, schedule = scene.faces, scene.schedule
-        why = faces.why[schedule.source]
+        why = np.where(scene.failed, FAILED, faces.why[schedule.source])
         passed = {name: int((why == i).sum()) for i, name in enumerate(REASONS) if i and (why == i).any()}
         return DubReport(
             out=out,
@@ -195,7 +200,13 @@ class Dubber:
     ) -> Scene:
         faces = self._find_faces(footage, seconds, times, bars)
         schedule = _schedule(footage, seconds, self.fit)
-        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe)
+        check = self._result_check() if self.check else None
+        ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(footage.out_fps))
+        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe, check, ahead)
+
+    def _result_check(self) -> ResultCheck:
+        """Where the caller has a detector of their own, lips are not looked for in results."""
+        return ResultCheck(None if self.detector else landmark_detector(self.landmark_model, static=True))
 
     def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
@@ -233,7 +244,7 @@ class Dubber:
                 with times.timed("find: landmarks"):
                     finder.see(frame)
             level = self._level(footage)
-            faces = finder.finish(footage.times_s, float(footage.rate), footage.size, level, self.steady)
+            faces = finder.finish(footage.times_s, float(footage.rate), footage.size, level, self.steady, self.check)
         times.seconds.update(pipeline.seconds)
         if not faces.valid.any():
             raise DubError(
@@ -262,7 +273,8 @@ class Dubber:
         with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
         The latency of ``block=1`` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
         core draws frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
-        for faces before the first frame.
+        for faces before the first frame. With live speech no frame waits for the check of those after it: one that
+        fails is the source's at once, and only afterwards the new face comes in smoothly.
 
         Args:
             video: as for `dub`.
@@ -334,6 +346,11 @@ def _warnings(footage: Footage, schedule: Schedule, speech: Speech, why: np.ndar
     found = [*footage.warnings(int(schedule.source.max()) + 1), *speech.notes]
     if (why != 0).all():
         found.append("no frame was redrawn")
+    if (why == FAILED).any():
+        found.append(
+            f"{(why == FAILED).sum()} generated faces failed the check of the result, and their frames passed through: "
+            "are the networks made for such a face?"
+        )
     if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:
         found.append(f"{speech.seconds - seconds:.2f} s of the speech were cut off (--fit trim)")
     return tuple(found)

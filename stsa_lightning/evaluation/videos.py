@@ -21,9 +21,9 @@ from stsa_lightning.evaluation.checkpoint import evenly, trivial
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Pending
 from stsa_lightning.evaluation.spool import BLOCK, spooled
-from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.orientation import UprightingDetector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.video import VideoReader, nearest
 
@@ -203,6 +203,7 @@ def video_cases(
         valid=faces.valid,
         scored=scored,
         boxes=faces.boxes,
+        degrees=faces.degrees,
         times_s=timing.times_s,
         references=references,
         wave=wave if wave is not None else true_wave,
@@ -228,7 +229,7 @@ def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
 
 
 def _find(reader: VideoReader, timing: Timing, size: tuple[int, int], model: str | None) -> Faces:
-    detector = landmark_detector(model)
+    detector = UprightingDetector(landmark_detector(model))
     try:
         frames = (frame for block in _blocks(reader, timing.true, size) for frame in block)
         return find_faces(frames, size, detector)
@@ -259,7 +260,7 @@ def _crops(
         places = range(start, start + len(block))
         start += len(block)
         found = [
-            crop_face(frame, faces.boxes[place], crop)
+            faces.place(place).crop(frame, crop)
             for frame, place in zip(block, places, strict=True)
             if faces.valid[place]
         ]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from stsa_lightning.errors import MissingPackageError, UserError
+from stsa_lightning.face.turned import TurnedBox
 from stsa_lightning.metrics.opening import MAX_SHIFT, SAMPLES_PER_FRAME
 from stsa_lightning.nets.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 
@@ -130,15 +131,20 @@ def tracked_boxes(boxes: np.ndarray) -> np.ndarray:
     return np.floor(np.stack(squares, axis=1)).astype(np.int64)
 
 
-def crop_tracked(frames: np.ndarray, squares: np.ndarray) -> np.ndarray:
+def crop_tracked(frames: np.ndarray, squares: np.ndarray, degrees: np.ndarray | None = None) -> np.ndarray:
     """Cut :func:`tracked_boxes` out of their frames: (n, H, W, 3) uint8 and (n, 4) -> (n, 224, 224, 3) uint8.
 
-    What lies outside the picture has the value 110.
+    What lies outside the picture has the value 110. Where a head is tilted by `degrees` (n,), its square is upright,
+    see :class:`stsa_lightning.face.turned.TurnedBox`, and filled up with the picture's outermost pixels.
     """
     if len(frames) != len(squares):
         raise ValueError(f"one square for each frame, got {len(squares)} for {len(frames)} frames")
     crops = np.empty((len(frames), PICTURE_PX, PICTURE_PX, 3), np.uint8)
-    for crop, frame, (x0, y0, x1, y1) in zip(crops, frames, np.asarray(squares).tolist(), strict=True):
+    turns = np.zeros(len(squares)) if degrees is None else degrees
+    for crop, frame, (x0, y0, x1, y1), turn in zip(crops, frames, np.asarray(squares).tolist(), turns, strict=True):
+        if turn:
+            crop[:] = TurnedBox(np.array([x0, y0, x1, y1]), float(turn)).crop(frame, PICTURE_PX)
+            continue
         height, width = frame.shape[:2]
         square = np.full((y1 - y0, x1 - x0, 3), PADDING_VALUE, np.uint8)
         top, bottom, left, right = max(y0, 0), min(y1, height), max(x0, 0), min(x1, width)
