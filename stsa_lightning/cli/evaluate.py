@@ -130,7 +130,13 @@ def _compare(arguments: argparse.Namespace) -> None:
     from stsa_lightning.evaluation.paired import compare, comparison_sheet
     from stsa_lightning.evaluation.systems import named_reports
 
-    _hand_over(arguments, [comparison_sheet(compare(named_reports(arguments.reports), arguments.columns))])
+    named = named_reports(arguments.reports)
+    comparisons = compare(named, arguments.columns)
+    if not any(comparison.differences for comparison in comparisons):
+        found = "; ".join(f"{name}: {report.dataset} ({', '.join(report.tasks)})" for name, report in named)
+        told = " ".join(note for comparison in comparisons for note in comparison.notes)
+        raise UserError(f"compare: expected two systems measured on the same clips, found {found}. {told}".strip())
+    _hand_over(arguments, [comparison_sheet(comparisons)])
 
 
 def _hand_over(arguments: argparse.Namespace, sheets: list[Any]) -> None:

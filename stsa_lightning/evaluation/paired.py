@@ -84,8 +84,11 @@ def compare(named: Sequence[tuple[str, Report]], columns: Sequence[str] | None =
         named: reports by system; one name twice: seeds.
         columns: names of columns or metrics; None: all that have values of single clips.
 
+    Returns:
+        A comparison for each further system of a group, so none where each group holds one.
+
     Raises:
-        UserError: nothing to compare.
+        UserError: an unknown column.
     """
     found = []
     if columns is not None:
@@ -93,29 +96,18 @@ def compare(named: Sequence[tuple[str, Report]], columns: Sequence[str] | None =
     for group in grouped(named):
         base = group.systems[0]
         found += [compared(group, base, other, columns) for other in group.systems[1:]]
-    if not found:
-        raise UserError(
-            "compare: expected reports of two systems on one corpus and task, found "
-            + "; ".join(f"{name}: {report.dataset} ({', '.join(report.tasks)})" for name, report in named)
-        )
     return found
 
 
 def compared(group: Group, base: System, other: System, columns: Sequence[str] | None = None) -> Comparison:
-    """One system minus another, column by column, over the clips that all of their reports hold.
-
-    Raises:
-        UserError: no clip in common.
-    """
+    """One system minus another, column by column, over the clips that all of their reports hold."""
     reports = [*base.reports, *other.reports]
     per_report = [_clips(report, group.task) for report in reports]
     speakers = _speakers(per_report)
     common = sorted(c for c in set.intersection(*map(set, per_report)) if len(speakers[c]) < 2)
     if not common:
-        raise UserError(
-            f"{group.title}: {base.name} and {other.name} have no clip in common "
-            f"({_some(per_report[0])}; {_some(per_report[-1])})"
-        )
+        found = f"{_listed(list(per_report[0]))}; {_listed(list(per_report[-1]))}"
+        return Comparison(base.name, other.name, group.title, [], [f"{group.title}: no clip in common ({found})."])
     both = Group(group.dataset, group.task, (base, other))
     notes = [_which_clips(both, per_report, common), *differing(both, clips=False)]
     lines, left_out = [], []
@@ -149,11 +141,6 @@ def _speakers(per_report: Sequence[dict[str, dict]]) -> dict[str, set[str]]:
         for clip, record in clips.items():
             found.setdefault(clip, set()).update({record["speaker"]} - {""})
     return found
-
-
-def _some(clips: dict[str, dict]) -> str:
-    names = list(clips)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _which_clips(group: Group, per_report: Sequence[dict[str, dict]], common: Sequence[str]) -> str:
@@ -325,8 +312,8 @@ _HOW = (
     "Mean difference of paired clips, other minus base, weighted as the reports weight their means. Interval: BCa "
     f"bootstrap ({RESAMPLES} draws) over speakers, or over clips where each speaker has one. p: paired permutation "
     "test, two-sided, signs flipped by speaker or clip. Bold: the interval leaves 0 out. Of columns whose ideal is 0 "
-    "or 1 the distance from it is compared. Of several seeds each clip's mean is compared; over seeds: the differences of pairs "
-    "of seeds, mean ± sample standard deviation."
+    "or 1 the distance from it is compared. Of several seeds each clip's mean is compared; over seeds: the differences "
+    "of pairs of seeds, mean ± sample standard deviation."
 )
 
 
