@@ -1,4 +1,4 @@
-"""stsa reproduce on miniatures in the corpora's true layouts: the plan, the whole way, going on, and what is refused."""
+"""stsa reproduce on miniatures in the corpora's true layouts: the plan, the whole way, going on, what is refused."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [name for names in reproduction.PROTOCOLS.values() for name in names]
-    monkeypatch.setattr(reproduction, "trial", lambda job, plan: Rates(90.0, dict.fromkeys(names, 3600.0)))
+    monkeypatch.setattr(reproduction, "trial", lambda job, plan: Rates(90.0, dict.fromkeys(job.protocols(), 3600.0)))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from stsa_lightning.evaluation.sheet import Section, Sheet, TextCell
 from stsa_lightning.evaluation.systems import Group, System, differing, grouped, known_columns, resolved, variants
 from stsa_lightning.evaluation.tables import number
 
-DEFAULT_COLUMNS = ("psnr_mouth", "ssim_mouth", "lpips_alex_mouth", "fid", "lmd", "lse_c", "lse_d", "csim")
+DEFAULT_COLUMNS = ("psnr_mouth", "ssim_mouth", "lpips_alex_mouth", "fid", "lmd", "lse_c", "lse_d", "csim", "opening_r")
 PUBLISHED_MARK, VARIANT_MARK = "†", "‡"
 Kind = Literal["system", "baseline", "truth", "published"]
 
@@ -78,9 +78,9 @@ def benchmark_sheet(
     groups = grouped(named)
     known = publishable() | known_columns(named)
     if columns is None:
-        measured = {name for _, report in named for row in report.rows for name in row.cells}
-        columns = [name for name in DEFAULT_COLUMNS if name in measured] or sorted(measured)
-        columns += [name for name in OTHERS if any(name in row.values for row in _of(groups, published))]
+        filled = {name for _, report in named for row in report.rows for name in row.cells}
+        filled |= {name for row in _of(groups, published) for name in row.values}
+        columns = [name for name in (*DEFAULT_COLUMNS, *OTHERS) if name in filled] or sorted(filled)
     chosen = [known[name] for name in resolved(columns, known, named)]
     sections, records = [], []
     notes: dict[str, None] = {}

@@ -51,6 +51,9 @@ class Sheet:
             return pd.DataFrame(self.records).to_csv(index=False)
         return _markdown(self) if kind == "markdown" else _latex(self)
 
+    def _repr_markdown_(self) -> str:  # how a notebook shows it
+        return self.text("markdown")
+
     def write(self, path: Path, kind: SheetFormat) -> None:
         """Write it whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
