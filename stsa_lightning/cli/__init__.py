@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from stsa_lightning import __version__
-from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, syncnet, weights
+from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, reproduce, syncnet, weights
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.errors import UserError
 
@@ -114,6 +114,6 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
         )
-    for module in (prepare, dub, app, evaluate, ablate, syncnet, weights):
+    for module in (prepare, dub, app, evaluate, reproduce, ablate, syncnet, weights):
         module.add(commands)
     return parser

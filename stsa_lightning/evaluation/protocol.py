@@ -25,6 +25,7 @@ class Protocol:
     Args:
         name: printed above the tables.
         corpus: in words; printed.
+        dataset: short name of the corpus; tables of several systems group by it.
         split: clips of a prepared corpus: its own split where it has one, else the speakers held out from training.
         speakers: these speakers' clips in place of a split.
         clips: this many, spread evenly over the sorted names; None: all.
@@ -44,6 +45,7 @@ class Protocol:
 
     name: str = ""
     corpus: str = ""
+    dataset: str = ""
     split: Split = "val"
     speakers: tuple[str, ...] | None = None
     clips: int | None = None

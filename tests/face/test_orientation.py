@@ -11,7 +11,7 @@ SHAPE = (90, 120, 3)  # height, width
 
 
 class Pictures:
-    """A finder of whole faces and a detector of landmarks that see a head whose crown is marked by a bright corner, as upright ones are."""
+    """A detector of faces and of landmarks that sees a head whose crown is marked by a bright corner."""
 
     def __init__(self, sure: float = 0.95, aside: float = 0.8, over: float = 0.7) -> None:
         self.sureness, self.looked = {0: sure, 1: aside, 3: aside, 2: over}, 0
