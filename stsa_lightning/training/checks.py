@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from stsa_lightning.audio import FEATURE_DIMS
@@ -95,6 +96,33 @@ def check_settings(source: str, name: str, theirs: Mapping[str, Any], mine: Mapp
             f"{source}: its {name} network has other settings than this run's (name: there, here): {differ}. "
             "Give the run the same ones"
         )
+
+
+def check_parts(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Tensors of a checkpoint against this run's, such as those of discriminators that a weight of 0 leaves out.
+
+    Raises:
+        UserError: either has some that the other lacks.
+    """
+    apart = {".".join(name.split(".")[:2]) for name in theirs.keys() ^ mine.keys()}
+    if apart:
+        raise UserError(
+            f"the checkpoint and this run do not have the same parts; one of them lacks {', '.join(sorted(apart))}. Give "
+            "the run the checkpoint's model.weights and model.information, or begin from its networks alone: "
+            "--model.init_from FILE in place of --ckpt_path"
+        )
+
+
+def told_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Say in which settings a run differs from the checkpoint that it goes on from: its own hold."""
+    there, here = plain(dict(theirs)), plain(dict(mine))
+    differ = [
+        f"model.{name} {here[name]} (the checkpoint: {value})"
+        for name, value in there.items()
+        if name in here and here[name] != value and name not in ("init_from", "phase")
+    ]
+    if differ:
+        rank_zero_info(f"settings of this run hold: {'; '.join(differ)}")
 
 
 def identity(batch: Mapping[str, Any]) -> list[str]:
