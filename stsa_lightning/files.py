@@ -39,7 +39,7 @@ def unused(path: Path) -> Path:
 
 
 def set_aside(path: Path) -> None:
-    """Give an existing file the name ``NAME-1.EXT``, or the next number that is free, so that ``path`` can be written."""
+    """Give an existing file the name ``NAME-1.EXT``, or that of the next free number."""
     if path.exists():
         names = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
         path.rename(next(name for name in names if not name.exists()))

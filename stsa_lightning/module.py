@@ -50,7 +50,7 @@ from stsa_lightning.training.checks import (
     told_settings,
 )
 from stsa_lightning.training.speed import compile_networks
-from stsa_lightning.training.strategy import AlternatingDDP  # noqa: F401  makes `strategy: ddp_alternating` known
+from stsa_lightning.training.strategy import AlternatingDDP
 
 Phase = Literal["listening", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -474,9 +474,7 @@ def chosen_frames(windows: Tensor, every_frame: bool) -> Tensor:
     return windows.flatten(0, 1) if every_frame else windows[:, frames // 2]
 
 
-def shown(
-    batch: Batch, prediction: GuidanceOutput, output: SynthesisOutput, target: Tensor
-) -> dict[str, Tensor]:
+def shown(batch: Batch, prediction: GuidanceOutput, output: SynthesisOutput, target: Tensor) -> dict[str, Tensor]:
     """What callbacks measure and show of drawn windows: pictures (B, 3, S, S), the heatmap (B, 1, S, S)."""
     return {
         "reference": batch["references"][:, 0],

@@ -17,9 +17,9 @@ from torchmetrics import Metric
 from stsa_lightning.evaluation.case import Case, View
 from stsa_lightning.evaluation.figures import Column, Figure
 from stsa_lightning.evaluation.registry import METRICS, Bench, Options, build, chosen_metrics
-from stsa_lightning.files import unused
 from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
+from stsa_lightning.files import unused
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
 

@@ -48,7 +48,9 @@ class PhaseSpec:
 
 @dataclass(frozen=True)
 class PhaseSettings:
-    """A phase as settings say it, under a label of its own: ``phases.LABEL.epochs`` and so on, in the run's order.
+    """A phase as settings say it, under a label of its own: ``phases.LABEL.epochs`` and so on.
+
+    They follow each other as in :data:`PHASES`, those of one name in the order of their labels in the file.
 
     Attributes:
         epochs: its length; 0 leaves it out.
@@ -92,7 +94,7 @@ def chosen_phases(phases: Mapping[str, PhaseSettings], epochs: int | None = None
     for label, settings in phases.items():
         if settings.epochs < 0:
             raise UserError(f"phases.{label}.epochs must be 0 (left out) or more, got {settings.epochs}")
-    chosen = {label: settings for label, settings in phases.items() if settings.epochs}
+    chosen = {label: settings for label, settings in sorted(phases.items(), key=_place) if settings.epochs}
     if epochs is None or not chosen:
         return chosen
     lengths = scaled([settings.epochs for settings in chosen.values()], epochs)
@@ -100,6 +102,13 @@ def chosen_phases(phases: Mapping[str, PhaseSettings], epochs: int | None = None
         label: replace(settings, epochs=length)
         for (label, settings), length in zip(chosen.items(), lengths, strict=True)
     }
+
+
+def _place(labelled: tuple[str, PhaseSettings]) -> int:
+    """Of a phase in the order of a run; names that there are not are refused when the schedule is made."""
+    label, settings = labelled
+    name = label if settings.name in (None, "before") else settings.name
+    return PHASES.index(cast(Phase, name)) if name in PHASES else len(PHASES)
 
 
 def scaled(lengths: Sequence[int], total: int) -> list[int]:
@@ -136,6 +145,7 @@ class PhaseSchedule(Callback):
         if not phases:
             raise UserError("phases: expected at least one, such as {name: guidance, epochs: 10}, got an empty list")
         self.phases = phases
+        self._told: int | None = None  # the epoch of the phase that was said last
 
     def place_at(self, epoch: int) -> tuple[PhaseSpec, int]:
         """The phase of an epoch, counted from 0, and the epoch it began with."""
@@ -203,7 +213,8 @@ class PhaseSchedule(Callback):
         spec, begun = self.place_at(epoch)
         pl_module.set_phase(spec.name, spec.freeze)
         lr, discriminator_lr = self.rates_at(pl_module, epoch, spec.warmup)
-        if epoch == begun:
+        if epoch == begun != self._told:
+            self._told = begun
             besides = f", frozen besides: {', '.join(spec.freeze)}" if spec.freeze else ""
             rank_zero_info(
                 f"epoch {epoch}: phase {spec.name}, learning rate {lr:g}, discriminators {discriminator_lr:g}{besides}"

@@ -14,8 +14,8 @@ from torchvision.utils import make_grid
 from stsa_lightning.callbacks.pictures import picture_row, save_picture
 from stsa_lightning.data.clip import FPS
 from stsa_lightning.errors import UserError
-from stsa_lightning.files import unused
 from stsa_lightning.evaluation.spool import in_blocks
+from stsa_lightning.files import unused
 from stsa_lightning.video import VideoWriter
 
 
@@ -23,7 +23,7 @@ class Predictions(Callback):
     """Writes ``pictures/`` and ``videos/`` into the folder of a run's predictions.
 
     Pictures: a row per window of the test split, as :class:`ValidationPictures` has them, one file for each batch.
-    Videos: whole clips of it with their sound, drawn as dubbing draws them: the true face left, the generated one right.
+    Videos: whole clips of it with their sound, drawn as dubbing draws them: true faces left, generated ones right.
 
     Args:
         clips: videos over all ranks, evenly out of the split; None: all, 0: none.

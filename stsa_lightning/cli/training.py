@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
@@ -155,6 +154,8 @@ class RunCLI(LightningCLI):
         if self.dry:
             self.scratch = tempfile.TemporaryDirectory(prefix="stsa-")
             self.folder = Path(self.scratch.name)
+            if self.fitting:
+                self.checkpoint = None  # its few steps are the first ones, whatever the run has behind it
         else:
             self.folder = self.run.path if self.fitting else self.run.path / str(self.subcommand)
             if self.fitting:
@@ -235,7 +236,9 @@ class STSACLI(RunCLI):
             "--phases", type=dict[str, PhaseSettings], default={}, help="LABEL: {epochs: N, lr: X, ...}, in order"
         )
         parser.add_argument("--epochs", type=int | None, default=None, help="length of the run, phases in proportion")
-        parser.add_argument("--smoke", action="store_true", help="fit: a step of each phase, every metric; keeps nothing")
+        parser.add_argument(
+            "--smoke", action="store_true", help="fit: a step of each phase, every metric; keeps nothing"
+        )
         parser.add_lightning_class_args(GeneratorEMA, "ema")
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
         parser.add_lightning_class_args(ValidationPictures, "pictures")

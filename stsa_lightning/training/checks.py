@@ -107,8 +107,8 @@ def check_parts(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     apart = {".".join(name.split(".")[:2]) for name in theirs.keys() ^ mine.keys()}
     if apart:
         raise UserError(
-            f"the checkpoint and this run do not have the same parts; one of them lacks {', '.join(sorted(apart))}. Give "
-            "the run the checkpoint's model.weights and model.information, or begin from its networks alone: "
+            f"the checkpoint and this run do not have the same parts; one of them lacks {', '.join(sorted(apart))}. "
+            "Give the run the checkpoint's model.weights and model.information, or begin from its networks alone: "
             "--model.init_from FILE in place of --ckpt_path"
         )
 

@@ -74,8 +74,8 @@ class RunFolder:
         if overwrite:
             if asked == "last" or (checkpoint and any(path.samefile(checkpoint) for path in written)):
                 raise UserError(
-                    f"--overwrite would remove {checkpoint or self.path}, which --ckpt_path goes on from: leave out one "
-                    "of them, or begin elsewhere with --run FOLDER"
+                    f"--overwrite would remove {checkpoint or self.path}, which --ckpt_path goes on from: leave "
+                    "out one of them, or begin elsewhere with --run FOLDER"
                 )
             remove(written)
             rank_zero_info(f"--overwrite: removed from {self.path}/: {told}")
