@@ -50,7 +50,7 @@ from stsa_lightning.training.checks import (
     told_settings,
 )
 from stsa_lightning.training.speed import compile_networks
-from stsa_lightning.training.strategy import AlternatingDDP
+from stsa_lightning.training.strategy import AlternatingDDP  # noqa: F401  makes `strategy: ddp_alternating` known
 
 Phase = Literal["listening", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)

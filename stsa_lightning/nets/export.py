@@ -120,8 +120,8 @@ def export_onnx(
 
 def _require_packages() -> None:
     try:
-        import onnx
-        import onnxscript
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"{error.name} is not installed: ONNX export needs the extra: pip install 'stsa_lightning[onnx]'"
