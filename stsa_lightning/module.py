@@ -46,11 +46,11 @@ from stsa_lightning.training.checks import (
     check_features,
     check_parts,
     check_settings,
+    check_trainer,
     memory_advice,
     told_settings,
 )
 from stsa_lightning.training.speed import compile_networks
-from stsa_lightning.training.strategy import AlternatingDDP  # noqa: F401  makes `strategy: ddp_alternating` known
 
 Phase = Literal["listening", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -228,6 +228,8 @@ class STSA(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Data and networks have to agree; said before anything is computed."""
+        if stage == "fit":
+            check_trainer(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, STSADataModule):
             check_agreement(self.hparams, data.hparams)

@@ -37,6 +37,7 @@ from stsa_lightning.cli.settings import LoggedSettings
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.errors import UserError
 from stsa_lightning.module import STSA
+from stsa_lightning.training.checks import check_flags
 from stsa_lightning.training.folder import RunFolder, sweep_trial
 from stsa_lightning.training.loggers import WandbSettings, kept, make_loggers
 
@@ -265,6 +266,7 @@ class STSACLI(RunCLI):
         return self.fitting and bool(self.settings.smoke)
 
     def before_instantiate_classes(self) -> None:
+        check_flags(vars(self.settings.trainer))
         super().before_instantiate_classes()
         settings = self.settings
         given = {label: PhaseSettings(**vars(phase)) for label, phase in settings.phases.items()}

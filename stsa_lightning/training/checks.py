@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from stsa_lightning.audio import FEATURE_DIMS
 from stsa_lightning.errors import UserError
+from stsa_lightning.training.strategy import AlternatingDDP
 
 AGREED = ("features", "face_size", "references", "window", "sigma")  # what data and networks must agree on
 
@@ -76,6 +78,38 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
                 f"a batch's {name}: expected (B, {wanted}), got {'nothing' if found is None else found}; prepare or "
                 "read the data with the module's face_size, window, references and features"
             )
+
+
+def check_trainer(strategy: object) -> None:
+    """How a trainer shares the work, against two optimisers that take turns while some networks do not learn.
+
+    Raises:
+        UserError: a strategy that this training cannot work with.
+    """
+    if isinstance(strategy, DDPStrategy):
+        fine = isinstance(strategy, AlternatingDDP) or strategy._ddp_kwargs.get("find_unused_parameters")
+    else:
+        fine = isinstance(strategy, SingleDeviceStrategy)
+    if not fine:
+        raise UserError(
+            f"trainer.strategy: expected ddp_alternating (or ddp_find_unused_parameters_true) on several devices, got "
+            f"{type(strategy).__name__}; two optimisers take turns here, and each phase leaves some networks alone"
+        )
+
+
+def check_flags(trainer: Mapping[str, Any]) -> None:
+    """The trainer's settings that Lightning refuses where a module has optimisers of its own.
+
+    Raises:
+        UserError: naming the setting that does the same here.
+    """
+    for flag, idle, ours in (
+        ("gradient_clip_val", (None, 0), "model.gradient_clip"),
+        ("gradient_clip_algorithm", (None,), "model.gradient_clip, by norm"),
+        ("accumulate_grad_batches", (None, 1), "model.accumulate"),
+    ):
+        if trainer.get(flag) not in idle:
+            raise UserError(f"trainer.{flag}: two optimisers take turns here; give --{ours} in its place")
 
 
 def plain(settings: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,10 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_nothing_that_a_run_wrote_is_lost_by_what_follows(
-    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tree: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
     """Trained, tried, measured, drawn, refused, gone on with: one folder."""
+    caplog.set_level("INFO")
     stsa("--epochs", "4", "--phases.synthesis.lr", "0.003")
     run = tree / "runs/mine"
     written = contents(run)
@@ -115,7 +117,7 @@ def test_nothing_that_a_run_wrote_is_lost_by_what_follows(
     stsa("--trainer.fast_dev_run", "true", "--ckpt_path", "last")
     stsa("--smoke")
     assert contents(run) == written
-    assert "end_to_end" in capsys.readouterr().err
+    assert "nothing was kept\nguidance " in caplog.text
 
     stsa("--ckpt_path", "last", command="validate")
     stsa("--ckpt_path", "best", command="test")
@@ -141,16 +143,19 @@ def test_nothing_that_a_run_wrote_is_lost_by_what_follows(
     assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 5
 
     stsa("--overwrite", "--epochs", "4")
-    assert "--overwrite: removed from runs/mine/: best.ckpt, config-1.yaml" in capsys.readouterr().err
+    assert "--overwrite: removed from runs/mine/: best.ckpt, config-1.yaml" in caplog.text
     assert len(rows(run)) < len(written["logs/metrics.csv"].splitlines())
     assert contents(run / "validate")
 
 
-def test_the_command_line_holds_against_a_checkpoint(tree: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_line_holds_against_a_checkpoint(
+    tree: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
     stsa("--epochs", "4", "--trainer.limit_val_batches", "1")
     options = ["--ckpt_path", "runs/mine/last.ckpt", "--epochs", "8"]
+    caplog.set_level("INFO")
     stsa(*options, "--model.lr", "0.0005", "--model.betas", "[0.8, 0.9]", "--phases.guidance.lr", "null")
-    assert "model.lr 0.0005 (the checkpoint: 0.001)" in capsys.readouterr().err
+    assert "model.lr 0.0005 (the checkpoint: 0.001)" in caplog.text
     (group, _) = (state["param_groups"][0] for state in torch.load("runs/mine/last.ckpt")["optimizer_states"])
     assert (group["lr"], tuple(group["betas"])) == (0.0005, (0.8, 0.9))
     for command in ("fit", "validate"):
@@ -269,7 +274,9 @@ def test_lists_of_an_overlay_replace_those_below_and_inherit_nothing(tree: Path,
     trainer = parsed(capsys, "-c", "below.yaml", "--data.root", "x", *words)["trainer"]
     assert trainer["callbacks"][0]["init_args"]["phases"][0]["lr"] is None
     assert trainer["logger"][0]["init_args"]["version"] is None
-    (tree / "more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks+": [{"class_path": "Timer"}]}}))
+    (tree / "more.yaml").write_text(
+        yaml.safe_dump({"trainer": {"callbacks+": [{"class_path": "LearningRateMonitor"}]}})
+    )
     trainer = parsed(capsys, "-c", "below.yaml", "-c", "more.yaml", "--data.root", "x")["trainer"]
     assert trainer["callbacks"][0]["init_args"]["phases"][0]["lr"] == 0.5
     assert len(trainer["callbacks"]) == 2
@@ -371,3 +378,57 @@ def test_two_processes_train_and_measure_what_one_measures(tree: Path):
     one = last_values(tree / "runs/mine/validate")
     for name in ("val/psnr_mouth", "val/ssim_face", "val/pixel", "val/heatmap"):
         assert two[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+@pytest.mark.slow
+def test_days_of_a_researcher_in_one_tree_lose_nothing(tree: Path):
+    """Trained, killed, taken up, measured, tried, swept twice, ablated: what was ever written is still there."""
+    seen: dict[str, bytes] = {}
+
+    def look() -> None:
+        """Checkpoints may be replaced by newer ones, rows are added; nothing else changes."""
+        now = contents(tree)
+        for name, data in seen.items():
+            if name.endswith(".csv"):
+                assert now[name].startswith(data), name
+            elif name.endswith((".yaml", "hparams.yaml")) and now[name] != data:
+                assert data in now.values(), name
+            else:
+                assert name in now, name
+                assert name.endswith((".ckpt", ".wandb", ".log", ".json", ".md")) or now[name] == data, name
+        seen.clear()
+        seen.update({name: data for name, data in now.items() if "ablate/ablations" not in name})
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    fit = [sys.executable, "-m", "stsa_lightning", "fit", "-c", "mine.yaml", "--logger=csv,wandb"]
+    more = ["--epochs=40", "--resume.every_n_steps=1", "--trainer.check_val_every_n_epoch=1"]
+    victim = subprocess.Popen([*fit, *more], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list((tree / "runs/mine").glob("logs/pictures/epoch-0001.png")):
+        assert victim.poll() is None
+        time.sleep(0.2)
+    victim.kill()
+    victim.wait()
+    look()
+    stsa("--epochs=4", "--ckpt_path=last", "--logger=csv,wandb", "--trainer.max_epochs=-1", "--trainer.max_steps=20")
+    wandb.finish()
+    look()
+    for command in ("validate", "test", "predict"):
+        stsa("--ckpt_path=last", command=command)
+        look()
+    stsa("--smoke")
+    stsa("--trainer.fast_dev_run=true")
+    look()
+    sweep = EXPERIMENTS / "sweeps/learning_rates.yaml"
+    for run_id in ("aaa", "bbb"):
+        trial(sweep, run_id, "s1", {"model.lr": 0.001, "epochs": 4}, "--logger=csv,wandb")
+        look()
+    overlays = tree / "overlays"
+    overlays.mkdir()
+    (overlays / "short.yaml").write_text("phases: {end_to_end: {name: before}}\n")
+    words = ["ablate", "-c", "mine.yaml", "--overlays", str(overlays), "--out", "runs/ablate", "--epochs", "4"]
+    for _ in range(2):
+        main([*words, "--metrics", "psnr"])
+        look()
+    ids = {path.name.split("-")[-1] for path in (tree / "runs/mine/wandb").glob("offline-run-*")}
+    assert ids == {(tree / "runs/mine/wandb_id").read_text().strip()}
+    assert len(list((tree / "runs").rglob("last.ckpt"))) == 5
