@@ -31,7 +31,7 @@ $(OUT)/sample/index.parquet: | $(VENV)/.installed
 
 # A stopped training goes on from its last checkpoint.
 $(RUN)/.trained: $(OUT)/sample/index.parquet experiments/sample.yaml
-	$(BIN)/stsa fit -c experiments/sample.yaml --ckpt_path last
+	$(BIN)/stsa fit -c experiments/sample.yaml --run $(RUN) --ckpt_path last
 	@touch $@
 
 $(OUT)/evaluation/report.json: $(RUN)/.trained

@@ -113,7 +113,7 @@ def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
         lambda: clip.faces(chosen, dataset.face_size),
         heatmaps,
         lambda: planes(faces),
-        lambda: dataset._audio(clip, int(chosen[0])),
+        lambda: dataset._audio(clip, int(chosen[0]), rng),
         lambda: default_collate(items),
         lambda: augmented._augmented(faces, landmarks, rng),
     )

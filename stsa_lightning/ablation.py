@@ -10,7 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Ablation:
     """What is compared.
 
     Attributes:
-        base: YAML of the experiment; its ``trainer.default_root_dir`` is where a run's files go, here the run's folder.
+        base: YAML of the experiment.
         overlays: YAML files of the variants; the name of a file is that of the variant.
         out: folder of the runs and of the tables.
         seeds: of weights, order and dropout; who validates stays the same.
@@ -93,10 +93,10 @@ class Ablation:
         """
         settings = yaml.safe_load(read_text(self.base).text)
         fixed = any(settings.get("data", {}).get(name) for name in _FIXED_SPLIT)
-        mine = run_settings(settings, run.folder, self.epochs)
-        seeds = [f"--{name}={run.seed}" for name in ("seed_everything", "model.seed", *(["data.seed"] * fixed))]
+        words = [f"--{name}={run.seed}" for name in ("seed_everything", "model.seed", *(["data.seed"] * fixed))]
+        words += [] if self.epochs is None else [f"--epochs={self.epochs}"]
         overlay = "" if run.overlay is None else read_text(run.overlay).text
-        said = json.dumps([mine, overlay, seeds, self.options])
+        said = json.dumps([settings, overlay, words, self.options])
         mark, fingerprint = run.folder / "trained", hashlib.sha256(said.encode()).hexdigest()
         begun = run.folder / "settings.sha256"
         if begun.is_file() and begun.read_text() != fingerprint:
@@ -104,13 +104,12 @@ class Ablation:
         if mark.is_file():
             return
         run.folder.mkdir(parents=True, exist_ok=True)
-        experiment = run.folder / "experiment.yaml"
-        for path, text in ((experiment, yaml.safe_dump(mine, sort_keys=False)), (begun, fingerprint)):
-            with written_whole(path) as part:
-                part.write_text(text)
-        files = [experiment] if run.overlay is None else [experiment, run.overlay]
+        with written_whole(begun) as part:
+            part.write_text(fingerprint)
+        files = [self.base] if run.overlay is None else [self.base, run.overlay]
         chosen = [word for file in files for word in ("-c", str(file))]
-        _call(["fit", *chosen, *seeds, *self.options, "--ckpt_path=last"], run.folder / "train.log")
+        call = ["fit", *chosen, *words, *self.options, f"--run={run.folder}", "--ckpt_path=last"]
+        _call(call, run.folder / "train.log")
         mark.touch()
 
     def measure(self, run: Run) -> dict[str, dict[str, float]]:
@@ -146,58 +145,6 @@ class Ablation:
                 yield run, self.measure(run)
             except (UserError, OSError) as error:
                 yield run, str(error)
-
-
-def run_settings(settings: Mapping[str, Any], folder: Path, epochs: int | None = None) -> dict[str, Any]:
-    """An experiment's settings with everything it writes in ``folder``, its phases scaled to ``epochs`` in all.
-
-    Raises:
-        UserError: no ``trainer.default_root_dir``; fewer epochs than phases.
-    """
-    trainer = settings.get("trainer") or {}
-    if not trainer.get("default_root_dir"):
-        raise UserError("trainer.default_root_dir: expected a folder, which each run replaces by its own, found none")
-    moved = _moved(trainer, str(trainer["default_root_dir"]), str(folder))
-    if epochs is not None:
-        for callback in moved.get("callbacks", ()):
-            if str(callback.get("class_path", "")).endswith("PhaseSchedule"):
-                phases = callback["init_args"]["phases"]
-                for phase, length in zip(phases, scaled([p["epochs"] for p in phases], epochs), strict=True):
-                    phase["epochs"] = length
-        # A run ends with a validation, which is when checkpoints are written.
-        every = moved.get("check_val_every_n_epoch") or 1
-        moved |= {
-            "max_epochs": epochs,
-            "check_val_every_n_epoch": max(n for n in range(1, every + 1) if epochs % n == 0),
-        }
-    return {**settings, "trainer": moved}
-
-
-def _moved(value: Any, old: str, new: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _moved(item, old, new) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_moved(item, old, new) for item in value]
-    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
-        return new + value[len(old) :]
-    return value
-
-
-def scaled(lengths: Sequence[int], total: int) -> list[int]:
-    """Lengths in the same proportions with another sum, each at least 1.
-
-    Raises:
-        UserError: a sum smaller than their number.
-    """
-    if total < len(lengths):
-        raise UserError(f"epochs: expected at least one for each of the {len(lengths)} phases, got {total}")
-    shares = [length * total / sum(lengths) for length in lengths]
-    whole = [max(1, int(share)) for share in shares]
-    while sum(whole) != total:
-        step = 1 if sum(whole) < total else -1
-        movable = [i for i, part in enumerate(whole) if part + step >= 1]
-        whole[max(movable, key=lambda i: step * (shares[i] - whole[i]))] += step  # the one furthest from its share
-    return whole
 
 
 def _call(words: Sequence[str], log: Path) -> None:

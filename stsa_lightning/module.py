@@ -40,9 +40,17 @@ from stsa_lightning.nets.checkpoint import averaged_weights, load_networks
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput, mask_lower_half
-from stsa_lightning.training.checks import check_agreement, check_batch, check_features, check_settings, memory_advice
+from stsa_lightning.training.checks import (
+    check_agreement,
+    check_batch,
+    check_features,
+    check_parts,
+    check_settings,
+    check_trainer,
+    memory_advice,
+    told_settings,
+)
 from stsa_lightning.training.speed import compile_networks
-from stsa_lightning.training.strategy import AlternatingDDP  # noqa: F401  makes `strategy: ddp_alternating` known
 
 Phase = Literal["listening", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -220,6 +228,8 @@ class STSA(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Data and networks have to agree; said before anything is computed."""
+        if stage == "fit":
+            check_trainer(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, STSADataModule):
             check_agreement(self.hparams, data.hparams)
@@ -252,6 +262,8 @@ class STSA(LightningModule):
         """Whoever does not go on training gets the averaged weights, as dubbing does."""
         for name, network in (("guidance", self.guidance), ("synthesis", self.synthesis)):
             check_settings("the checkpoint", name, checkpoint["networks"][name], network.settings)
+        told_settings(checkpoint.get("hyper_parameters", {}), self.hparams)
+        check_parts(checkpoint["state_dict"], self.state_dict())
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] |= averaged_weights(checkpoint)
 
@@ -325,6 +337,14 @@ class STSA(LightningModule):
             self._judges_require_grad(True)
         return terms
 
+    def on_train_start(self) -> None:
+        """The settings hold, also for optimisers whose state comes from a checkpoint of others."""
+        hparams = self.hparams
+        own = (("lr", "betas"), ("discriminator_lr", "discriminator_betas"))
+        for optimiser, (rate, betas) in zip(self.trainer.optimizers, own, strict=False):
+            for group in optimiser.param_groups:
+                group["lr"], group["betas"] = hparams[rate], tuple(hparams[betas])
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of (seed, batch, rank)."""
         if batch_idx == 0:
@@ -372,21 +392,13 @@ class STSA(LightningModule):
         prediction, output, target = self(batch)
         self._log("val", self.objective.guidance_terms(prediction, batch), len(batch["frame"]))
         self._log("val", {"pixel": F.l1_loss(output.face, target)}, len(batch["frame"]))
-        centre = batch["faces"].shape[1] // 2
-        return {
-            "reference": batch["references"][:, 0],
-            "masked": mask_lower_half(target),
-            "heatmap": prediction.heatmap[:, centre],
-            "warped": output.warped,
-            "generated": output.face,
-            "true": target,
-        }
+        return shown(batch, prediction, output, target)
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Generated faces of every window's centre, (B, 3, S, S)."""
-        return self(batch)[1].face
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Every window's centre as in validation: ``generated`` and what it was made of, (B, 3 or 1, S, S) each."""
+        return shown(batch, *self(batch))
 
     # ---- logs
 
@@ -462,3 +474,15 @@ def chosen_frames(windows: Tensor, every_frame: bool) -> Tensor:
     """Windows (B, T, ...) -> the centre frames (B, ...), or all (B * T, ...)."""
     frames = windows.shape[1]
     return windows.flatten(0, 1) if every_frame else windows[:, frames // 2]
+
+
+def shown(batch: Batch, prediction: GuidanceOutput, output: SynthesisOutput, target: Tensor) -> dict[str, Tensor]:
+    """What callbacks measure and show of drawn windows: pictures (B, 3, S, S), the heatmap (B, 1, S, S)."""
+    return {
+        "reference": batch["references"][:, 0],
+        "masked": mask_lower_half(target),
+        "heatmap": chosen_frames(prediction.heatmap, False),
+        "warped": output.warped,
+        "generated": output.face,
+        "true": target,
+    }

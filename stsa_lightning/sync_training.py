@@ -71,7 +71,7 @@ class SyncExpertModule(LightningModule):
         Divided by the log of the number of windows: 1 is what guessing gives, 0 is perfect.
         """
         pairs = self.across(lip.flatten(0, 1), speech.flatten(0, 1))
-        count = lip.shape[0] * lip.shape[1] * (self.trainer.world_size if self._trainer else 1)
+        count = lip.shape[0] * lip.shape[1] * (self.trainer.world_size if self.training and self._trainer else 1)
         own = torch.stack([self.within(mine, sound) for mine, sound in zip(lip, speech, strict=True)]).mean()
         return {"across": 1 - pairs / math.log(count), "within": 1 - own / math.log(lip.shape[1])}
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
 from stsa_lightning import ablation
-from stsa_lightning.ablation import Ablation, run_settings, scaled
+from stsa_lightning.ablation import Ablation
 from stsa_lightning.ablation_tables import long_table, markdown, summary, task_tables
+from stsa_lightning.callbacks.phases import scaled
 from stsa_lightning.cli import main
 from stsa_lightning.cli.ablate import chosen
 from stsa_lightning.errors import UserError
@@ -83,23 +83,6 @@ def test_two_variants_are_trained_measured_and_compared_and_one_failure_does_not
     assert json.loads((out / "ablations.json").read_text())["differences"][0]["column"] == "psnr_mouth"
 
 
-def test_a_run_writes_into_its_own_folder_and_its_phases_are_scaled(tmp_path: Path):
-    base = yaml.safe_load(SAMPLE.read_text())
-    settings = run_settings(base, tmp_path, epochs=8)
-    trainer = settings["trainer"]
-    text = yaml.safe_dump(trainer)
-    assert base["trainer"]["default_root_dir"] not in text
-    assert trainer["callbacks"][-1]["init_args"]["dirpath"] == str(tmp_path)
-    phases = trainer["callbacks"][0]["init_args"]["phases"]
-    assert [phase["epochs"] for phase in phases] == [4, 1, 1, 2]
-    assert trainer["max_epochs"] == 8
-    assert trainer["check_val_every_n_epoch"] == 4
-    assert {**settings, "trainer": None} == {**base, "trainer": None}
-    assert base == yaml.safe_load(SAMPLE.read_text()), "the base is not changed"
-    with pytest.raises(UserError, match="default_root_dir"):
-        run_settings({"trainer": {}}, tmp_path)
-
-
 @pytest.mark.parametrize(
     ("lengths", "total", "expected"),
     [
@@ -138,6 +121,7 @@ def test_an_interrupted_run_goes_on_and_another_s_folder_is_left_alone(
     assert calls[0][-1] == "--ckpt_path=last"
     assert calls[0][1:5:2] == ["-c", "-c"]
     assert calls[0][4] == str(overlays / "no_cil.yaml")
+    assert f"--run={run.folder}" in calls[0]
     assert {"--seed_everything=1", "--model.seed=1", "--data.seed=1"} <= set(calls[0])
     (overlays / "no_cil.yaml").write_text("model: {information: mine}\n")
     with pytest.raises(UserError, match="holds a run of other settings"):

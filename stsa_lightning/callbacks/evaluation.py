@@ -19,6 +19,7 @@ from stsa_lightning.evaluation.figures import Column, Figure
 from stsa_lightning.evaluation.registry import METRICS, Bench, Options, build, chosen_metrics
 from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
+from stsa_lightning.files import unused
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
 
@@ -36,7 +37,7 @@ class EvaluationCallback(Callback):
         metrics: names, see :mod:`stsa_lightning.evaluation.registry`.
         regions: of picture metrics.
         clips: whole clips that are drawn, over all ranks; 0: none, and no metrics of clips.
-        every_n_validations: draw them at each n-th validation; in tests always.
+        every_n_validations: draw them at each n-th validation of a training; in ``validate`` and ``test`` always.
         landmark_frames: frames per rank in which metrics of frames look for landmarks, from the first batches on.
         landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
         sync, identity, weights_dir: see ``stsa evaluate``.
@@ -156,7 +157,7 @@ class EvaluationCallback(Callback):
         shown = {"best": self.pictures[0], "worst": self.pictures[-1]}
         folder.mkdir(parents=True, exist_ok=True)
         for which, (_, name, jpeg) in shown.items():
-            (folder / f"{stage}-epoch-{trainer.current_epoch:04d}-{which}.jpg").write_bytes(jpeg)
+            unused(folder / f"{stage}-epoch-{trainer.current_epoch:04d}-{which}.jpg").write_bytes(jpeg)
             picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].copy()
             title = f"{stage}/{which} clip: reference | true | generated | difference | heatmap"
             for logger in trainer.loggers:
@@ -170,13 +171,15 @@ class EvaluationCallback(Callback):
     def _end(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         values = self.frame_sums.compute() | self.clip_sums.compute()
         values |= {name: float(meter.compute()) for name, meter in self.frames.set_meters.items()}
-        pl_module.log_dict({f"{stage}/{name}": value for name, value in values.items()}, prog_bar=False)
+        # Equal on all ranks already; without sync_dist Lightning doubts it.
+        named = {f"{stage}/{name}": value for name, value in values.items()}
+        pl_module.log_dict(named, prog_bar=False, sync_dist=True)
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation"  # on every rank: it is broadcast
         self._show(trainer, folder, stage)
 
     def _batch(self, trainer: Trainer, pl_module: Any, outputs: Any, batch_idx: int, split: str) -> None:
         # With the first batch, since the averaged weights are in place only between the epoch's hooks.
-        due = split == "test" or self.validations % self.every_n_validations == 0
+        due = trainer.state.fn != "fit" or self.validations % self.every_n_validations == 0
         if batch_idx == 0 and self.clips and due and not trainer.sanity_checking and self.detector is not None:
             self._draw_clips(trainer, pl_module, split)
         self._update(outputs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import takewhile
+from typing import Any, Literal, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -44,6 +46,93 @@ class PhaseSpec:
                 raise UserError(f"phases: {option} of {self.name} must be 0 or more, got {value}")
 
 
+@dataclass(frozen=True)
+class PhaseSettings:
+    """A phase as settings say it, under a label of its own: ``phases.LABEL.epochs`` and so on.
+
+    They follow each other as in :data:`PHASES`, those of one name in the order of their labels in the file.
+
+    Attributes:
+        epochs: its length; 0 leaves it out.
+        name: which phase it is; None: its label, so that a phase can come twice, with other rates; ``before``: the one
+            before it goes on, as it is.
+        lr, discriminator_lr, warmup, freeze: see :class:`PhaseSpec`.
+    """
+
+    epochs: int = 0
+    name: Phase | Literal["before"] | None = None
+    lr: float | None = None
+    discriminator_lr: float | None = None
+    warmup: int = 0
+    freeze: tuple[str, ...] = ()
+
+
+def phase_specs(phases: Mapping[str, PhaseSettings]) -> list[PhaseSpec]:
+    """What a schedule is made of.
+
+    Raises:
+        UserError: there is no such phase, or none before the first.
+    """
+    specs: list[PhaseSpec] = []
+    for label, settings in phases.items():
+        given = {field.name: getattr(settings, field.name) for field in fields(settings)}
+        if settings.name != "before":
+            specs.append(PhaseSpec(**{**given, "name": settings.name or cast(Phase, label)}))
+        elif specs:
+            specs.append(replace(specs[-1], epochs=settings.epochs, warmup=0))
+        else:
+            raise UserError(f"phases.{label}.name: there is no phase before it, got 'before'")
+    return specs
+
+
+def chosen_phases(phases: Mapping[str, PhaseSettings], epochs: int | None = None) -> dict[str, PhaseSettings]:
+    """The phases that have a length; in their proportions, with ``epochs`` in all, where that is given.
+
+    Raises:
+        UserError: a length below 0; fewer epochs than phases.
+    """
+    for label, settings in phases.items():
+        if settings.epochs < 0:
+            raise UserError(f"phases.{label}.epochs must be 0 (left out) or more, got {settings.epochs}")
+    chosen = {label: settings for label, settings in sorted(phases.items(), key=_place) if settings.epochs}
+    if epochs is None or not chosen:
+        return chosen
+    lengths = scaled([settings.epochs for settings in chosen.values()], epochs)
+    return {
+        label: replace(settings, epochs=length)
+        for (label, settings), length in zip(chosen.items(), lengths, strict=True)
+    }
+
+
+def _place(labelled: tuple[str, PhaseSettings]) -> int:
+    """Of a phase in the order of a run; names that there are not are refused when the schedule is made."""
+    label, settings = labelled
+    name = label if settings.name in (None, "before") else settings.name
+    return PHASES.index(cast(Phase, name)) if name in PHASES else len(PHASES)
+
+
+def scaled(lengths: Sequence[int], total: int) -> list[int]:
+    """Lengths in the same proportions with another sum, each at least 1.
+
+    Raises:
+        UserError: a sum smaller than their number.
+    """
+    if total < len(lengths):
+        raise UserError(f"epochs: expected at least one for each of the {len(lengths)} phases, got {total}")
+    shares = [length * total / sum(lengths) for length in lengths]
+    whole = [max(1, int(share)) for share in shares]
+    while sum(whole) != total:
+        step = 1 if sum(whole) < total else -1
+        movable = [i for i, part in enumerate(whole) if part + step >= 1]
+        whole[max(movable, key=lambda i: step * (shares[i] - whole[i]))] += step  # the one furthest from its share
+    return whole
+
+
+def epochs_without_picture(phases: Mapping[str, PhaseSettings]) -> int:
+    """Epochs at the beginning of a run in which nothing is drawn."""
+    return sum(spec.epochs for spec in takewhile(lambda spec: spec.name in WITHOUT_PICTURE, phase_specs(phases)))
+
+
 class PhaseSchedule(Callback):
     """Moves the module from phase to phase at the start of epochs; the last phase lasts until ``trainer.max_epochs``.
 
@@ -56,6 +145,7 @@ class PhaseSchedule(Callback):
         if not phases:
             raise UserError("phases: expected at least one, such as {name: guidance, epochs: 10}, got an empty list")
         self.phases = phases
+        self._told: int | None = None  # the epoch of the phase that was said last
 
     def place_at(self, epoch: int) -> tuple[PhaseSpec, int]:
         """The phase of an epoch, counted from 0, and the epoch it began with."""
@@ -123,7 +213,8 @@ class PhaseSchedule(Callback):
         spec, begun = self.place_at(epoch)
         pl_module.set_phase(spec.name, spec.freeze)
         lr, discriminator_lr = self.rates_at(pl_module, epoch, spec.warmup)
-        if epoch == begun:
+        if epoch == begun != self._told:
+            self._told = begun
             besides = f", frozen besides: {', '.join(spec.freeze)}" if spec.freeze else ""
             rank_zero_info(
                 f"epoch {epoch}: phase {spec.name}, learning rate {lr:g}, discriminators {discriminator_lr:g}{besides}"

@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from stsa_lightning.files import unused
+
 COLUMNS = ("reference", "masked", "heatmap", "warped", "generated", "true")
 
 
@@ -24,7 +26,7 @@ class ValidationPictures(Callback):
     The grid goes to W&B and TensorBoard where they log, and always to ``pictures/epoch-0012.png`` in the run's folder.
 
     Args:
-        count: rows, taken evenly from the first rank's validation windows.
+        count: rows, taken evenly from the first rank's validation windows; 0: no pictures.
         every_n_epochs: epochs between pictures.
     """
 
@@ -38,7 +40,9 @@ class ValidationPictures(Callback):
         self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def _wanted(self, trainer: Trainer) -> bool:
-        return not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if trainer.sanity_checking or not self.count:
+            return False
+        return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
     @rank_zero_only
     def on_validation_batch_end(
@@ -65,7 +69,7 @@ class ValidationPictures(Callback):
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(name, grid, trainer.global_step)
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_picture(self.folder / f"epoch-{trainer.current_epoch:04d}.png", grid)
+        save_picture(unused(self.folder / f"epoch-{trainer.current_epoch:04d}.png"), grid)
 
 
 def picture_row(outputs: Mapping[str, Tensor], index: int) -> Tensor:

@@ -69,36 +69,10 @@ def run_lightning(words: Sequence[str]) -> None:
     """
     # Lightning calls jsonargparse by names that it is going to drop; users cannot do anything about it.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-
-    from stsa_lightning.callbacks.record import RunRecord
-    from stsa_lightning.callbacks.resume import ResumePoint
-    from stsa_lightning.callbacks.watch import LossWatch
-    from stsa_lightning.cli.settings import LoggedSettings
-    from stsa_lightning.data.datamodule import STSADataModule
-    from stsa_lightning.module import STSA
-
-    class STSACLI(LightningCLI):
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            # What data and networks must agree on is said once, under ``data``.
-            for name in ("features", "face_size", "references", "window", "sigma"):
-                parser.link_arguments(f"data.{name}", f"model.{name}")
-            # Every run has these; their options are --resume.* and --watch.*.
-            parser.add_lightning_class_args(ResumePoint, "resume")
-            parser.add_lightning_class_args(LossWatch, "watch")
+    from stsa_lightning.cli.training import STSACLI
 
     with lightning_words():
-        STSACLI(
-            STSA,
-            STSADataModule,
-            args=[words[0], *files_first(words[1:])],
-            auto_configure_optimizers=False,  # the module has two, with arguments of its own
-            trainer_defaults={"callbacks": [RunRecord()]},
-            save_config_callback=LoggedSettings,
-            save_config_kwargs={"overwrite": True},  # a second run into the same folder is no accident
-            parser_kwargs={"parser_mode": "omegaconf"},
-            seed_everything_default=0,
-        )
+        STSACLI(args=[words[0], *files_first(words[1:])])
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -23,22 +23,35 @@ def _say(_: argparse.Namespace) -> None:
 def run(argv: Sequence[str]) -> None:
     """Lightning's commands on :class:`SyncExpertModule`; ``argv`` begins with one of them."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.cli import LightningArgumentParser
 
+    from stsa_lightning.cli.settings import LoggedSettings
+    from stsa_lightning.cli.training import RunCLI
     from stsa_lightning.data.datamodule import STSADataModule
     from stsa_lightning.sync_training import SyncExpertModule
 
-    class SyncCLI(LightningCLI):
+    class SyncCLI(RunCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            super().add_arguments_to_parser(parser)
             for name in ("features", "face_size", "window"):
                 parser.link_arguments(f"data.{name}", f"model.{name}")
+            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+            parser.set_defaults(
+                {
+                    "checkpoint.filename": "best",
+                    "checkpoint.monitor": "val/loss",
+                    "checkpoint.save_last": True,
+                    "checkpoint.enable_version_counter": False,
+                }
+            )
 
     with lightning_words():
         SyncCLI(
             SyncExpertModule,
             STSADataModule,
             args=[argv[0], *files_first(argv[1:])],
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=LoggedSettings,
             parser_kwargs={"parser_mode": "omegaconf"},
             seed_everything_default=0,
         )

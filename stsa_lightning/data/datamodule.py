@@ -8,11 +8,12 @@ from itertools import islice
 from typing import Any, Literal, cast
 
 import cv2
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from stsa_lightning.audio import FeatureKind
 from stsa_lightning.data.clip import Clip
@@ -42,6 +43,40 @@ class WindowSampler(DistributedSampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, done = self._begun
         return ((self.epoch, index) for index in islice(super().__iter__(), done if self.epoch == epoch else 0, None))
+
+
+class Shared(Dataset):
+    """This rank's part of a dataset in ready batches: each item once over all ranks, equally many batches on each.
+
+    Lightning's own sampler repeats items until all ranks have as many, which counts those twice; ranks with fewer
+    batches than others would leave them waiting. Here the sizes of batches differ instead, by at most one more than
+    asked for.
+
+    Args:
+        whole: the dataset.
+        batch_size: about so many items in a batch.
+        replicas, rank: how many share it, and which one this is.
+
+    Raises:
+        UserError: fewer items than ranks.
+    """
+
+    def __init__(self, whole: WindowDataset, batch_size: int, replicas: int, rank: int) -> None:
+        least, most = len(whole) // replicas, -(-len(whole) // replicas)
+        if not least:
+            raise UserError(
+                f"data: expected at least one window for each of the {replicas} processes, got {len(whole)}; raise "
+                "data.validation_windows_per_clip, or take fewer devices"
+            )
+        self.whole = whole
+        mine = np.arange(rank, len(whole), replicas)
+        self.batches = np.array_split(mine, min(least, -(-most // batch_size)))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return default_collate([self.whole[int(item)] for item in self.batches[index]])
 
 
 def position(trainer: Trainer) -> tuple[int, int]:
@@ -246,27 +281,38 @@ class STSADataModule(LightningDataModule):
         if trainer is not None:  # workers read ahead before Lightning tells the sampler its epoch
             epoch, batches = position(trainer)
             sampler.begin(epoch, batches * self._options.batch_size)
-        return self._loader(dataset, sampler, drop_last=len(sampler) >= self._options.batch_size)
+        size = self._options.batch_size
+        return self._loader(dataset, sampler, batch_size=size, drop_last=len(sampler) >= size)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(self.dataset("val"))
+        return self._measured(self.dataset("val"))
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader(self.dataset("test"))
+        return self._measured(self.dataset("test"))
 
     def predict_dataloader(self) -> DataLoader:
-        return self._loader(self.dataset("test"))
+        return self._measured(self.dataset("test"))
+
+    def _measured(self, dataset: WindowDataset) -> DataLoader:
+        trainer, size = self.trainer, self._options.batch_size
+        if trainer is None or trainer.world_size == 1:
+            return self._loader(dataset, batch_size=size)
+        shared = Shared(dataset, size, trainer.world_size, trainer.global_rank)
+        # A DistributedSampler, for Lightning would put its own in the place of any other.
+        return self._loader(shared, DistributedSampler(shared, 1, 0, shuffle=False), batch_size=None)
 
     def _loader(
-        self, dataset: WindowDataset, sampler: WindowSampler | None = None, drop_last: bool = False
+        self,
+        dataset: Dataset,
+        sampler: DistributedSampler | None = None,
+        **options: Any,
     ) -> DataLoader:
         workers = self._options.num_workers
         return DataLoader(
             dataset,
-            batch_size=self._options.batch_size,
             sampler=sampler,
             num_workers=workers,
-            drop_last=drop_last,
+            **options,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,

@@ -67,7 +67,7 @@ class InfoNCE(nn.Module):
         critic: ``cosine``, nothing learnt, shapes the codes themselves; ``mlp``, the inner product of a learnt
             embedding of each code, able to reach the true mutual information of fixed codes. Its cost grows with N,
             not with N^2 as a critic on joined pairs would.
-        gather: take negatives from all ranks of the process group, where there is one.
+        gather: in training, take negatives from all ranks of the process group, where there is one.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class InfoNCE(nn.Module):
             x, y = self.embed_x(x), self.embed_y(y)
         else:
             x, y = F.normalize(x.float(), dim=1), F.normalize(y.float(), dim=1)
-        if self.gather:
+        if self.gather and self.training:  # a validation's batches may differ in size over ranks
             x, y = _gather(x), _gather(y)
         with torch.autocast(x.device.type, enabled=False):  # half precision would round away what the softmax compares
             scores = x.float() @ y.float().T

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from stsa_lightning.audio import FEATURE_DIMS
 from stsa_lightning.errors import UserError
+from stsa_lightning.training.strategy import AlternatingDDP
 
 AGREED = ("features", "face_size", "references", "window", "sigma")  # what data and networks must agree on
 
@@ -77,6 +80,38 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
             )
 
 
+def check_trainer(strategy: object) -> None:
+    """How a trainer shares the work, against two optimisers that take turns while some networks do not learn.
+
+    Raises:
+        UserError: a strategy that this training cannot work with.
+    """
+    if isinstance(strategy, DDPStrategy):
+        fine = isinstance(strategy, AlternatingDDP) or strategy._ddp_kwargs.get("find_unused_parameters")
+    else:
+        fine = isinstance(strategy, SingleDeviceStrategy)
+    if not fine:
+        raise UserError(
+            f"trainer.strategy: expected ddp_alternating (or ddp_find_unused_parameters_true) on several devices, got "
+            f"{type(strategy).__name__}; two optimisers take turns here, and each phase leaves some networks alone"
+        )
+
+
+def check_flags(trainer: Mapping[str, Any]) -> None:
+    """The trainer's settings that Lightning refuses where a module has optimisers of its own.
+
+    Raises:
+        UserError: naming the setting that does the same here.
+    """
+    for flag, idle, ours in (
+        ("gradient_clip_val", (None, 0), "model.gradient_clip"),
+        ("gradient_clip_algorithm", (None,), "model.gradient_clip, by norm"),
+        ("accumulate_grad_batches", (None, 1), "model.accumulate"),
+    ):
+        if trainer.get(flag) not in idle:
+            raise UserError(f"trainer.{flag}: two optimisers take turns here; give --{ours} in its place")
+
+
 def plain(settings: Any) -> Any:
     """Settings as JSON gives them back: lists for tuples."""
     return json.loads(json.dumps(settings))
@@ -95,6 +130,33 @@ def check_settings(source: str, name: str, theirs: Mapping[str, Any], mine: Mapp
             f"{source}: its {name} network has other settings than this run's (name: there, here): {differ}. "
             "Give the run the same ones"
         )
+
+
+def check_parts(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Tensors of a checkpoint against this run's, such as those of discriminators that a weight of 0 leaves out.
+
+    Raises:
+        UserError: either has some that the other lacks.
+    """
+    apart = {".".join(name.split(".")[:2]) for name in theirs.keys() ^ mine.keys()}
+    if apart:
+        raise UserError(
+            f"the checkpoint and this run do not have the same parts; one of them lacks {', '.join(sorted(apart))}. "
+            "Give the run the checkpoint's model.weights and model.information, or begin from its networks alone: "
+            "--model.init_from FILE in place of --ckpt_path"
+        )
+
+
+def told_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Say in which settings a run differs from the checkpoint that it goes on from: its own hold."""
+    there, here = plain(dict(theirs)), plain(dict(mine))
+    differ = [
+        f"model.{name} {here[name]} (the checkpoint: {value})"
+        for name, value in there.items()
+        if name in here and here[name] != value and name not in ("init_from", "phase")
+    ]
+    if differ:
+        rank_zero_info(f"settings of this run hold: {'; '.join(differ)}")
 
 
 def identity(batch: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,9 @@ from stsa_lightning.data.index import INDEX_FILE
 from stsa_lightning.files import sha256_of
 
 SETTINGS = """
+run: {run}
+logger: {logger}
+wandb: {{project: stsa}}
 data: {{root: {data}, num_workers: 0, batch_size: 2, windows_per_clip: 2, references: 2, window: 2,
        validation_windows_per_clip: 1, validation_speakers: [speaker03], face_size: 64}}
 model:
@@ -31,27 +34,20 @@ trainer:
   max_epochs: 1
   log_every_n_steps: 1
   num_sanity_val_steps: 0
-  default_root_dir: {run}
-  logger: {logger}
-  callbacks:
-    - class_path: stsa_lightning.callbacks.pictures.ValidationPictures
-      init_args: {{count: 1}}
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{dirpath: {run}, save_last: true}}
+pictures: {{count: 1}}
+evaluation: {{clips: 0, landmark_frames: 0}}
 """
-CSV = "{{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {{save_dir: {run}, name: null, version: logs}}}}"
-WANDB = "{{class_path: lightning.pytorch.loggers.WandbLogger, init_args: {{project: stsa, save_dir: {run}}}}}"
 
 
 def run(folder: Path, data: Path, logger: str) -> Path:
-    text = SETTINGS.format(data=data, run=folder / "run", logger=logger.format(run=folder / "run"))
+    text = SETTINGS.format(data=data, run=folder / "run", logger=logger)
     (folder / "run.yaml").write_text(text)
     main(["fit", "-c", str(folder / "run.yaml")])
     return folder / "run"
 
 
 def test_files_tell_versions_settings_and_the_balance(prepared_sample: Path, tmp_path: Path):
-    folder = run(tmp_path, prepared_sample, CSV)
+    folder = run(tmp_path, prepared_sample, "csv")
     told = yaml.safe_load((folder / "logs" / "hparams.yaml").read_text())
     digest = sha256_of(prepared_sample / INDEX_FILE)
     assert told["version/stsa_lightning"] == stsa_lightning.__version__
@@ -73,7 +69,7 @@ def test_wandb_offline_has_them_and_the_pictures(
     prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = run(tmp_path, prepared_sample, WANDB)
+    folder = run(tmp_path, prepared_sample, "wandb")
     settings = dict(wandb.run.config)  # type: ignore[union-attr]
     wandb.finish()
     assert settings["data/index_sha256"] == sha256_of(prepared_sample / INDEX_FILE)
@@ -83,7 +79,7 @@ def test_wandb_offline_has_them_and_the_pictures(
 
 
 def test_a_run_without_any_logger_works(prepared_sample: Path, tmp_path: Path):
-    assert (run(tmp_path, prepared_sample, "false") / "last.ckpt").is_file()
+    assert (run(tmp_path, prepared_sample, "none") / "last.ckpt").is_file()
 
 
 def test_the_commit_is_that_of_the_code_alone(tmp_path: Path):

@@ -1,0 +1,311 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with a folder for each run.
+
+:class:`RunCLI` is what any LightningModule of this package is run by, :class:`STSACLI` what ``stsa fit`` is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
+
+from stsa_lightning.callbacks.ema import GeneratorEMA
+from stsa_lightning.callbacks.evaluation import EvaluationCallback
+from stsa_lightning.callbacks.phases import (
+    PhaseSchedule,
+    PhaseSettings,
+    chosen_phases,
+    epochs_without_picture,
+    phase_specs,
+)
+from stsa_lightning.callbacks.pictures import ValidationPictures
+from stsa_lightning.callbacks.predictions import Predictions
+from stsa_lightning.callbacks.record import RunRecord
+from stsa_lightning.callbacks.resume import ResumePoint
+from stsa_lightning.callbacks.smoke import SmokeReport
+from stsa_lightning.callbacks.watch import LossWatch
+from stsa_lightning.cli.settings import LoggedSettings
+from stsa_lightning.data.datamodule import STSADataModule
+from stsa_lightning.errors import UserError
+from stsa_lightning.module import STSA
+from stsa_lightning.training.checks import check_flags
+from stsa_lightning.training.folder import RunFolder, sweep_trial
+from stsa_lightning.training.loggers import WandbSettings, kept, make_loggers
+
+LISTS = ("trainer.callbacks", "trainer.logger")
+
+
+class LaidOver(ActionConfigFile):
+    """``-c FILE``: its lists replace those of an earlier file, its phases are laid over them one by one.
+
+    jsonargparse joins entries of lists that have the same place and lets the later one inherit what it does not say
+    from whatever stood there; a setting that maps names to values it replaces as a whole.
+    """
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        phases = cfg.get("phases")
+        for name in lists_in(settings_of(values)):
+            cfg.pop(name, None)
+        super().__call__(parser, cfg, values, option_string)
+        if phases and cfg.get("phases"):
+            cfg["phases"] = {**phases, **cfg["phases"]}
+
+
+def settings_of(file: str) -> dict[str, Any]:
+    """What a file of settings says; nothing where it cannot be read, which its parser tells better."""
+    try:
+        found = yaml.safe_load(Path(file).read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def lists_in(settings: dict[str, Any], above: str = "") -> list[str]:
+    """Dotted names of everything that is a list."""
+    names: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            names += lists_in(value, f"{above}{name}.")
+        elif isinstance(value, list) and not str(name).endswith("+"):
+            names.append(f"{above}{name}")
+    return names
+
+
+def whole_lists(words: list[str]) -> list[str]:
+    """Options that give a whole list of classes, so that nothing of an earlier list is left in it."""
+    made: list[str] = []
+    for place, word in enumerate(words):
+        name, _, value = word.removeprefix("--").partition("=")
+        following = value or "".join(words[place + 1 : place + 2])
+        if word.startswith("--") and name in LISTS and following.lstrip().startswith("["):
+            made.append(f"--{name}=null")
+        made.append(word)
+    return made
+
+
+class RunCLI(LightningCLI):
+    """Lightning's command line, in which ``--run FOLDER`` says where everything of a run is.
+
+    A training writes there; ``validate``, ``test`` and ``predict`` take its checkpoints and write into folders of their
+    own below it; a dry run (``--trainer.fast_dev_run``) writes into none. A W&B sweep's trial has a folder of its own.
+    """
+
+    own_strategy: str | None = None  # on several devices, where none is asked for
+    scratch: tempfile.TemporaryDirectory | None = None
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """As Lightning's, with :class:`LaidOver` for ``-c``."""
+        kwargs.setdefault("dump_header", None)
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=LaidOver, help="YAML of settings; a later one overrides it")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run", type=str, default="runs/unnamed", help="folder of the run: everything of it")
+        parser.add_argument(
+            "--overwrite", action="store_true", help="fit: remove what an earlier run left in the folder, and say what"
+        )
+        parser.add_argument(
+            "--logger", type=str | list[str], default="csv", help="some of csv,tensorboard,wandb; or none"
+        )
+        parser.add_class_arguments(WandbSettings, "wandb")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, whole_lists(list(args)) if isinstance(args, (list, tuple)) else args)
+
+    def _parse_ckpt_path(self) -> None:
+        """The settings of a run are those of its files and options; Lightning would put a checkpoint's over them."""
+
+    @property
+    def settings(self) -> Any:
+        """Of the command that is run."""
+        assert self.subcommand is not None
+        return self.config[self.subcommand]
+
+    @property
+    def fitting(self) -> bool:
+        return self.subcommand == "fit"
+
+    @property
+    def dry(self) -> bool:
+        """Whether nothing is to stay of this run."""
+        return bool(self.settings.trainer.fast_dev_run)
+
+    def before_instantiate_classes(self) -> None:
+        """Settle where the run is, what it goes on from, and that nothing there is lost."""
+        settings = self.settings
+        if settings.trainer.default_root_dir is not None:
+            raise UserError(
+                f"trainer.default_root_dir: --run alone names a run's folder, got {settings.trainer.default_root_dir}"
+            )
+        run = Path(settings.run)
+        trial = sweep_trial(run) if self.fitting else None
+        self.run = RunFolder(trial or run)
+        asked = settings.ckpt_path or ("last" if trial else None)
+        self.checkpoint = self.run.checkpoint(asked, str(self.subcommand))
+        if self.dry:
+            self.scratch = tempfile.TemporaryDirectory(prefix="stsa-")
+            self.folder = Path(self.scratch.name)
+            if self.fitting:
+                self.checkpoint = None  # its few steps are the first ones, whatever the run has behind it
+        else:
+            self.folder = self.run.path if self.fitting else self.run.path / str(self.subcommand)
+            if self.fitting:
+                self.run.claim(asked, self.checkpoint, settings.overwrite)
+        settings.overwrite = False  # whoever takes up these settings again has not asked for it
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with all that writes in the run's folder."""
+        given = self.config_init[self.subcommand].trainer
+        callbacks = [*self.first_callbacks(), *as_list(given.callbacks), *self.last_callbacks()]
+        kwargs = {
+            "default_root_dir": self.folder,
+            "logger": False if self.dry else self._loggers(given.logger),
+            "callbacks": callbacks,
+            **self._strategy(),
+            **kwargs,
+        }
+        trainer = super().instantiate_trainer(**kwargs)
+        for checkpoint in trainer.checkpoint_callbacks:
+            if isinstance(checkpoint, ModelCheckpoint) and (self.dry or checkpoint.dirpath is None):
+                checkpoint.dirpath = str(self.folder if self.dry else self.run.path.resolve())
+        return trainer
+
+    def first_callbacks(self) -> list[Callback]:
+        """Before those of the settings."""
+        return []
+
+    def last_callbacks(self) -> list[Callback]:
+        """After those of the settings."""
+        return []
+
+    def _loggers(self, given: Any) -> list[Logger] | bool:
+        if given is False:
+            return False
+        own = [kept(logger) for logger in as_list(given) if isinstance(logger, Logger)]
+        settings = self.config_init[self.subcommand]
+        return [*make_loggers(settings.logger, self.folder, settings.wandb, self.fitting), *own] or False
+
+    def _strategy(self) -> dict[str, Any]:
+        given = self.settings.trainer
+        if self.own_strategy is None or given.strategy != "auto":
+            return {}
+        names = ("devices", "accelerator", "num_nodes")
+        found = _AcceleratorConnector(**{name: given[name] for name in names}, strategy="auto")
+        return {"strategy": self.own_strategy} if isinstance(found.strategy, DDPStrategy) else {}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self.checkpoint and str(self.checkpoint)
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False  # they are written, and would fill the memory
+        return kwargs
+
+
+class STSACLI(RunCLI):
+    """``stsa fit`` and its kin: :class:`STSA` on :class:`STSADataModule`."""
+
+    own_strategy = "ddp_alternating"
+
+    def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
+        super().__init__(
+            STSA,
+            STSADataModule,
+            args=args,
+            auto_configure_optimizers=False,  # the module has two, with arguments of its own
+            save_config_callback=LoggedSettings,
+            parser_kwargs={"parser_mode": "omegaconf"},
+            seed_everything_default=0,
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        # What data and networks must agree on is said once, under ``data``.
+        for name in ("features", "face_size", "references", "window", "sigma"):
+            parser.link_arguments(f"data.{name}", f"model.{name}")
+        parser.add_argument(
+            "--phases", type=dict[str, PhaseSettings], default={}, help="LABEL: {epochs: N, lr: X, ...}, in order"
+        )
+        parser.add_argument("--epochs", type=int | None, default=None, help="length of the run, phases in proportion")
+        parser.add_argument(
+            "--smoke", action="store_true", help="fit: a step of each phase, every metric; keeps nothing"
+        )
+        parser.add_lightning_class_args(GeneratorEMA, "ema")
+        parser.add_lightning_class_args(EvaluationCallback, "evaluation")
+        parser.add_lightning_class_args(ValidationPictures, "pictures")
+        parser.add_lightning_class_args(Predictions, "predictions")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/psnr_mouth",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_lightning_class_args(ResumePoint, "resume")
+        parser.add_lightning_class_args(LossWatch, "watch")
+
+    @property
+    def dry(self) -> bool:
+        return super().dry or self.smoking
+
+    @property
+    def smoking(self) -> bool:
+        return self.fitting and bool(self.settings.smoke)
+
+    def before_instantiate_classes(self) -> None:
+        check_flags(vars(self.settings.trainer))
+        super().before_instantiate_classes()
+        settings = self.settings
+        given = {label: PhaseSettings(**vars(phase)) for label, phase in settings.phases.items()}
+        epochs = len(chosen_phases(given)) if self.smoking else settings.epochs
+        if epochs is None or not given:
+            return
+        phases = chosen_phases(given, epochs)
+        # As said by the settings from here on, so that those which are kept say it, too.
+        for label, phase in settings.phases.items():
+            phase.epochs = phases[label].epochs if label in phases else 0
+        before = epochs_without_picture(chosen_phases(given))
+        exchanged = settings.data.exchange_epochs
+        if exchanged and before:
+            settings.data.exchange_epochs = max(1, exchanged * epochs_without_picture(phases) // before)
+
+    def first_callbacks(self) -> list[Callback]:
+        specs = phase_specs(chosen_phases(self.config_init[self.subcommand].phases))
+        return [PhaseSchedule(specs)] if specs else []
+
+    def last_callbacks(self) -> list[Callback]:
+        return [RunRecord(), *([SmokeReport()] if self.smoking else [])]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.settings
+        total = sum(phase.epochs for phase in settings.phases.values())
+        length: dict[str, Any] = {}
+        if total and (settings.trainer.max_epochs is None or settings.epochs or self.smoking):
+            length["max_epochs"] = total
+            # A run ends with a validation, which is when checkpoints are written.
+            if settings.epochs and (every := settings.trainer.check_val_every_n_epoch):
+                length["check_val_every_n_epoch"] = max(n for n in range(1, every + 1) if total % n == 0)
+        if self.smoking:
+            length |= SmokeReport.limits(total)
+        settings.epochs = None  # what it said is in the phases
+        return super().instantiate_trainer(**{**length, **kwargs})
+
+
+def as_list(value: Any) -> list[Any]:
+    """One, several or none as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
