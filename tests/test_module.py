@@ -42,7 +42,7 @@ def batch(size: int = 2, window: int = 3, references: int = 2, face: int = 64) -
 def test_a_zero_weight_builds_nothing():
     module = STSA(**SMALL, weights=PLAIN)
     assert module.objective.perceptual is None
-    assert module.objective.information is None
+    assert module.objective.cil is None
     assert module.objective.discriminator is None
     assert module.objective.temporal_discriminator is None
     assert len(module.configure_optimizers()) == 1
