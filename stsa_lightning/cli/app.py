@@ -23,6 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-seconds", type=float, default=60.0, help="longest video and speech that is taken")
     parser.add_argument("--max-mb", type=int, default=200, help="largest file that is taken")
+    parser.add_argument("--no-check", dest="check", action="store_false", help="see `stsa dub`")
 
 
 def _app(arguments: argparse.Namespace) -> None:
@@ -38,5 +39,5 @@ def _app(arguments: argparse.Namespace) -> None:
         raise UserError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
     from stsa_lightning.dubbing import Dubber
 
-    dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device)
+    dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device, check=arguments.check)
     serve(dubber, Limits(arguments.max_seconds, arguments.max_mb), arguments.host, arguments.port)
