@@ -57,6 +57,7 @@ def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["app", "--checkpoint", str(checkpoint), "--port", str(port), "--max-seconds", str(MAX_SECONDS)]
+    words.append("--no-check")  # the networks are not trained
     environment = os.environ | {"TMPDIR": str(folder), "STSA_CACHE": str(folder / "cache")}
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(

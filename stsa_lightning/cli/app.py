@@ -39,6 +39,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-seconds", type=float, default=60.0, help="longest video and speech that is taken")
     parser.add_argument("--max-mb", type=int, default=200, help="largest file that is taken")
+    parser.add_argument("--no-check", dest="check", action="store_false", help="see `stsa dub`")
 
 
 def _app(arguments: argparse.Namespace) -> None:
@@ -58,11 +59,9 @@ def _app(arguments: argparse.Namespace) -> None:
         from stsa_lightning.dubbing import Dubber
         from stsa_lightning.same_origin import TrustedHosts
 
-        dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device)
-        limits, trusted = (
-            Limits(arguments.max_seconds, arguments.max_mb),
-            TrustedHosts(arguments.host, arguments.allow_host),
-        )
+        dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device, check=arguments.check)
+        limits = Limits(arguments.max_seconds, arguments.max_mb)
+        trusted = TrustedHosts(arguments.host, arguments.allow_host)
         serve(dubber, limits, folder, trusted, arguments.port)
 
 

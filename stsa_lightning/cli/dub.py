@@ -74,6 +74,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         default="fast",
         help="fast: 8 bits or bfloat16 where the machine is made for them, at 40 dB or more; exact: float32",
     )
+    parser.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        help="redraw mouths that seem to be covered, and show faces that the networks seem to have failed at",
+    )
     parser.add_argument("--profile", action="store_true", help="say how long each stage was at work")
     parser.add_argument("--json", action="store_true", help="print one JSON object a dub, for scripts")
 
@@ -94,6 +100,7 @@ def _dub(arguments: argparse.Namespace) -> None:
         fit=arguments.fit,
         silence=arguments.silence,
         precision=arguments.precision,
+        check=arguments.check,
     )
     if jobs is None:
         report = dubber.dub(

@@ -209,7 +209,7 @@ def test_released_files_dub_as_the_released_program_draws(
     assert str(out) in capsys.readouterr().out
     write_wav(tmp_path / "speech.wav", np.full(16_000 // 25, 0.1, np.float32))  # one frame
 
-    dubber = Dubber.from_checkpoint(out, precision="exact")
+    dubber = Dubber.from_checkpoint(out, precision="exact", check=False)
     dubber.engine = witness = Witness(dubber.engine)
     report = dubber.dub(min(sample_root.rglob("*.mp4")), tmp_path / "speech.wav", tmp_path / "o.mp4", progress=False)
     assert (report.frames, report.faces) == (1, 1)
