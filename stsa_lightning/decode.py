@@ -46,8 +46,10 @@ class Decoder:
         fps: frames a second, as the file says.
         stated_rates: all that it says of its rate: the average, and the one that its time stamps fit.
         base: seconds of a stamp's unit.
+        codec, container: as FFmpeg calls them; empty for a still picture.
         hdr: name of the transfer curve of a high-dynamic-range video; None of others.
         has_audio: whether the file has sound.
+        is_plain: whether other readers show its picture as this one does, see `Shown.is_plain`.
         origin: stamp of time 0: when the first packet is to be shown, whether or not it can be decoded.
         sought: whether stamps tell where to seek; not so in files without time stamps, or with several beginnings.
 
@@ -73,6 +75,7 @@ class Decoder:
             if first is None:
                 raise VideoError(f"{path}: no frame could be decoded; is it damaged?")
             self._shown = Shown(self._stream, first[1])
+            self.is_plain = self._stream is not None and self._shown.is_plain(first[1])
         except BaseException:
             self.close()
             raise
@@ -126,6 +129,8 @@ class Decoder:
         stream, still = self._stream, self._still
         transfer = 0 if stream is None else int(stream.codec_context.color_trc or 0)
         self.hdr = _HDR.get(transfer)
+        self.codec = "" if stream is None else stream.codec_context.name
+        self.container = "" if self._container is None else self._container.format.name
         self.base = (None if stream is None else stream.time_base) or Fraction(1, 1000)
         self.has_audio = self._container is not None and bool(self._container.streams.audio)
         self.fps = Fraction(STILL_FPS)

@@ -88,6 +88,13 @@ class Shown:
         # Without the second flag the scaler is 0.7 to 1.8 levels too dark on average.
         self._scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 
+    def is_plain(self, frame: VideoFrame) -> bool:
+        """Whether other readers show such a frame so, too: upright, square pixels, 8 bits in 4:2:0, a stated matrix."""
+        turned = self._turned or self._mirrored or self._upside_down
+        known = frame.colorspace in _MATRICES or usual_matrix(frame.width, frame.height) == BT601
+        limited = frame.color_range != FULL
+        return frame.format.name == "yuv420p" and not turned and self._stretch == (1, 1) and known and limited
+
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """(height, width, 3) uint8 RGB, contiguous."""
         pixels = self._fitted(frame)

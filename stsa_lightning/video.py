@@ -18,6 +18,7 @@ import numpy as np
 
 from stsa_lightning.container import VideoError, open_output
 from stsa_lightning.decode import Decoder
+from stsa_lightning.decord_frames import DecordFrames, decord_frames
 from stsa_lightning.files import Part
 from stsa_lightning.frames import Frames
 from stsa_lightning.shown import FULL, LIMITED, Colours, usual_matrix
@@ -87,11 +88,15 @@ class VideoReader:
     def __init__(self, path: str | Path, fps: float | Fraction | None = None) -> None:
         if fps is not None and not fps > 0:
             raise ValueError(f"fps must be positive, got {fps}")
-        self._frames = Frames(path)
-        self._frames.index()
+        frames = Frames(path)
+        self._frames: Frames | DecordFrames = decord_frames(frames) or frames
+        if self._frames is frames:
+            frames.index()
         own_s = self._frames.times_s
-        self.info = replace(info_of(self._frames), frames=len(own_s))
-        self.colours = self._frames.colours
+        self.info = replace(info_of(frames), frames=len(own_s))
+        self.colours = frames.colours
+        if self._frames is not frames:
+            frames.close()
         if fps is None:
             self.fps, self.timestamps_s, self._source = self._frames.rate, own_s, np.arange(len(own_s))
         else:

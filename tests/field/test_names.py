@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stsa_lightning.data.corpora.source import VIDEO_SUFFIXES
+from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES
 from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.files import Part, written_whole
 from stsa_lightning.stream import VideoStream
