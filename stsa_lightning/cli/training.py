@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,7 @@ class RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Settle where the run is, what it goes on from, and that nothing there is lost."""
+        quiet()
         settings = self.settings
         if settings.trainer.default_root_dir is not None:
             raise UserError(
@@ -302,6 +305,14 @@ class STSACLI(RunCLI):
             length |= SmokeReport.limits(total)
         settings.epochs = None  # what it said is in the phases
         return super().instantiate_trainer(**{**length, **kwargs})
+
+
+def quiet() -> None:
+    """Leave out of what Lightning says its adverts and what its users cannot do anything about."""
+    told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    told.addFilter(lambda record: "Tip:" not in record.getMessage())
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # see RunFolder.claim
 
 
 def as_list(value: Any) -> list[Any]:

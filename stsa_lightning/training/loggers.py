@@ -84,6 +84,23 @@ class KeptCSVLogger(CSVLogger):
         return self._experiment
 
 
+class ToldWandbLogger(WandbLogger):
+    """Lightning's, that says what to do where W&B does not know who is there."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        from wandb.errors import AuthenticationError, UsageError
+
+        try:
+            return super().experiment
+        except (AuthenticationError, UsageError) as error:
+            raise UserError(
+                f"W&B: {error}. Log in with `wandb login`, keep its record on this machine (WANDB_MODE=offline), or do "
+                "without it: --logger csv"
+            ) from error
+
+
 def kept(logger: Logger) -> Logger:
     """Lightning's own CSVLogger as one that keeps its rows, with the same settings; others as they are."""
     if type(logger) is not CSVLogger:
@@ -136,7 +153,7 @@ def _wandb(folder: Path, settings: WandbSettings, going_on: bool) -> WandbLogger
         identity = path.read_text().strip() if path.is_file() else generate_id()
         _keep(path, identity)
     folder.mkdir(parents=True, exist_ok=True)  # else W&B writes into some temporary folder
-    return WandbLogger(
+    return ToldWandbLogger(
         **{**told, "name": name}, save_dir=folder, id=None if trial else identity, log_model=settings.checkpoints
     )
 

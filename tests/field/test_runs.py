@@ -140,7 +140,7 @@ def test_nothing_that_a_run_wrote_is_lost_by_what_follows(
     assert after["config-1.yaml"] == written["config.yaml"]
     assert after["logs/hparams-1.yaml"] == written["logs/hparams.yaml"]
     assert all(after[name] == data for name, data in written.items() if "pictures" in name)
-    assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 5
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 6
 
     stsa("--overwrite", "--epochs", "4")
     assert "--overwrite: removed from runs/mine/: best.ckpt, config-1.yaml" in caplog.text
@@ -369,7 +369,16 @@ def last_values(folder: Path) -> dict[str, float]:
 
 def test_two_processes_train_and_measure_what_one_measures(tree: Path):
     """Five windows on two processes: none counts twice; no strategy was asked for; no doubts are told."""
-    uneven = ["--data.validation_windows_per_clip", "5", "--evaluation.landmark_frames", "0", "--evaluation.clips", "0"]
+    uneven = [
+        "--data.validation_windows_per_clip",
+        "5",
+        "--data.windows_per_clip",
+        "2",
+        "--evaluation.landmark_frames",
+        "0",
+        "--evaluation.clips",
+        "0",
+    ]
     done = process("fit", "-c", "mine.yaml", "--epochs=4", "--trainer.devices=2", *uneven)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "sync_dist" not in done.stderr
