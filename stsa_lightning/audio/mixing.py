@@ -37,22 +37,19 @@ def to_mono(seconds: Iterable[Piece], rate_hz: int, names: Sequence[str]) -> Ite
         return
     nothing = np.zeros((len(shares), len(shares)))
     held: list[tuple[int, np.ndarray, np.ndarray]] = []  # two quarters that wait for what follows, with covariances
-    before, left = nothing, np.zeros(0)
+    left = here = None  # weights of the quarter before, and of this one
     for position, block in chain(_quarters(seconds, rate_hz), [(0, None)] * 2):
         covariance = nothing if block is None else _covariance(block, rate_hz)
         held.append((position, np.zeros((len(shares), 0), np.float32) if block is None else block, covariance))
         if len(held) < 3:
             continue
-        # Weights of this quarter and of the next, each from its own covariance and a little of its neighbours'.
+        # Weights of the next quarter, from its own covariance and a little of its neighbours'.
         (position, block, own), (_, _, after) = held[:2]
-        if not left.size:
-            left = _weights(own + _NEIGHBOUR * after, shares)
-            here = left
-        else:
-            here = _weights(own + _NEIGHBOUR * (before + after), shares)
+        if here is None:
+            left = here = _weights(own + _NEIGHBOUR * after, shares)
         there = _weights(after + _NEIGHBOUR * (own + covariance), shares)
         yield position, _crossfaded(block, (left + here) / 2, here, (here + there) / 2)
-        before, left, held = own, here, held[1:]
+        left, here, held = here, there, held[1:]
 
 
 def _quarters(seconds: Iterable[Piece], rate_hz: int) -> Iterator[Piece]:
@@ -106,15 +103,5 @@ def _crossfaded(block: np.ndarray, left: np.ndarray, middle: np.ndarray, right: 
 
 
 def _ramp(block: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    mixed = _sum(block, left)
-    if np.array_equal(left, right):
-        return mixed
-    return mixed + np.linspace(0, 1, len(mixed), endpoint=False, dtype=np.float32) * _sum(block, right - left)
-
-
-def _sum(block: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    total = np.zeros(block.shape[1], np.float32)
-    for channel, weight in zip(block, weights.astype(np.float32), strict=True):
-        if weight:
-            total += weight * channel
-    return total
+    mixed, change = np.stack([left, right - left]).astype(np.float32) @ block
+    return mixed + np.linspace(0, 1, len(mixed), endpoint=False, dtype=np.float32) * change
