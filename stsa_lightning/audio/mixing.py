@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, pairwise
 
 import numpy as np
@@ -13,6 +14,7 @@ _OPPOSED = 0.25  # a channel that correlates less than -0.25 with the mix so far
 _SILENT = 1e-12  # power below which nothing can be said
 _HEARD_HZ = 4000  # what correlates shall be speech: not hum, a constant offset, or rumble
 _QUARTERS = 4  # of a second: decisions are made for each
+_SAME = 1e-4  # weights nearer than that are one: -80 dB
 _NEIGHBOUR = 0.01  # share of the neighbours in a decision: they decide where a quarter is silent
 
 
@@ -103,5 +105,13 @@ def _crossfaded(block: np.ndarray, left: np.ndarray, middle: np.ndarray, right: 
 
 
 def _ramp(block: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    if np.abs(right - left).max() < _SAME:
+        return left.astype(np.float32) @ block
     mixed, change = np.stack([left, right - left]).astype(np.float32) @ block
-    return mixed + np.linspace(0, 1, len(mixed), endpoint=False, dtype=np.float32) * change
+    change *= _rise(block.shape[1])
+    return np.add(mixed, change, out=change)
+
+
+@lru_cache(maxsize=8)
+def _rise(length: int) -> np.ndarray:
+    return np.linspace(0, 1, length, endpoint=False, dtype=np.float32)
