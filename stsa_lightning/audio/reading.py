@@ -223,10 +223,7 @@ class _Sound:
             ) from error
 
     def _picture_s(self) -> Fraction | None:
-        """Time stamp of the first picture that is shown; None where there is no (moving) picture.
-
-        Decoded, not stated: a recording that was cut within a group of pictures begins with some that cannot be shown.
-        """
+        """Time 0 of the picture, as `Decoder.origin` has it; None where there is no (moving) picture."""
         with self._opened() as container:
             stream = picture_stream(container)
             if stream is None:
@@ -235,7 +232,7 @@ class _Sound:
             if stream.codec_context is None:
                 return stated_s
             time_s = next((time_of(frame) for frame in decoded(container, stream)), None)
-            return stated_s if time_s is None else time_s
+            return stated_s if time_s is None else min(stated_s, time_s)
 
     def blocks(self, rate_hz: int, mono: bool, start_s: float, stop_s: float | None) -> Iterator[np.ndarray]:
         """(channels, n) float32 each, one channel where `mono`, of the part from `start_s` to `stop_s`."""

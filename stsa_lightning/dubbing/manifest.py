@@ -68,7 +68,10 @@ def read_manifest(path: str | Path) -> list[Job]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such manifest")
     text, rows = read_table(path, COLUMNS)
-    jobs = [Job(*(path.parent / field for field in row.fields), row.where, text.doubt) for row in rows]
+    jobs = []
+    for row in rows:
+        video, audio, out = (path.parent / field for field in row.fields)
+        jobs.append(Job(video, audio, out, row.where, text.doubt))
     firsts: dict[Path, Job] = {}
     for job in jobs:
         if firsts.setdefault(job.out.resolve(), job) is not job:
