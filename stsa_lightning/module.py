@@ -404,7 +404,7 @@ class STSA(LightningModule):
 
     def _log(self, stage: str, values: Mapping[str, Tensor], batch_size: int) -> None:
         named = {f"{stage}/{name}": value.detach() for name, value in values.items()}
-        # Lightning divides by the mean of the ranks' numbers of windows, in whole numbers: times the ranks it has no rest.
+        # Lightning divides by the mean of the ranks' numbers of windows, cut to a whole one: so it is whole.
         ranks = 1 if self._trainer is None else self.trainer.world_size
         self.log_dict(named, batch_size=batch_size * ranks, sync_dist=stage != "train")
 
