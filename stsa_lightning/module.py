@@ -406,7 +406,9 @@ class STSA(LightningModule):
 
     def _log(self, stage: str, values: Mapping[str, Tensor], batch_size: int) -> None:
         named = {f"{stage}/{name}": value.detach() for name, value in values.items()}
-        self.log_dict(named, batch_size=batch_size, sync_dist=stage != "train")
+        # Lightning divides by the mean of the ranks' numbers of windows, cut to a whole one: so it is whole.
+        ranks = 1 if self._trainer is None else self.trainer.world_size
+        self.log_dict(named, batch_size=batch_size * ranks, sync_dist=stage != "train")
 
     def _balance_is_due(self, batch_idx: int) -> bool:
         logs = getattr(self.trainer, "log_every_n_steps", 0) or 1

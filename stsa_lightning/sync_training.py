@@ -90,7 +90,10 @@ class SyncExpertModule(LightningModule):
         terms = self.losses(lip, speech)
         share = self.hparams["same_clip"]
         values = {"loss": share * terms["within"] + (1 - share) * terms["across"], **terms, **scores(lip, speech)}
-        self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=len(batch["frame"]), sync_dist=True)
+        size = len(batch["frame"]) * (
+            self.trainer.world_size if self._trainer else 1
+        )  # as STSA logs, so that it divides
+        self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=size, sync_dist=True)
 
     test_step = validation_step
 

@@ -232,7 +232,7 @@ class PhaseSchedule(Callback):
         values = {"phase": float(PHASES.index(self.phase_at(trainer.current_epoch).name))}
         for name, optimiser in zip(("lr", "discriminator_lr"), trainer.optimizers, strict=False):
             values[name] = optimiser.param_groups[0]["lr"]
-        pl_module.log_dict(values)
+        pl_module.log_dict(values, sync_dist=True)  # equal on all ranks; without it Lightning doubts that
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["phase"] = self.phase_at(trainer.current_epoch).name

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -122,7 +123,10 @@ class RunCLI(LightningCLI):
         parser.add_class_arguments(WandbSettings, "wandb")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        super().parse_arguments(parser, whole_lists(list(args)) if isinstance(args, (list, tuple)) else args)
+        if args is None or isinstance(args, (list, tuple)):
+            self.config = parser.parse_args(whole_lists(list(sys.argv[1:] if args is None else args)))
+        else:
+            super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
         """The settings of a run are those of its files and options; Lightning would put a checkpoint's over them."""
