@@ -14,6 +14,7 @@ from stsa_lightning.decode import Decoder
 
 READ_AHEAD_BYTES = 512 * 2**20  # decoded frames that may wait in memory, beside those asked for
 _CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # as FFmpeg calls them
+_SMALLEST_PX = 128  # it pads rows of smaller ones and fails
 _CODECS = ("h264", "hevc", "mpeg4")
 
 
@@ -59,8 +60,10 @@ class DecordFrames:
 def decord_frames(decoder: Decoder) -> DecordFrames | None:
     """The frames of an opened file by Decord; None where it is not installed, or might count or show them otherwise."""
     # Names with a colon are addresses to Decord; of an edit list, or of frames that cannot be shown, it does not know.
-    usual = decoder.is_plain and decoder.codec in _CODECS and decoder.container in _CONTAINERS and decoder.origin == 0
-    if not usual or ":" in str(decoder.path) or not str(decoder.path).isprintable():
+    usual = decoder.codec in _CODECS and decoder.container in _CONTAINERS and decoder.origin == 0
+    if not usual or not decoder.is_plain or min(decoder.size) < _SMALLEST_PX:
+        return None
+    if ":" in str(decoder.path) or not str(decoder.path).isprintable():
         return None
     try:
         frames = DecordFrames(decoder)

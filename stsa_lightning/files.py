@@ -40,7 +40,11 @@ class Part:
         stem = _part_stem(self.target)
         _remove_dead(self.target.parent, stem)
         self.path = self.target.with_name(f"{stem}{os.getpid()}")
-        self._file = open(self.path, "wb")  # noqa: SIM115
+        try:
+            self._file = open(self.path, "wb")  # noqa: SIM115
+        except OSError as error:
+            error.filename = str(self.target)  # people know of no other
+            raise
         _lock(self._file.fileno())
 
     def keep(self) -> None:

@@ -75,6 +75,8 @@ class VideoReader:
     Args:
         path: the video, or a picture.
         fps: None serves the file's own frames; a number serves that many a second, each the nearest one in time.
+        exact: False has Decord read ordinary files, up to 3 levels off, without a pass over the file first: for those
+            who look for faces and lips, not at colours.
 
     Attributes:
         info: the file's `VideoInfo` (of the source, also when the rate is converted); `frames` are those decoded.
@@ -85,11 +87,11 @@ class VideoReader:
         FileNotFoundError, VideoError: as `probe`.
     """
 
-    def __init__(self, path: str | Path, fps: float | Fraction | None = None) -> None:
+    def __init__(self, path: str | Path, fps: float | Fraction | None = None, exact: bool = True) -> None:
         if fps is not None and not fps > 0:
             raise ValueError(f"fps must be positive, got {fps}")
         frames = Frames(path)
-        self._frames: Frames | DecordFrames = decord_frames(frames) or frames
+        self._frames: Frames | DecordFrames = (None if exact else decord_frames(frames)) or frames
         if self._frames is frames:
             frames.index()
         own_s = self._frames.times_s

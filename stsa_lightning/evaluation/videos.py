@@ -277,5 +277,5 @@ def _pairs(generated: Path, true: Path, timing: Timing) -> Iterator[tuple[np.nda
 
 def _at_clock(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Whole frames at 25/s."""
-    with VideoReader(path, fps=CLOCK_FPS) as reader:
+    with VideoReader(path, fps=CLOCK_FPS, exact=False) as reader:
         yield from _blocks(reader, np.arange(len(reader)), size)

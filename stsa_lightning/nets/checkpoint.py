@@ -49,11 +49,11 @@ def save_networks(
         "synthesis": synthesis.settings,
         "meta": dict(meta),
     }
-    with written_whole(path) as part:
-        try:
+    try:
+        with written_whole(path) as part:
             save_file(tensors, part, metadata={_KEY: json.dumps(described)})
-        except SafetensorError as error:
-            raise UserError(f"{path}: cannot be written ({error}); choose another place, or make room") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be written ({error}); choose another place, or make room") from error
     return path
 
 

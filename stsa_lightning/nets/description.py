@@ -29,7 +29,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "ridge_sigma": (0, 100),
     "references": (1, 64),
     "audio_width": (1, 8192),
-    "align_width": (1, 8192),
     "spade_hidden": (1, 8192),
     "align_kernels": (1, 63),
     "stem_kernel": (1, 63),

@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from stsa_lightning.errors import UserError
+from stsa_lightning.tensors import load_tensors
 
 CONFIG = "config.yaml"
 LOGS = "logs"
@@ -42,6 +43,14 @@ class RunFolder:
         Raises:
             UserError: there is no such checkpoint.
         """
+        found = self._found(asked, command)
+        if found is not None:
+            load_tensors(
+                found
+            )  # one that is damaged, or would run code, is refused before anything is built or fetched
+        return found
+
+    def _found(self, asked: str | None, command: str) -> Path | None:
         if asked is None:
             return None
         if asked in ("last", "best"):

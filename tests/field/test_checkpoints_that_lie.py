@@ -22,7 +22,7 @@ from stsa_lightning.nets.synthesis import Synthesis
 
 SIZES = {
     "guidance": {"audio_dim": 80, "face_size": 64, "width": 16, "base": 4, "layers": 2, "heads": 2, "feedforward": 16},
-    "synthesis": {"audio_dim": 80, "face_size": 64, "width": 2, "audio_width": 8, "align_width": 8, "spade_hidden": 4},
+    "synthesis": {"audio_dim": 80, "face_size": 64, "width": 2, "audio_width": 8, "spade_hidden": 4},
 }
 META = {"features": "logmel", "window": 5, "sigma": 1.0}
 
@@ -57,7 +57,7 @@ LIES = [
         (f"{part}.{name}", value)
         for part, names in {
             "guidance": ("audio_dim", "face_size", "width", "base", "layers", "heads", "feedforward"),
-            "synthesis": ("references", "width", "audio_width", "align_width", "spade_hidden", "residuals"),
+            "synthesis": ("references", "width", "audio_width", "spade_hidden", "residuals"),
         }.items()
         for name in names
         for value in WRONG

@@ -29,7 +29,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NARROW = {
     "size": "tiny",
     "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
-    "synthesis": {"width": 2, "audio_width": 8, "align_width": 8, "spade_hidden": 4},
+    "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},
     "discriminator": {"width": 4, "scales": 1},
     "weights": {"warp": 0, "perceptual": 0, "warp_pixel": 1, "pixel": 1, "adversarial": 0.1, "feature_matching": 0.1},
     "lr": 0.001,

@@ -31,13 +31,13 @@ def test_they_are_the_heatmaps_that_landmarks_are_drawn_as(landmarks, size) -> N
     for mine, theirs in ((lip, drawn["lip"]), (jaw, drawn["jaw"])):
         assert mine.shape == (len(landmarks), 1, size, size)
         mine = mine[:, 0].numpy()
-        # Theirs go through whole pixels: the ridge is up to half a pixel beside mine.
+        # Theirs go through whole pixels, rounded down: the ridge is up to a pixel beside mine.
         assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.95
         assert abs(mine.mean() / theirs.mean() - 1) < 0.1
         for axis in (1, 2):
             places = np.arange(size).reshape((-1, 1) if axis == 1 else (1, -1))
             centres = [(m * places).sum((1, 2)) / m.sum((1, 2)) for m in (mine, theirs)]
-            np.testing.assert_allclose(centres[0], centres[1], atol=0.9)
+            np.testing.assert_allclose(centres[0], centres[1], atol=1.0)
 
 
 def test_keypoints_follow_a_picture_that_is_wanted(landmarks) -> None:

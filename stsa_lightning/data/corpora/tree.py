@@ -27,6 +27,7 @@ _KINDS = {
     stat.S_ISCHR: "is a device, not a file",
     stat.S_ISBLK: "is a device, not a file",
 }
+_BESIDE_VIDEOS = (".json", ".txt", ".csv", ".md", ".srt", ".vtt")  # what says something of them
 _LOOKED_AT = 4096  # first bytes that tell text from video
 _NO_VIDEO_BRANDS = (b"M4A ", b"M4B ", b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"jp2 ")
 
@@ -221,6 +222,8 @@ class _Walk:
 
     def _file(self, path: PurePosixPath, found: os.stat_result) -> None:
         if not _is_video(path.name):
+            if path.suffix.lower() in _BESIDE_VIDEOS:
+                return
             is_file = stat.S_ISREG(found.st_mode)
             counted = self.tree.unnamed if is_file and _holds_video(self.root / path) else self.tree.others
             counted[path.suffix.lower()] += 1
