@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -141,8 +142,6 @@ def make_loggers(names: str | Sequence[str], folder: Path, wandb: WandbSettings,
 
 
 def _wandb(folder: Path, settings: WandbSettings, going_on: bool) -> WandbLogger:
-    from wandb.util import generate_id
-
     told = {name: value for name, value in asdict(settings).items() if value and name != "checkpoints"}
     # In a sweep W&B has chosen both.
     trial = os.environ.get("WANDB_SWEEP_ID")
@@ -150,7 +149,7 @@ def _wandb(folder: Path, settings: WandbSettings, going_on: bool) -> WandbLogger
     identity = os.environ.get("WANDB_RUN_ID")
     if identity is None and going_on:
         path = folder / WANDB_ID
-        identity = path.read_text().strip() if path.is_file() else generate_id()
+        identity = path.read_text().strip() if path.is_file() else secrets.token_hex(4)
         _keep(path, identity)
     folder.mkdir(parents=True, exist_ok=True)  # else W&B writes into some temporary folder
     return ToldWandbLogger(

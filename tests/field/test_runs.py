@@ -182,9 +182,9 @@ def test_a_run_that_goes_on_from_elsewhere_or_from_an_older_checkpoint_is_refuse
     run.path.mkdir()
     (run.path / "notes.txt").write_text("mine")
     run.claim(None, None, overwrite=False)  # nothing of a run
-    (other := tmp_path / "other.ckpt").touch()
-    for name in ("best.ckpt", "last.ckpt"):
-        (run.path / name).write_text(name)
+    other = tmp_path / "other.ckpt"
+    for path in (other, run.path / "best.ckpt", run.path / "last.ckpt"):
+        torch.save({}, path)
     for asked in (None, str(other), str(run.path / "best.ckpt")):
         with pytest.raises(UserError, match="holds a run already"):
             run.claim(asked, run.checkpoint(asked, "fit"), overwrite=False)

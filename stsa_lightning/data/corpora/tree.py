@@ -127,8 +127,9 @@ class Tree:
                 f"{self.unnamed.total()} files hold video, but have another suffix and are left out: "
                 f"{_counts(self.unnamed)}; rename them"
             )
-        if self.others:
-            said.append(f"{self.others.total()} files of other kinds left out: {_counts(self.others)}")
+        others = Counter({suffix: n for suffix, n in self.others.items() if suffix not in _BESIDE_VIDEOS})
+        if others:
+            said.append(f"{others.total()} files of other kinds left out: {_counts(others)}")
         if self.hidden:
             said.append(f"{self.hidden} hidden entries passed over")
         return "; ".join(said)
@@ -222,8 +223,6 @@ class _Walk:
 
     def _file(self, path: PurePosixPath, found: os.stat_result) -> None:
         if not _is_video(path.name):
-            if path.suffix.lower() in _BESIDE_VIDEOS:
-                return
             is_file = stat.S_ISREG(found.st_mode)
             counted = self.tree.unnamed if is_file and _holds_video(self.root / path) else self.tree.others
             counted[path.suffix.lower()] += 1
