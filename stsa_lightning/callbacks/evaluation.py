@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -158,7 +158,8 @@ class EvaluationCallback(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for which, (_, name, jpeg) in shown.items():
             unused(folder / f"{stage}-epoch-{trainer.current_epoch:04d}-{which}.jpg").write_bytes(jpeg)
-            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1].copy()
+            bgr = cast(np.ndarray, cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR))
+            picture = bgr[..., ::-1].copy()
             title = f"{stage}/{which} clip: reference | true | generated | difference | heatmap"
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):

@@ -9,6 +9,8 @@ what went in comes out, itself, and nothing is drawn from `rng`.
 
 from __future__ import annotations
 
+from typing import cast
+
 import cv2
 import numpy as np
 
@@ -167,7 +169,7 @@ def augment_jpeg(faces: np.ndarray, strength: float, rng: np.random.Generator) -
 def _recompressed(face: np.ndarray, settings: list[int]) -> np.ndarray:
     # Red and blue change places on the way in, as OpenCV expects, or chroma would be taken from the wrong channels.
     data = cv2.imencode(".jpg", cv2.cvtColor(face, cv2.COLOR_RGB2BGR), settings)[1]
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cast(np.ndarray, cv2.imdecode(data, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
 
 
 def augment_voice(logmel: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

@@ -289,7 +289,7 @@ def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: 
             box[:] = upright_box(points, turn, video.size, settings.margin_px)
         except ValueError:  # no face, or one that was tracked out of the frame
             points[:] = np.nan
-    valid = boxes.any(axis=1)
+    valid = np.any(boxes, axis=1)
     if valid.sum() < settings.min_frames:
         raise RejectedError(f"too few faces: {valid.sum()} of {frames} frames, expected {settings.min_frames} or more")
     return _Face(landmarks, boxes, degrees, valid, following)

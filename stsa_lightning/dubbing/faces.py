@@ -75,7 +75,7 @@ def find_faces(frames: Iterable[np.ndarray], size: tuple[int, int], detector: La
     degrees = steady_turns(landmarks, fps=None)
     landmarks = to_upright(landmarks, degrees, size)
     boxes = _boxes(landmarks, size, degrees)
-    valid = boxes.any(axis=1)
+    valid = np.any(boxes, axis=1)
     landmarks[~valid] = 0
     why = np.where(valid, 0, NO_FACE).astype(np.uint8)
     shots, weight = np.zeros(len(valid), np.int32), valid.astype(np.float32)
@@ -130,7 +130,7 @@ def settle_faces(
             boxes[part] = settled(landmarks[part], size, degrees[part])
         seen &= boxes[start:stop].any(axis=1)
         why[start:stop][seen] = _why(landmarks[start:stop], colours, contrast, beyond, slice(start, stop), seen, fps)
-    valid = boxes.any(axis=1)
+    valid = np.any(boxes, axis=1)
     landmarks[~valid] = 0
     weight = ramped(why == 0, shots, ramp_frames(fps))
     return Faces(landmarks, boxes, degrees, valid, shots, weight, why, choice)

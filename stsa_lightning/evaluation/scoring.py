@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -137,7 +137,7 @@ def kept_features(parts: Path, clip: Pending, settings: dict[str, Any]) -> dict[
 def _save(path: Path, scores: ClipScores) -> None:
     if scores.features:
         with written_whole(path.with_suffix(".npz")) as part, open(part, "wb") as file:
-            np.savez(file, **scores.features)
+            np.savez(file, **cast(dict[str, Any], scores.features))
     for task, picture in scores.pictures.items():
         with written_whole(path.with_suffix(f".{task}.jpg")) as part:
             part.write_bytes(picture)

@@ -102,7 +102,7 @@ def upright_box(landmarks: np.ndarray, degrees: float, frame_size: tuple[int, in
 def in_picture(landmarks: np.ndarray, degrees: np.ndarray | float, frame_size: tuple[int, int]) -> np.ndarray:
     """Whether the middle of a face lies within the frame: upright (..., 131, 2), degrees (...) -> (...) bool."""
     middle = from_upright((landmarks.min(axis=-2) + landmarks.max(axis=-2))[..., None, :] / 2, degrees, frame_size)
-    return ((middle >= 0) & (middle < frame_size)).all(axis=(-2, -1))
+    return np.all((middle >= 0) & (middle < frame_size), axis=(-2, -1))
 
 
 @dataclass(frozen=True)
