@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from stsa_lightning.audio import SAMPLE_RATE_HZ
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
 from stsa_lightning.files import written_whole
@@ -320,6 +321,11 @@ class Clip:
     def audio(self) -> np.ndarray:
         """(samples,) int16 mono, 16 kHz."""
         return self._tensor("audio")
+
+    @property
+    def wave(self) -> np.ndarray:
+        """(samples,) float32 in [-1, 1], 16 kHz: the audio, no longer than the frames."""
+        return (self.audio / 32768).astype(np.float32)[: self.frames * SAMPLE_RATE_HZ // FPS]
 
     @cached_property
     def _face_offsets(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ, AudioFeatures, audio_features
+from stsa_lightning.audio import AudioFeatures, audio_features
 from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
 from stsa_lightning.errors import UserError
@@ -97,7 +97,7 @@ class PreparedClips:
             "boxes": clip.boxes,
             "times_s": np.arange(clip.frames) / FPS,
             "references": resized(other.faces(chosen), networks.size),
-            "true_wave": clip_wave(clip),
+            "true_wave": clip.wave,
             "notes": notes,
         }
         follow = self.protocol.references != "first-frame"
@@ -126,7 +126,7 @@ class PreparedClips:
                 if self.protocol.baselines:
                     answers["source frame"] = truth
                 answers[self.answer] = draw(speech=said.features(networks.features))
-                own = {"wave": clip_wave(said), "opening": _opening(said, clip.frames)}
+                own = {"wave": said.wave, "opening": _opening(said, clip.frames)}
             answers[TRUTH] = truth
             whole = self.source.of(clip, task, answers, self.answer, own["wave"]) if self.source else {}
             cases.append(Case(task=task, answers=answers, silence=None if cases else silence, **own, **shared, **whole))
@@ -163,10 +163,6 @@ def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     return {
         name: spooled(lower_replaced(block, made(block)) for block in in_blocks(frames)) for name, made in faces.items()
     }
-
-
-def clip_wave(clip: Clip) -> np.ndarray:
-    return (clip.audio / 32768).astype(np.float32)[: clip.frames * SAMPLE_RATE_HZ // FPS]
 
 
 def _opening(said: Clip, frames: int) -> np.ndarray:

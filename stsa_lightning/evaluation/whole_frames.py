@@ -16,7 +16,6 @@ from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.dubbing import block_size
 from stsa_lightning.evaluation.case import TRUTH
-from stsa_lightning.evaluation.checkpoint import clip_wave
 from stsa_lightning.evaluation.spool import BLOCK
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.stream import VideoStream
@@ -74,7 +73,7 @@ class SourceVideos:
         blocks = {name: partial(self.pasted, clip, faces) for name, faces in answers.items() if name != TRUTH}
         blocks[TRUTH] = partial(self.frames, clip)
         if self.videos is not None:
-            self._write(clip, "true", blocks[TRUTH](), clip_wave(clip))
+            self._write(clip, "true", blocks[TRUTH](), clip.wave)
             self._write(clip, task, blocks[main](), wave)
         pairs = (lambda: zip(blocks[main](), blocks[TRUTH](), strict=True)) if task == "paired" else None
         return {"frames": blocks, "pairs": pairs}
