@@ -158,10 +158,20 @@ class Decoder:
             seconds = float(self._stream.duration * self.base)
         elif self._container.duration:
             seconds = self._container.duration / 1e6
-        if self._stream.frames and seconds > 0:
-            return self._stream.frames, seconds
+        stated = self._stated_frames()
+        if stated and seconds > 0:
+            return stated, seconds
         frames, counted_s = _counted(self.path, self.fps)
-        return self._stream.frames or frames, max(seconds, counted_s)
+        return stated or frames, max(seconds, counted_s)
+
+    def _stated_frames(self) -> int:
+        """As the file states, less those that an edit list cuts away; 0 where it does not say."""
+        assert self._stream is not None
+        stated = self._stream.frames
+        if not stated or "mp4" not in self.container:
+            return stated
+        # The index is without those that lie before the last key frame before the cut.
+        return min(stated, sum(not entry.is_discard for entry in self._stream.index_entries))
 
     # ----------------------------------------------------------------------------------------------------------- frames
 
@@ -179,10 +189,7 @@ class Decoder:
         Raises:
             VideoError: they are far fewer than the file states.
         """
-        stated = 0 if self._stream is None or self.is_still else self._stream.frames
-        if self._stream is not None and "mp4" in self.container:
-            # What an edit list cuts away before a key frame is not even read.
-            stated = min(stated, len(self._stream.index_entries))
+        stated = 0 if self._stream is None or self.is_still else self._stated_frames()
         if count + self._unshown < (1 - _MISSING) * stated:
             raise VideoError(f"{self.path}: holds {count} of the {stated} frames it states; is it cut short?")
 
@@ -248,8 +255,7 @@ class Decoder:
         for packet in self._container.demux(self._stream):
             if self._key is None and packet.is_keyframe and packet.size:
                 self._key = packet.pts
-            # Cut away by an edit list, or "the same again".
-            self._unshown += packet.is_discard or (not packet.size and packet.dts is not None)
+            self._unshown += not packet.size and packet.dts is not None  # "the same again"
             try:
                 frames = packet.decode()
             except av.error.MemoryError:

@@ -53,8 +53,8 @@ def time_of(frame: Any) -> Fraction | None:
 def samples_of(frame: av.AudioFrame) -> np.ndarray:
     """(channels, n) float32, full scale 1; a copy."""
     kind, zero, scale = _SAMPLES[frame.format.name.removesuffix("p")]
-    planes, count = frame.planes, frame.samples
-    channels = frame.layout.nb_channels
+    planes: Any = frame.planes
+    channels, count = frame.layout.nb_channels, frame.samples
     if frame.format.is_planar:  # beyond the eighth channel PyAV counts wrongly
         samples = np.array([np.frombuffer(plane, kind, count) for plane in planes[:channels]])
     else:
