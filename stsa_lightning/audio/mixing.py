@@ -17,7 +17,7 @@ _SILENT = 1e-12  # power below which nothing can be said
 _HEARD_HZ = 4000  # what correlates shall be speech: not hum, a constant offset, or rumble
 _QUARTERS = 4  # of a second: decisions are made for each,
 _ENOUGH_HZ = 16_000  # and from so many samples of a second: more say nothing new
-_STEPS = 32  # in which the scale doubles, 0.2 dB each: one that trembles is one, and asks for no crossfade
+_STEPS = 16  # in which the scale doubles, 0.4 dB each: one that trembles is one, and asks for no crossfade
 _SAME = 1e-4  # weights nearer than that are one: -80 dB
 _NEIGHBOUR = 0.01  # share of the neighbours in a decision: they decide where a quarter is silent
 

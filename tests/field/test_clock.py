@@ -81,21 +81,19 @@ def assert_on_the_clock(found: np.ndarray, true: np.ndarray, within_ms: float = 
 def test_load_audio_of_any_start_and_cut_is_on_the_clock(
     tmp_path: Path, container: str, codec: str, rate_hz: int
 ) -> None:
-    first = FORMS.index((container, codec, rate_hz))
-    for number in (first, first + 3):
-        picture_s, sound_s = STARTS[number % len(STARTS)]
-        file = media(tmp_path, container, SoundTrack(noise(3.5, rate_hz), rate_hz, codec, sound_s), picture_s)
-        true, whole = true_sound(file), load_audio(file)
-        assert_on_the_clock(whole, true)
-        start_s, stop_s = CUTS[number % len(CUTS)]
-        part = load_audio(file, start_s=start_s, stop_s=stop_s)
-        first, last = round((start_s or 0) * RATE), None if stop_s is None else round(stop_s * RATE)
-        assert len(part) == len(whole[first:last]) or (last is None and abs(len(part) - len(whole[first:])) <= 16)
-        assert_on_the_clock(part, true[first:last])
+    number = FORMS.index((container, codec, rate_hz))
+    picture_s, sound_s = STARTS[number % len(STARTS)]
+    file = media(tmp_path, container, SoundTrack(noise(3.5, rate_hz), rate_hz, codec, sound_s), picture_s)
+    true, whole = true_sound(file), load_audio(file)
+    assert_on_the_clock(whole, true)
+    start_s, stop_s = CUTS[number % len(CUTS)]
+    part = load_audio(file, start_s=start_s, stop_s=stop_s)
+    first, last = round((start_s or 0) * RATE), None if stop_s is None else round(stop_s * RATE)
+    assert len(part) == len(whole[first:last]) or (last is None and abs(len(part) - len(whole[first:])) <= 16)
+    assert_on_the_clock(part, true[first:last])
 
 
-@pytest.mark.parametrize(("container", "codec"), [("mp4", "flac"), ("mov", "pcm_s16le")])
-@pytest.mark.parametrize("rate_hz", [22_050, 44_100])
+@pytest.mark.parametrize(("container", "codec", "rate_hz"), [("mp4", "flac", 22_050), ("mov", "pcm_s16le", 44_100)])
 def test_load_audio_of_a_part_equals_the_whole_there(tmp_path: Path, container: str, codec: str, rate_hz: int) -> None:
     stereo = np.stack([noise(9, rate_hz, 1), noise(9, rate_hz, 2)], axis=1)
     file = media(tmp_path, container, SoundTrack(stereo, rate_hz, codec, 0.3), frames=45)
@@ -216,9 +214,9 @@ def test_sound_and_every_reader_of_pictures_count_from_one_time(
 
 def test_hdtf_ranges_of_a_long_video_have_their_own_sound(tmp_path: Path) -> None:
     """The tree of HDTF: ranges of one video at 44.1 kHz, loaded as preparation loads them."""
-    sound = SoundTrack(noise(40, 44_100), 44_100, "aac")
-    make_media(tmp_path / "JohnDoe1.mp4", sound, Picture(40, 1))
-    (tmp_path / "RD_annotion_time.txt").write_text("JohnDoe1.mp4 00:01-00:04 00:13-00:15 00:20-00:22 00:31-00:39\n")
+    sound = SoundTrack(noise(26, 44_100), 44_100, "aac")
+    make_media(tmp_path / "JohnDoe1.mp4", sound, Picture(26, 1))
+    (tmp_path / "RD_annotion_time.txt").write_text("JohnDoe1.mp4 00:01-00:04 00:13-00:15 00:16-00:18 00:19-00:25\n")
     (tmp_path / "RD_crop_wh.txt").write_text("".join(f"JohnDoe1_{k}.mp4 0 48 0 48\n" for k in range(4)))
     true = true_sound(tmp_path / "JohnDoe1.mp4")
     sources = find_sources("hdtf", tmp_path)
