@@ -67,6 +67,7 @@ class Decoder:
         self._still: Still | None = None
         self._frames: Iterator[tuple[int, VideoFrame]] = iter(())
         self._unshown = 0  # packets that are not to give a frame
+        self._key: int | None = None  # stamp of the first key frame since opening or seeking, shown or not
         self.sought = True
         try:
             self._open()
@@ -157,10 +158,20 @@ class Decoder:
             seconds = float(self._stream.duration * self.base)
         elif self._container.duration:
             seconds = self._container.duration / 1e6
-        if self._stream.frames and seconds > 0:
-            return self._stream.frames, seconds
+        stated = self._stated_frames()
+        if stated and seconds > 0:
+            return stated, seconds
         frames, counted_s = _counted(self.path, self.fps)
-        return self._stream.frames or frames, max(seconds, counted_s)
+        return stated or frames, max(seconds, counted_s)
+
+    def _stated_frames(self) -> int:
+        """As the file states, less those that an edit list cuts away; 0 where it does not say."""
+        assert self._stream is not None
+        stated = self._stream.frames
+        if not stated or "mp4" not in self.container:
+            return stated
+        # The index is without those that lie before the last key frame before the cut.
+        return min(stated, sum(not entry.is_discard for entry in self._stream.index_entries))
 
     # ----------------------------------------------------------------------------------------------------------- frames
 
@@ -178,7 +189,7 @@ class Decoder:
         Raises:
             VideoError: they are far fewer than the file states.
         """
-        stated = 0 if self._stream is None or self.is_still else self._stream.frames
+        stated = 0 if self._stream is None or self.is_still else self._stated_frames()
         if count + self._unshown < (1 - _MISSING) * stated:
             raise VideoError(f"{self.path}: holds {count} of the {stated} frames it states; is it cut short?")
 
@@ -215,7 +226,7 @@ class Decoder:
         last, ahead = None, 0
         step = max(1, round(1 / (self.fps * self.base)))
         try:
-            for frame in _from_key(self._raw()):
+            for frame in self._from_key(self._raw()):
                 if frame.pts is None:
                     self.sought = False
                     stamp = 0 if last is None else last + step
@@ -240,9 +251,11 @@ class Decoder:
                 yield frame
             return
         assert self._container is not None
+        self._key = None
         for packet in self._container.demux(self._stream):
-            # Cut away by an edit list, or "the same again".
-            self._unshown += packet.is_discard or (not packet.size and packet.dts is not None)
+            if self._key is None and packet.is_keyframe and packet.size:
+                self._key = packet.pts
+            self._unshown += not packet.size and packet.dts is not None  # "the same again"
             try:
                 frames = packet.decode()
             except av.error.MemoryError:
@@ -250,6 +263,20 @@ class Decoder:
             except av.error.FFmpegError:  # whatever is amiss, later packets may be well
                 continue
             yield from frames
+
+    def _from_key(self, frames: Iterator[Any]) -> Iterator[Any]:
+        """Without those shown before the first key frame: what they came from was cut off, or lies before a seek."""
+        early = list(islice(frames, 1))
+        while early and not self._follows_key(early[-1]) and len(early) < _LEADING:
+            more = next(frames, None)
+            if more is None:
+                break
+            early.append(more)
+        return chain(early[-1:] if early and self._follows_key(early[-1]) else early, frames)
+
+    def _follows_key(self, frame: Any) -> bool:
+        """An edit list may hide the key frame, and not what follows it."""
+        return frame.key_frame or (None not in (frame.pts, self._key) and frame.pts >= self._key)
 
     def close(self) -> None:
         """Free the file, and the decoder with its threads, which lives for as long as anything refers to it."""
@@ -264,17 +291,6 @@ class Decoder:
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self.close()
-
-
-def _from_key(frames: Iterator[Any]) -> Iterator[Any]:
-    """Without those shown before the first key frame: what they were made from was cut off, or lies before a seek."""
-    early = list(islice(frames, 1))
-    while early and not early[-1].key_frame and len(early) < _LEADING:
-        more = next(frames, None)
-        if more is None:
-            break
-        early.append(more)
-    return chain(early[-1:] if early and early[-1].key_frame else early, frames)
 
 
 def _counted(path: Path, fps: Fraction) -> tuple[int, float]:

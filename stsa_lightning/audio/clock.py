@@ -53,15 +53,14 @@ def time_of(frame: Any) -> Fraction | None:
 def samples_of(frame: av.AudioFrame) -> np.ndarray:
     """(channels, n) float32, full scale 1; a copy."""
     kind, zero, scale = _SAMPLES[frame.format.name.removesuffix("p")]
-    channels = frame.layout.nb_channels
-    if frame.format.is_planar:
-        planes: Any = frame.planes[:channels]  # beyond the eighth channel PyAV counts wrongly
-        samples = np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes])
+    planes: Any = frame.planes
+    channels, count = frame.layout.nb_channels, frame.samples
+    if frame.format.is_planar:  # beyond the eighth channel PyAV counts wrongly
+        samples = np.array([np.frombuffer(plane, kind, count) for plane in planes[:channels]])
     else:
-        packed: Any = frame.planes[0]
-        samples = np.frombuffer(packed, kind, frame.samples * channels).reshape(-1, channels).T
+        samples = np.frombuffer(planes[0], kind, count * channels).reshape(count, channels).T
     if scale == 1.0:
-        return samples.astype(np.float32)
+        return samples.astype(np.float32, copy=not frame.format.is_planar)
     # In double precision where single would round twice; products with powers of two are exact.
     found = np.multiply(samples, 1 / scale, dtype=np.float32 if scale <= 2.0**15 else np.float64)
     return (found - np.float32(zero / scale) if zero else found).astype(np.float32, copy=False)
@@ -197,16 +196,19 @@ def in_seconds(pieces: Iterable[Piece], rate_hz: int, begin_s: int) -> Iterator[
         if not samples.size:
             continue
         if block is None:
-            second, block = position // rate_hz, np.zeros((len(samples), rate_hz), np.float32)
+            second, block = position // rate_hz, np.empty((len(samples), rate_hz), np.float32)
+            written = second * rate_hz
         while samples.size:
-            while position >= (second + 1) * rate_hz:
-                yield second * rate_hz, block
-                second, block = second + 1, np.zeros_like(block)
-            at = position - second * rate_hz
-            part = samples[:, : rate_hz - at]
-            block[:, at : at + part.shape[1]] = part
-            position, samples = position + part.shape[1], samples[:, part.shape[1] :]
-        written = position
+            begin = second * rate_hz
+            block[:, written - begin : position - begin] = 0  # a hole; the rest is about to be written
+            if position >= begin + rate_hz:
+                yield begin, block
+                second, block, written = second + 1, np.empty_like(block), begin + rate_hz
+                continue
+            part = samples[:, : begin + rate_hz - position]
+            block[:, position - begin : position - begin + part.shape[1]] = part
+            samples = samples[:, part.shape[1] :]
+            written = position = position + part.shape[1]
     if block is not None:
         yield second * rate_hz, block[:, : written - second * rate_hz]
 

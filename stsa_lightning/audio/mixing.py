@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, pairwise
+from math import log2, sqrt
+from operator import mul
 
 import numpy as np
 
@@ -13,7 +15,9 @@ from stsa_lightning.audio.clock import Piece
 _OPPOSED = 0.25  # a channel that correlates less than -0.25 with the mix so far is turned over before it is added
 _SILENT = 1e-12  # power below which nothing can be said
 _HEARD_HZ = 4000  # what correlates shall be speech: not hum, a constant offset, or rumble
-_QUARTERS = 4  # of a second: decisions are made for each
+_QUARTERS = 4  # of a second: decisions are made for each,
+_ENOUGH_HZ = 16_000  # and from so many samples of a second: more say nothing new
+_STEPS = 16  # in which the scale doubles, 0.4 dB each: one that trembles is one, and asks for no crossfade
 _SAME = 1e-4  # weights nearer than that are one: -80 dB
 _NEIGHBOUR = 0.01  # share of the neighbours in a decision: they decide where a quarter is silent
 
@@ -37,35 +41,25 @@ def to_mono(seconds: Iterable[Piece], rate_hz: int, names: Sequence[str]) -> Ite
     if len(shares) == 1:
         yield from seconds
         return
-    nothing = np.zeros((len(shares), len(shares)))
-    held: list[tuple[int, np.ndarray, np.ndarray]] = []  # two quarters that wait for what follows, with covariances
-    left = here = None  # weights of the quarter before, and of this one
-    for position, block in chain(_quarters(seconds, rate_hz), [(0, None)] * 2):
-        covariance = nothing if block is None else _covariance(block, rate_hz)
-        held.append((position, np.zeros((len(shares), 0), np.float32) if block is None else block, covariance))
-        if len(held) < 3:
-            continue
-        # Weights of the next quarter, from its own covariance and a little of its neighbours'.
-        (position, block, own), (_, _, after) = held[:2]
-        if here is None:
-            left = here = _weights(own + _NEIGHBOUR * after, shares)
-        there = _weights(after + _NEIGHBOUR * (own + covariance), shares)
-        yield position, _crossfaded(block, (left + here) / 2, here, (here + there) / 2)
-        left, here, held = here, there, held[1:]
+    nothing = np.zeros((_QUARTERS, len(shares), len(shares)))
+    before = here = nothing  # covariances of the second before the one that waits, and of that one
+    waiting: Piece | None = None
+    for second in chain(seconds, [None]):
+        after = nothing if second is None else _covariances(second[1], rate_hz)
+        if waiting is not None:
+            # A quarter's weights come from its own covariance and a little of its neighbours', and pass into those of
+            # one quarter before the second, and one after.
+            near = np.concatenate([before[-2:], here, after[:2]])
+            near = near[1:-1] + _NEIGHBOUR * (near[:-2] + near[2:])
+            weights = np.array([_weights(quarter, shares) for quarter in near.tolist()], np.float32)
+            yield waiting[0], _mixed(waiting[1], weights, rate_hz)
+        before, here, waiting = here, after, second
 
 
-def _quarters(seconds: Iterable[Piece], rate_hz: int) -> Iterator[Piece]:
-    borders = [round(rate_hz * k / _QUARTERS) for k in range(_QUARTERS + 1)]
-    for position, block in seconds:
-        for start, stop in pairwise(borders):
-            if start < block.shape[1]:
-                yield position + start, block[:, start:stop]
-
-
-def _shares(names: Sequence[str]) -> np.ndarray:
-    """(channels,) of each in the mix, before signs and scale."""
-    shares = np.array([_share(name) for name in names])
-    return shares if shares.any() else np.ones(len(names))
+def _shares(names: Sequence[str]) -> list[float]:
+    """Of each in the mix, before signs and scale."""
+    shares = [_share(name) for name in names]
+    return shares if any(shares) else [1.0] * len(names)
 
 
 def _share(name: str) -> float:
@@ -76,40 +70,50 @@ def _share(name: str) -> float:
     return 0.5**0.5 if name[0] in "BST" else 1.0  # back, side, top
 
 
-def _covariance(block: np.ndarray, rate_hz: int) -> np.ndarray:
-    """(channels, channels) in the speech band."""
+def _covariances(block: np.ndarray, rate_hz: int) -> np.ndarray:
+    """(quarters, channels, channels) in the speech band, of a second or its beginning."""
     lag = max(1, rate_hz // (2 * _HEARD_HZ))  # a difference so far apart is loudest at 4 kHz, and 0 at 0 Hz
-    change = block[:, lag:] - block[:, :-lag]
-    return (change @ change.T).astype(np.float64)
+    step = max(1, rate_hz // _ENOUGH_HZ)
+    change = np.empty((len(block), _QUARTERS, -(-rate_hz // (_QUARTERS * step))), np.float32)
+    later, earlier = block[:, lag::step], block[:, :-lag:step]
+    flat = change.reshape(len(block), -1)
+    np.subtract(later, earlier, out=flat[:, : later.shape[1]])
+    flat[:, later.shape[1] :] = 0
+    return np.einsum("iqn,jqn->qij", change, change).astype(np.float64)
 
 
-def _weights(covariance: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """(channels,) by which channels of this covariance are multiplied before they are added."""
-    used = np.flatnonzero(shares)
-    weights = np.zeros(len(shares))
-    for channel in used:
-        with_mix = float(covariance[channel] @ weights)
-        limit = _OPPOSED * np.sqrt(max(0.0, float(weights @ covariance @ weights)) * covariance[channel, channel])
-        weights[channel] = -shares[channel] if with_mix < -limit else shares[channel]
-    power, loudest = float(weights @ covariance @ weights), float(covariance[used, used].max())
-    if not power > _SILENT:
-        return weights / np.abs(weights).sum()
-    return weights * np.sqrt(loudest / power)
+def _weights(covariance: Sequence[Sequence[float]], shares: Sequence[float]) -> list[float]:
+    """By what channels of this covariance are multiplied before they are added.
+
+    Plain numbers: for so few, arrays take five times as long.
+    """
+    weights, power, loudest = [0.0] * len(shares), 0.0, 0.0  # and the power of the mix so far
+    for channel, share in enumerate(shares):
+        if not share:
+            continue
+        own, with_mix = covariance[channel][channel], sum(map(mul, covariance[channel], weights))
+        weights[channel] = -share if with_mix < -_OPPOSED * sqrt(power * own) else share
+        power = max(0.0, power + 2 * weights[channel] * with_mix + share**2 * own)
+        loudest = max(loudest, own)
+    scale = 2 ** (round(log2(loudest / power) / 2 * _STEPS) / _STEPS) if power > _SILENT else 1 / sum(shares)
+    return [scale * weight for weight in weights]
 
 
-def _crossfaded(block: np.ndarray, left: np.ndarray, middle: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(channels, n) -> (1, n), under weights that pass from those at its beginning to its middle's to its end's."""
-    half = block.shape[1] // 2
-    halves = ((block[:, :half], left, middle), (block[:, half:], middle, right))
-    return np.concatenate([_ramp(*part) for part in halves])[None]
+def _mixed(block: np.ndarray, weights: np.ndarray, rate_hz: int) -> np.ndarray:
+    """(channels, n) -> (1, n), a second or its beginning.
 
-
-def _ramp(block: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    if np.abs(right - left).max() < _SAME:
-        return left.astype(np.float32) @ block
-    mixed, change = np.stack([left, right - left]).astype(np.float32) @ block
-    change *= _rise(block.shape[1])
-    return np.add(mixed, change, out=change)
+    Args:
+        weights: (quarters + 2, channels) in the middle of each quarter, of that before and that after.
+    """
+    knots = np.concatenate([weights[:2].mean(0, keepdims=True), weights[1:-1], weights[-2:].mean(0, keepdims=True)])
+    if np.abs(knots - knots[0]).max() < _SAME:
+        return np.einsum("c,cn->n", knots[0], block)[None]
+    borders = [0, *(round(rate_hz * (k + 0.5) / _QUARTERS) for k in range(_QUARTERS)), rate_hz]
+    gains = np.empty((len(block), rate_hz), np.float32)
+    for (start, stop), (left, right) in zip(pairwise(borders), pairwise(knots[:, :, None]), strict=True):
+        np.multiply(right - left, _rise(stop - start), out=gains[:, start:stop])
+        gains[:, start:stop] += left
+    return np.einsum("cn,cn->n", gains[:, : block.shape[1]], block)[None]
 
 
 @lru_cache(maxsize=8)

@@ -108,7 +108,7 @@ def load_audio(
     sound = _Sound(path, track)
     channels = 1 if mono else sound.track.channels
     for block in sound.blocks(sample_rate_hz, mono, start_s or 0.0, stop_s):
-        file.write(np.clip(block.T, -1.0, 1.0).astype(np.float32, copy=False).tobytes())
+        file.write(np.clip(block, -1.0, 1.0).T.tobytes())
     count = file.tell() // (4 * channels)
     if not count:
         raise AudioError(f"{path}: its audio stream holds no samples" + (" in this part" if start_s else ""))

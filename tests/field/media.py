@@ -215,13 +215,10 @@ def noise(seconds: float, rate_hz: int, seed: int = 0) -> np.ndarray:
 def sound_by_stamps(path: Path, track: int = 0) -> tuple[np.ndarray, int]:
     """An independent reading: the mono sound (its channels' mean) at the file's own rate, and this rate.
 
-    Sample 0 sounds when the first picture that can be decoded is shown; each frame lies where its stamp says.
+    Sample 0 sounds at `picture_begins_s`; each frame lies where its stamp says.
     """
-    origin = None
     with av.open(str(path)) as container:
-        if container.streams.video:
-            first = next(container.decode(video=0))
-            origin = first.pts * first.time_base
+        origin = picture_begins_s(path) if container.streams.video else None
     found: list[tuple[Fraction, np.ndarray]] = []
     with av.open(str(path)) as container:
         stream = container.streams.audio[track]
@@ -247,6 +244,13 @@ def sound_by_stamps(path: Path, track: int = 0) -> tuple[np.ndarray, int]:
         if start + len(samples) > 0:
             wave[max(0, start) : start + len(samples)] = samples[max(0, -start) :]
     return wave.astype(np.float32), rate_hz
+
+
+def picture_begins_s(path: Path) -> Fraction:
+    """Time stamp of the first picture that is to be shown: none that an edit list hides, but one that is damaged."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.pts is not None and not p.is_discard]
+    return min(packet.pts * packet.time_base for packet in packets)
 
 
 def resampled(wave: np.ndarray, rate_hz: int, to_hz: int = 16_000) -> np.ndarray:

@@ -17,8 +17,10 @@ from stsa_lightning.audio.clock import in_seconds, placed, stretch
 from stsa_lightning.audio.mixing import to_mono
 from stsa_lightning.data.corpora import find_sources
 from stsa_lightning.data.extract import _load_sound
+from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.speech import Speech
-from stsa_lightning.video import VideoWriter, probe
+from stsa_lightning.stream import VideoStream
+from stsa_lightning.video import VideoReader, VideoWriter, probe
 from tests.field.media import (
     FRAGMENTED,
     Picture,
@@ -26,6 +28,7 @@ from tests.field.media import (
     lags_ms,
     make_media,
     noise,
+    picture_begins_s,
     resampled,
     sound_by_stamps,
 )
@@ -78,21 +81,19 @@ def assert_on_the_clock(found: np.ndarray, true: np.ndarray, within_ms: float = 
 def test_load_audio_of_any_start_and_cut_is_on_the_clock(
     tmp_path: Path, container: str, codec: str, rate_hz: int
 ) -> None:
-    first = FORMS.index((container, codec, rate_hz))
-    for number in (first, first + 2, first + 5):
-        picture_s, sound_s = STARTS[number % len(STARTS)]
-        file = media(tmp_path, container, SoundTrack(noise(3.6, rate_hz), rate_hz, codec, sound_s), picture_s)
-        true, whole = true_sound(file), load_audio(file)
-        assert_on_the_clock(whole, true)
-        start_s, stop_s = CUTS[number % len(CUTS)]
-        part = load_audio(file, start_s=start_s, stop_s=stop_s)
-        first, last = round((start_s or 0) * RATE), None if stop_s is None else round(stop_s * RATE)
-        assert len(part) == len(whole[first:last]) or (last is None and abs(len(part) - len(whole[first:])) <= 16)
-        assert_on_the_clock(part, true[first:last])
+    number = FORMS.index((container, codec, rate_hz))
+    picture_s, sound_s = STARTS[number % len(STARTS)]
+    file = media(tmp_path, container, SoundTrack(noise(3.5, rate_hz), rate_hz, codec, sound_s), picture_s)
+    true, whole = true_sound(file), load_audio(file)
+    assert_on_the_clock(whole, true)
+    start_s, stop_s = CUTS[number % len(CUTS)]
+    part = load_audio(file, start_s=start_s, stop_s=stop_s)
+    first, last = round((start_s or 0) * RATE), None if stop_s is None else round(stop_s * RATE)
+    assert len(part) == len(whole[first:last]) or (last is None and abs(len(part) - len(whole[first:])) <= 16)
+    assert_on_the_clock(part, true[first:last])
 
 
-@pytest.mark.parametrize(("container", "codec"), [("mp4", "flac"), ("mov", "pcm_s16le")])
-@pytest.mark.parametrize("rate_hz", [22_050, 44_100])
+@pytest.mark.parametrize(("container", "codec", "rate_hz"), [("mp4", "flac", 22_050), ("mov", "pcm_s16le", 44_100)])
 def test_load_audio_of_a_part_equals_the_whole_there(tmp_path: Path, container: str, codec: str, rate_hz: int) -> None:
     stereo = np.stack([noise(9, rate_hz, 1), noise(9, rate_hz, 2)], axis=1)
     file = media(tmp_path, container, SoundTrack(stereo, rate_hz, codec, 0.3), frames=45)
@@ -105,7 +106,7 @@ def test_load_audio_of_a_part_equals_the_whole_there(tmp_path: Path, container: 
             np.testing.assert_allclose(part[100:-100], expected[100:-100], atol=2e-5)
 
 
-@pytest.mark.parametrize("hole_ms", [10, 20, 40, 60, 80, 99, 150, 1500])
+@pytest.mark.parametrize("hole_ms", [10, 40, 60, 99, 1500])
 def test_load_audio_fills_holes_of_any_length(tmp_path: Path, hole_ms: int) -> None:
     wave = noise(4, 44_100)
     file = media(tmp_path, "mkv", SoundTrack(wave, 44_100, "pcm_s16le", holes=[(1.2, 1.2 + hole_ms / 1000)]))
@@ -131,7 +132,7 @@ def test_load_audio_of_many_lost_and_damaged_packets_does_not_drift(tmp_path: Pa
     assert abs(late[0] - np.nanmedian(late[-4:])) <= 5
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None)
 @given(
     form=st.sampled_from(FORMS),
     picture_s=st.sampled_from([0, 0.04, 0.3, 2.0, 1000.0]),
@@ -162,24 +163,60 @@ def test_load_audio_property(
             assert_on_the_clock(part, expected)
 
 
-def test_load_audio_of_a_picture_that_begins_undecodable_follows_the_first_shown(tmp_path: Path) -> None:
-    """A recording that was cut within a group of pictures."""
-    file = media(tmp_path, "ts", SoundTrack(noise(4, 48_000), 48_000, "mp2"), frames=100, fps=25)
-    cut = tmp_path / "cut.ts"
-    with av.open(str(file)) as source, av.open(str(cut), "w") as target:
-        streams = {s.index: target.add_stream_from_template(s) for s in (*source.streams.video, *source.streams.audio)}
-        for packet in source.demux():
-            if packet.pts is not None and packet.pts * packet.time_base > Fraction(3, 2) + Fraction(1400, 1000):
+def recut(source: Path, path: Path, from_s: float, later_s: float) -> Path:
+    """Packets as they are from a time on, all of them later by some seconds; mp4 hides those before 0."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        streams = {s.index: new.add_stream_from_template(s) for s in (*old.streams.video, *old.streams.audio)}
+        for packet in old.demux():
+            if packet.pts is not None and packet.pts * packet.time_base >= from_s:
+                packet.pts += round(later_s / packet.time_base)
+                packet.dts += round(later_s / packet.time_base)
                 packet.stream = streams[packet.stream.index]
-                target.mux(packet)
-    assert_on_the_clock(load_audio(cut), true_sound(cut))
+                new.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start_s", "from_s", "later_s", "lost"),
+    [
+        ("ts", 0, 2.9, 0, True),  # cut within a group of pictures: the first cannot be decoded
+        ("ts", 1000, 1002.9, 0, True),
+        ("ts", 1000, 0, 0, False),
+        ("mp4", 0, 0, -0.5, False),  # an edit list hides the first half second
+    ],
+)
+def test_sound_and_every_reader_of_pictures_count_from_one_time(
+    tmp_path: Path, suffix: str, start_s: float, from_s: float, later_s: float, lost: bool
+) -> None:
+    sound = SoundTrack(noise(4, 48_000), 48_000, "mp2" if suffix == "ts" else "aac", start_s)
+    source = make_media(tmp_path / f"a.{suffix}", sound, Picture(100, 25, start_s=start_s))
+    file = recut(source, tmp_path / f"cut.{suffix}", from_s, later_s)
+    begin_s = picture_begins_s(file)
+    with av.open(str(file)) as container:
+        shown = [
+            (float(f.pts * f.time_base - begin_s), f.to_ndarray(format="gray").mean())
+            for f in container.decode(video=0)
+        ]
+    true_s, grey = np.array(shown).T
+    assert (true_s[0] > 0.2) == lost
+    assert_on_the_clock(load_audio(file), true_sound(file))
+
+    true_s[0] = 0  # the first that can be shown stands for those before it
+    served = np.array([frame.mean() for frame in VideoStream(file, 25)])
+    nearest = np.abs(np.arange(len(served))[:, None] / 25 - true_s).argmin(1)
+    assert len(np.unique(grey[nearest])) > 10  # each frame is a little brighter than the one before
+    np.testing.assert_allclose(served, grey[nearest], atol=0.7)
+    with Footage(file) as footage, VideoReader(file) as reader:
+        assert len(list(footage.scan())) == len(true_s)
+        np.testing.assert_allclose(footage.times_s, true_s, atol=2e-3)
+        np.testing.assert_allclose(reader.timestamps_s, true_s, atol=2e-3)
 
 
 def test_hdtf_ranges_of_a_long_video_have_their_own_sound(tmp_path: Path) -> None:
     """The tree of HDTF: ranges of one video at 44.1 kHz, loaded as preparation loads them."""
-    sound = SoundTrack(noise(40, 44_100), 44_100, "aac")
-    make_media(tmp_path / "JohnDoe1.mp4", sound, Picture(40, 1))
-    (tmp_path / "RD_annotion_time.txt").write_text("JohnDoe1.mp4 00:01-00:04 00:13-00:15 00:20-00:22 00:31-00:39\n")
+    sound = SoundTrack(noise(26, 44_100), 44_100, "aac")
+    make_media(tmp_path / "JohnDoe1.mp4", sound, Picture(26, 1))
+    (tmp_path / "RD_annotion_time.txt").write_text("JohnDoe1.mp4 00:01-00:04 00:13-00:15 00:16-00:18 00:19-00:25\n")
     (tmp_path / "RD_crop_wh.txt").write_text("".join(f"JohnDoe1_{k}.mp4 0 48 0 48\n" for k in range(4)))
     true = true_sound(tmp_path / "JohnDoe1.mp4")
     sources = find_sources("hdtf", tmp_path)
