@@ -9,7 +9,8 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
@@ -165,6 +166,19 @@ def test_dubs_in_any_order_are_the_same_bytes(clips: list[Path], tmp_path: Path,
 # --------------------------------------------------------------------------------------------------- what is held on to
 
 
+def counts() -> tuple[int, int]:
+    """Threads and open files of this process."""
+    threads, files = (len(os.listdir(f"/proc/self/{what}")) for what in ("task", "fd"))
+    return threads, files
+
+
+def wait_until(condition: Callable[[], bool], tries: int = 400) -> None:
+    for _ in range(tries):
+        if condition():
+            return
+        time.sleep(0.05)
+
+
 def test_a_dub_leaves_no_thread_and_no_file_without_the_garbage_collector(clips: list[Path], tmp_path: Path) -> None:
     import gc
 
@@ -177,7 +191,8 @@ def test_a_dub_leaves_no_thread_and_no_file_without_the_garbage_collector(clips:
             dubber.dub(*clips, tmp_path / "out.mp4", progress=False)
             next(frames := dubber.frames(*clips))
             frames.close()  # type: ignore[attr-defined]
-            held.append([len(os.listdir(f"/proc/self/{what}")) for what in ("task", "fd")])
+            wait_until(lambda: not held or counts()[0] <= held[0][0])  # threads that are about to end
+            held.append(counts())
         finally:
             gc.enable()
         assert held[number][0] <= held[0][0], "threads"
