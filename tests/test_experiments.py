@@ -194,7 +194,7 @@ def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     file = next(path for path in FILES if path.stem == "hdtf")
-    limits = ["--trainer.max_steps=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    limits = ["--trainer.max_steps=1", "--data.windows_per_clip=1"]  # all of one batch, so that the run validates
     for more in ([], ["--overwrite"]):
         main(["fit", "-c", str(file), *SMALL, *limits, f"--data.root={prepared_sample}", *more])
         wandb.finish()
