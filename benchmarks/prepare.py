@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from stsa_lightning.data.prepare import prepare
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.topology import LANDMARKS
 from stsa_lightning.stream import VideoStream
 
 SETTINGS = PrepareSettings().resolved()
@@ -59,24 +60,40 @@ def by_stage(sources: Sequence[Source], out: Path, runs: int) -> dict[str, float
     return {name: statistics.median(one[name] for one in passes[1:]) for name in passes[0]}
 
 
+def recipe_detector() -> Callable[[np.ndarray], np.ndarray | None]:
+    """FaceMesh in static mode: MediaPipe's own, as public scripts call it, where 0.10.21 is installed; else ours."""
+    try:
+        from mediapipe.python.solutions.face_mesh import FaceMesh
+    except ImportError:
+        return landmark_detector(static=True)
+    mesh = FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
+
+    def detect(frame: np.ndarray) -> np.ndarray | None:
+        faces = mesh.process(np.ascontiguousarray(frame)).multi_face_landmarks
+        if not faces:
+            return None
+        points = [(faces[0].landmark[i].x, faces[0].landmark[i].y) for i in LANDMARKS.tolist()]
+        return np.array(points, np.float32) * (frame.shape[1], frame.shape[0])
+
+    return detect
+
+
 def recipe(source: Source, out: Path) -> int:
     """The straight recipe on one video; returns the bytes that it writes."""
     out.mkdir(parents=True, exist_ok=True)
     frames = np.stack(list(VideoStream(source.path, 25)))
-    crops = []
-    with closing(landmark_detector(static=True)) as detect:
-        for number, frame in enumerate(frames):
-            points = detect(frame)
-            if points is not None:
-                crops.append((number, crop_face(frame, face_box(points, (frame.shape[1], frame.shape[0])), 128)))
-    with closing(landmark_detector(static=True)) as detect:
-        for number, crop in crops:
-            points = detect(crop)
-            if points is None:
-                continue
-            sketch = draw_heatmap(normalise_landmarks(points, np.array([0, 0, 128, 128])))
-            cv2.imwrite(str(out / f"{number}.png"), crop[..., ::-1])
-            cv2.imwrite(str(out / f"{number}_sketch.png"), (255 * sketch).astype(np.uint8))
+    crops, detect = [], recipe_detector()
+    for number, frame in enumerate(frames):
+        points = detect(frame)
+        if points is not None:
+            crops.append((number, crop_face(frame, face_box(points, (frame.shape[1], frame.shape[0])), 128)))
+    for number, crop in crops:
+        points = detect(crop)
+        if points is None:
+            continue
+        sketch = draw_heatmap(normalise_landmarks(points, np.array([0, 0, 128, 128])))
+        cv2.imwrite(str(out / f"{number}.png"), crop[..., ::-1])
+        cv2.imwrite(str(out / f"{number}_sketch.png"), (255 * sketch).astype(np.uint8))
     return sum(path.stat().st_size for path in out.iterdir())
 
 

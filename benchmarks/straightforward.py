@@ -16,26 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stsa_lightning.losses.perceptual import BLOCKS, WIDTHS
+from stsa_lightning.nets.adaat import AdaAT
 from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.layers import SPADE, Modulation
-from stsa_lightning.nets.spatial import AdaAT
 from stsa_lightning.nets.synthesis import Synthesis
 from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
 
 Network = TypeVar("Network", bound=nn.Module)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
-
-
-class StraightSPADE(nn.Module):
-    """Gamma and beta, each a convolution of a common convolution of the condition."""
-
-    def __init__(self, layer: SPADE) -> None:
-        super().__init__()
-        self.shared, self.gamma, self.beta = layer.shared, layer.gamma, layer.beta
-
-    def modulation(self, condition: Tensor) -> Modulation:
-        hidden = self.shared(condition)
-        return 1 + self.gamma(hidden), self.beta(hidden)
 
 
 class StraightAdaAT(nn.Module):
@@ -80,7 +67,6 @@ class StraightTemporalPath(nn.Module):
 
 
 _STRAIGHT: dict[type[nn.Module], type[nn.Module]] = {
-    SPADE: StraightSPADE,
     AdaAT: StraightAdaAT,
     TemporalPath: StraightTemporalPath,
 }

@@ -19,6 +19,7 @@ import yaml
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
+from stsa_lightning.tables import read_text
 from stsa_lightning.tensors import load_tensors
 
 BASE = "base"
@@ -90,11 +91,11 @@ class Ablation:
         Raises:
             UserError: it failed, or its folder holds a run of other settings.
         """
-        settings = yaml.safe_load(self.base.read_text())
+        settings = yaml.safe_load(read_text(self.base).text)
         fixed = any(settings.get("data", {}).get(name) for name in _FIXED_SPLIT)
         words = [f"--{name}={run.seed}" for name in ("seed_everything", "model.seed", *(["data.seed"] * fixed))]
         words += [] if self.epochs is None else [f"--epochs={self.epochs}"]
-        overlay = "" if run.overlay is None else run.overlay.read_text()
+        overlay = "" if run.overlay is None else read_text(run.overlay).text
         said = json.dumps([settings, overlay, words, self.options])
         mark, fingerprint = run.folder / "trained", hashlib.sha256(said.encode()).hexdigest()
         begun = run.folder / "settings.sha256"

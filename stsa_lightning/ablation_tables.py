@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from stsa_lightning.evaluation.figures import Column
+from stsa_lightning.evaluation.paired import Comparison, compare, comparison_sheet
+from stsa_lightning.evaluation.report import Report
 from stsa_lightning.evaluation.tables import NOTHING, number, task_title
 from stsa_lightning.files import written_whole
 
@@ -56,8 +58,23 @@ def task_tables(table: pd.DataFrame, columns: Mapping[str, Column]) -> dict[str,
     return shown
 
 
-def markdown(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any], failures: Mapping[str, str]) -> str:
-    """The tables, what they depend on, and what failed."""
+def paired_differences(reports: Mapping[tuple[str, int], Report], base: str) -> list[Comparison]:
+    """Each variant against the base, clip by clip and seed by seed, over the seeds that both have."""
+    found = []
+    for variant in dict.fromkeys(variant for variant, _ in reports if variant != base):
+        seeds = [seed for name, seed in reports if name == variant and (base, seed) in reports]
+        named = [(name, reports[name, seed]) for name in (base, variant) for seed in seeds]
+        found += compare(named) if named else []
+    return found
+
+
+def markdown(
+    tables: Mapping[str, pd.DataFrame],
+    settings: Mapping[str, Any],
+    failures: Mapping[str, str],
+    differences: Sequence[Comparison] = (),
+) -> str:
+    """The tables, differences to the base, what they depend on, and what failed."""
     lines = ["# Ablations", ""]
     for task, table in tables.items():
         lines += [f"## {task_title(task)}", "", _row(["variant", *table.columns])]
@@ -65,10 +82,17 @@ def markdown(tables: Mapping[str, pd.DataFrame], settings: Mapping[str, Any], fa
         lines += [_row([str(variant), *cells]) for variant, cells in zip(table.index, table.to_numpy(), strict=True)]
         lines.append("")
     lines += ["Mean ± sample standard deviation over seeds, of means over clips.", ""]
+    if differences:
+        lines += [comparison_sheet(differences, "Differences to the base, clip by clip").text("markdown")]
     lines += [f"- {name}: {value}" for name, value in settings.items()]
     if failures:
         lines += ["", "## Failed", "", *(f"- {name}: {reason}" for name, reason in failures.items())]
     return "\n".join(lines) + "\n"
+
+
+def without_nan(line: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON holds it: null for what is no number."""
+    return {name: None if value != value else value for name, value in line.items()}
 
 
 def _row(cells: list[str]) -> str:
@@ -76,12 +100,18 @@ def _row(cells: list[str]) -> str:
 
 
 def write(
-    folder: Path, table: pd.DataFrame, text: str, settings: Mapping[str, Any], failures: Mapping[str, str]
+    folder: Path,
+    table: pd.DataFrame,
+    text: str,
+    settings: Mapping[str, Any],
+    failures: Mapping[str, str],
+    differences: Sequence[Comparison] = (),
 ) -> None:
     """``ablations.md``, ``ablations.csv`` (a line per figure) and ``ablations.json``, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    means = [{k: None if v != v else v for k, v in line.items()} for line in summary(table).to_dict("records")]
-    record = {"settings": settings, "summary": means, "failures": failures}
+    means = [without_nan({str(k): v for k, v in line.items()}) for line in summary(table).to_dict("records")]
+    apart = [without_nan(line) for line in comparison_sheet(differences).records]
+    record = {"settings": settings, "summary": means, "differences": apart, "failures": failures}
     for name, content in zip(FILES, (text, table.to_csv(index=False), json.dumps(record, indent=1)), strict=True):
         with written_whole(folder / name) as part:
             part.write_text(content)

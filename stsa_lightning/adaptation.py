@@ -13,7 +13,6 @@ import itertools
 import json
 import logging
 import signal
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -42,9 +41,10 @@ from stsa_lightning.module import STSA
 from stsa_lightning.nets.checkpoint import load_networks, save_networks
 from stsa_lightning.nets.guidance import GuidanceOutput
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput
+from stsa_lightning.scratch import scratch_folder
 from stsa_lightning.weights import cache_dir
 
-RECIPE = 4  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
+RECIPE = 5  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
 LEAST_SECONDS = 3.0  # of the speaker: two to learn from, one to be judged by
 STEPS = 16  # between two looks at the held-out second
 PATIENCE = 6  # looks without anything better, after which it ends
@@ -140,9 +140,9 @@ def adapt(
     if path.is_file():
         return _kept(path)
     guidance, synthesis, meta = load_networks(checkpoint)
-    with tempfile.TemporaryDirectory() as folder, progress_bars(progress) as bars, _quietly():
-        seconds = _prepared(video, Path(folder), meta["features"], guidance.face_size, landmark_model, bars)
-        data = _data(Path(folder), seconds, meta, synthesis)
+    with scratch_folder("stsa-adapt-") as folder, progress_bars(progress) as bars, _quietly():
+        seconds = _prepared(video, folder, meta["features"], guidance.face_size, landmark_model, bars)
+        data = _data(folder, seconds, meta, synthesis)
         module = _Looks(
             guidance=guidance.settings,
             synthesis=synthesis.settings,
@@ -159,7 +159,7 @@ def adapt(
             init_from=str(checkpoint),
         )
         judge = _Judge(began + 60 * minutes, bars)
-        _fit(_trainer(device, Path(folder), judge, landmark_model), module, data)
+        _fit(_trainer(device, folder, judge, landmark_model), module, data)
     taken = Adaptation(path, judge.before, judge.after, judge.steps, time.monotonic() - began)
     for name, network in (("guidance", guidance), ("synthesis", synthesis)):
         own = {key.removeprefix(f"{name}."): value for key, value in judge.best.items() if key.startswith(f"{name}.")}

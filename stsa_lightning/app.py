@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import os
 import shutil
-import signal
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -21,8 +19,12 @@ import gradio as gr
 from stsa_lightning.audio import SAMPLE_RATE_HZ, load_audio, write_wav
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber, DubReport
+from stsa_lightning.dubbing.dubber import disk_errors_told
 from stsa_lightning.errors import UserError
+from stsa_lightning.files import name_bytes, shortened
+from stsa_lightning.memory import release_free_memory
 from stsa_lightning.overlay import HeatmapFilm
+from stsa_lightning.same_origin import TrustedHosts, same_origin_only
 from stsa_lightning.video import probe
 from stsa_lightning.weights import cache_dir
 
@@ -100,6 +102,7 @@ class Desk:
 
     def __init__(self, dubber: Dubber, folder: Path, limits: Limits) -> None:
         self.dubber, self.folder, self.limits = dubber, folder, limits
+        self._work, self._closed = threading.Lock(), False
 
     def dub(self, video: str | None, speech: str | None, tell: Callable[[float, str], None]) -> Dubbed:
         """Dub, and draw the heatmaps.
@@ -113,22 +116,46 @@ class Desk:
         if not video or not speech:
             missing = " and ".join(name for name, path in (("a video", video), ("speech", speech)) if not path)
             raise UserError(f"Give {missing} first, or pick a sample.")
-        source, words = Path(video), Path(speech)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with self._work:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                return self._dub(Path(video), Path(speech), tell)
+            except BaseException:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+            finally:
+                release_free_memory()
+
+    def _dub(self, source: Path, words: Path, tell: Callable[[float, str], None]) -> Dubbed:
+        self._go_on()
         self.folder.mkdir(parents=True)
         tell(0.0, "looking at the files")
         self.limits.check(source, words)
-        out, drawn = (self.folder / f"{source.stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
+        stem = shortened(source.stem, name_bytes(self.folder) - len("-heatmaps.mp4"))
+        out, drawn = (self.folder / f"{stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
 
         def told(doing: str, part: float) -> None:
+            self._go_on()
             first, last = _SPANS[doing]
             tell(first + (last - first) * part, doing)
 
         film = HeatmapFilm()
         report = self.dubber.dub(source, words, out, progress=told, observe=film)
         tell(0.9, "drawing the heatmaps")
-        film.write(out, drawn)
+        with disk_errors_told(drawn):
+            film.write(out, drawn)
         return Dubbed(out, drawn, report)
+
+    def _go_on(self) -> None:
+        """Raise UserError once nobody waits for results any more."""
+        if self._closed:
+            raise UserError("The page was closed.")
+
+    def close(self) -> None:
+        """Give up the dub at work, and remove the results."""
+        self._closed = True
+        with self._work:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def sample(self, number: int) -> tuple[str, str]:
         """A rendered speaker (1 to 3) and another one's sentence; rendered when first asked for, a few seconds."""
@@ -226,43 +253,47 @@ def _told_ill(error: Exception, *paths: str | None) -> str:
     return f'<div class="told ill" role="alert">{html.escape(text)}</div>'
 
 
-def serve(dubber: Dubber, limits: Limits, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page until Ctrl-C; uploads and results go with it.
+def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, port: int = 7860) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; a dub that is at work then is given up.
+
+    Args:
+        dubber: does the work.
+        limits: of length and size.
+        folder: for results. Uploads go to the folder that ``GRADIO_TEMP_DIR`` named when Gradio was imported.
+        trusted: whose requests are answered, and the address to listen on.
+        port: to listen on.
 
     Raises:
         UserError: the address cannot be had.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    with tempfile.TemporaryDirectory(prefix="stsa-app-") as folder:
-        # Two folders: what Gradio finds outside of its own it copies there, and removes in time.
-        results, os.environ["GRADIO_TEMP_DIR"] = Path(folder) / "results", str(Path(folder) / "gradio")
-        page = build_page(Desk(dubber, results, limits))
-        page.queue(max_size=WAITING)
-        try:
-            page.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                ssr_mode=False,
-                footer_links=[],
-                max_file_size=f"{limits.megabytes}mb",
-                allowed_paths=[str(results), str(cache_dir() / "sample")],
-                theme=gr.themes.Soft(font=_SYSTEM_FONTS, font_mono=("ui-monospace", "Consolas", "monospace")),
-                css=_CSS,
-                head=f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            )
-        except OSError as error:
-            raise UserError(f"--host {host} --port {port}: cannot be listened on ({error}); choose another") from error
-        print(f"http://{host}:{port}  (Ctrl-C ends it)", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print("stopped; uploads and results are removed")
-        finally:
-            page.close(verbose=False)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+    # Gradio copies what it finds outside of its own folder there, and removes that in time.
+    desk = Desk(dubber, folder / "results", limits)
+    page = build_page(desk)
+    page.queue(max_size=WAITING)
+    host = trusted.host
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            max_file_size=f"{limits.megabytes}mb",
+            allowed_paths=[str(desk.folder), str(cache_dir() / "sample")],
+            theme=gr.themes.Soft(font=_SYSTEM_FONTS, font_mono=("ui-monospace", "Consolas", "monospace")),
+            css=_CSS,
+            head=f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            app_kwargs={"middleware": same_origin_only(trusted)},
+        )
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: cannot be listened on ({error}); choose another") from error
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C ends it)", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopped; uploads and results are removed")
+    finally:
+        desk.close()
+        page.close(verbose=False)

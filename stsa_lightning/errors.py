@@ -8,3 +8,7 @@ class UserError(ValueError):
 
     The command line prints it alone, without a traceback.
     """
+
+
+class MissingPackageError(UserError, ImportError):
+    """A package that an option needs is not installed: the message says how to install it."""

@@ -38,7 +38,8 @@ from stsa_lightning.losses.objective import FACE_TERMS, RELEASED_RECIPE, Judgeme
 from stsa_lightning.losses.sync import load_sync_loss
 from stsa_lightning.nets.checkpoint import averaged_weights, load_networks
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
-from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.nets.inference import compose_for_training
+from stsa_lightning.nets.presets import CIL_WIDTH, GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput, mask_lower_half
 from stsa_lightning.training.checks import (
     check_agreement,
@@ -169,7 +170,8 @@ class STSA(LightningModule):
         self.synthesis = Synthesis(**{**SYNTHESIS[size], **shared, "references": references, **(synthesis or {})})
         self.objective = Objective(
             weights,
-            self.synthesis.align_width,
+            self.synthesis.channels,
+            CIL_WIDTH[size],
             foreground_weight=foreground_weight,
             mouth_weight=mouth_weight,
             perceptual_net=perceptual_net,
@@ -180,6 +182,7 @@ class STSA(LightningModule):
             sync=load_sync_loss(sync_expert, features, window) if weights.sync else None,
             sound_width=self.guidance.settings["width"],
         )
+        compose_for_training(self.synthesis)
         on_face = {name: value for name in FACE_TERMS if (value := getattr(weights, name))}
         self.balancer = ShareBalancer(on_face) if balance == "shares" else None
         if channels_last:
@@ -322,9 +325,8 @@ class STSA(LightningModule):
         output, target = self.synthesise(batch, heatmaps, every_frame)
         drawn.places |= {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
         true_maps = objective.true_maps(target)
-        codes = None if objective.information is None else self.synthesis.align(output)
         mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
-        terms = objective.warp_terms(output, target, true_maps, codes, mouth)
+        terms = objective.warp_terms(output, target, true_maps, mouth)
         if with_face:
             drawn.places["face"] = (output.face,)
             drawn.face, drawn.frames = output.face, heatmaps.shape[1] if every_frame else 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stsa_lightning.audio import FEATURE_DIMS, FEATURE_RATE_HZ, HOP, SPAN, Chunked, LogMel, heard, steps_of
+from stsa_lightning.onnx_session import onnx_session
 
 ENCODER = Path(__file__).parent / "assets" / "moonshine_tiny_en" / "encoder.ort"
 
@@ -28,12 +29,7 @@ class Moonshine(Chunked):
     _scale = 2.0  # states deviate by about 1/2, log-mel by about 1
 
     def __init__(self) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # tens of times faster than speech is spoken; the other cores have work
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(ENCODER, options, providers=["CPUExecutionProvider"])
+        self._session = onnx_session(ENCODER)
         self._logmel = LogMel()
 
     def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:

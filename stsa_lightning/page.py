@@ -6,17 +6,19 @@ import base64
 from importlib import resources
 from typing import Any
 
+from stsa_lightning.errors import MissingPackageError
+
 
 def render(package: str | None, **values: Any) -> str:
     """The template ``page.html.j2`` of a package with these values, which are escaped; a missing one is an error.
 
     Raises:
-        ImportError: jinja2 is not installed.
+        MissingPackageError: jinja2 is not installed.
     """
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError as error:
-        raise ImportError("a report's page needs jinja2: pip install jinja2") from error
+        raise MissingPackageError("a report's page needs jinja2: pip install jinja2") from error
     text = resources.files(package or __package__).joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(text).render(**values)

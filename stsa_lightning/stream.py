@@ -1,4 +1,4 @@
-"""Frames of a video from first to last at an even rate, or of a part of it, one at a time in bounded memory (PyAV).
+"""Frames of a video from first to last at an even rate, or of a part of it, one at a time in bounded memory.
 
 `video.VideoReader` serves frames in any order, for which it must know all of the file; this reads a file once, forward.
 """
@@ -6,21 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stsa_lightning.video import VideoError
+from stsa_lightning.container import VideoError
+from stsa_lightning.decode import Decoder
 
 if TYPE_CHECKING:
-    import av
-    from av.container import InputContainer
+    from av import VideoFrame
 
 Crop = tuple[int, int, int, int]
-_MISSING = 0.05  # the share of the stated frames that may be absent before a file counts as cut short
 
 
 class VideoStream:
@@ -60,71 +58,56 @@ class VideoStream:
     def blocks(self, size: int) -> Iterator[np.ndarray]:
         """(n, H, W, 3) uint8 RGB, `size` frames at a time, fewer at the end."""
         frames = iter(self)
-        while block := list(islice(frames, size)):
-            yield np.stack(block)
+        for first in frames:
+            block = np.empty((size, *first.shape), np.uint8)
+            block[0], count = first, 1
+            for frame in islice(frames, size - 1):
+                block[count] = frame
+                count += 1
+            yield block[:count]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 RGB, upright."""
-        import av
+        """(H, W, 3) uint8 RGB, as shown."""
+        # One thread: preparation runs a process on each core.
+        with Decoder(self.path, threads=1) as decoder:
+            yield from self._frames(decoder)
 
-        try:
-            with av.open(str(self.path)) as container:
-                yield from self._frames(container)
-        except av.error.FFmpegError as error:
-            raise VideoError(f"{self.path}: cannot be decoded ({error.strerror}); is it damaged?") from error
-
-    def _frames(self, container: InputContainer) -> Iterator[np.ndarray]:
+    def _frames(self, decoder: Decoder) -> Iterator[np.ndarray]:
         tick, pixels = 0, None
-        held: tuple[float, av.VideoFrame] | None = None  # the frame before the one just decoded
-        for time_s, frame in self._decoded(container):
+        held: tuple[float, VideoFrame] | None = None  # the frame before the one just decoded
+        for time_s, frame in self._decoded(decoder):
             if held is not None:
                 # Of two equally near frames the earlier is served, as `video.nearest` does.
                 while self._time_s(tick) <= (held[0] + time_s) / 2:
                     if self._ended(tick):
                         return
-                    pixels = self._pixels(held[1]) if pixels is None else pixels
+                    pixels = self._pixels(decoder, held[1]) if pixels is None else pixels
                     yield pixels
                     tick += 1
             held, pixels = (time_s, frame), None
         if held is None:
             raise VideoError(f"{self.path}: holds no frame from {self.start_s:g} s on")
-        end_s = held[0] + self._shown_s(held[1])
+        end_s = held[0] + _shown_s(decoder, held[1])
         if self.stop_s is not None and end_s < self.stop_s - 0.5:
             raise VideoError(f"{self.path}: ends at {end_s:.1f} s, before the end of the part, {self.stop_s:g} s")
-        last = self._pixels(held[1])
+        last = self._pixels(decoder, held[1])
         for _ in range(tick, max(tick + (tick == 0), round((end_s - self.start_s) * self.fps))):
             if self._ended(tick):
                 return
             yield last
             tick += 1
 
-    def _decoded(self, container: InputContainer) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _decoded(self, decoder: Decoder) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with the time at which each is shown, rising, from the key frame before the part on."""
-        import av
-
-        stream = _picture(container)
-        # One thread: preparation runs a process on each core.
-        stream.codec_context.thread_count = 1
-        base, first = stream.time_base or Fraction(1, 1000), stream.start_time
         if self.start_s:
-            container.seek((first or 0) + int(self.start_s / base), stream=stream)
-        self._rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-        count, time_s = 0, -1.0
-        for packet in container.demux(stream):
-            try:
-                frames: Any = packet.decode()
-            except av.error.InvalidDataError:  # a damaged packet is a hole: its neighbours are shown longer
-                continue
-            for frame in frames:
-                if first is None:
-                    first = frame.pts or 0
-                own_s = float((frame.pts - first) * base) if frame.pts is not None else float(count / self._rate)
-                count += 1
-                if own_s > time_s:  # a frame that is shown at no time of its own is left out
-                    time_s = own_s
-                    yield time_s, frame
-        if not self.start_s and self.stop_s is None and count < (1 - _MISSING) * stream.frames:
-            raise VideoError(f"{self.path}: holds {count} of the {stream.frames} frames it states; is it cut short?")
+            decoder.seek(decoder.origin + int(self.start_s / decoder.base))
+        count = 0
+        for stamp, frame in decoder.frames():
+            count += 1
+            # The first frame is shown from 0 on, also where frames before it were lost.
+            yield float((stamp - decoder.origin) * decoder.base) if count > 1 or self.start_s else 0.0, frame
+        if not self.start_s and self.stop_s is None:
+            decoder.check_whole(count)
 
     def _time_s(self, tick: int) -> float:
         return self.start_s + tick / self.fps
@@ -132,24 +115,14 @@ class VideoStream:
     def _ended(self, tick: int) -> bool:
         return self.stop_s is not None and tick >= round((self.stop_s - self.start_s) * self.fps)
 
-    def _shown_s(self, frame: av.VideoFrame) -> float:
-        """How long a frame is shown, seconds."""
-        if frame.duration and frame.time_base:
-            return float(frame.duration * frame.time_base)
-        return float(1 / self._rate)
-
-    def _pixels(self, frame: av.VideoFrame) -> np.ndarray:
-        pixels: np.ndarray = frame.to_ndarray(format="rgb24")
-        if frame.rotation % 360:
-            pixels = np.rot90(pixels, frame.rotation // 90)
+    def _pixels(self, decoder: Decoder, frame: VideoFrame) -> np.ndarray:
+        pixels = decoder.pixels(frame)
         if self.crop is not None:
             x, y, width, height = self.crop
-            pixels = pixels[y : y + height, x : x + width]
-        return np.ascontiguousarray(pixels)
+            pixels = np.ascontiguousarray(pixels[y : y + height, x : x + width])
+        return pixels
 
 
-def _picture(container: InputContainer) -> av.VideoStream:
-    """The first stream of moving pictures (not a cover)."""
-    from av.stream import Disposition
-
-    return next(s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+def _shown_s(decoder: Decoder, frame: VideoFrame) -> float:
+    """How long a frame is shown, seconds."""
+    return float(frame.duration * decoder.base if frame.duration else 1 / decoder.fps)

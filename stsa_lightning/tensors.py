@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -69,10 +70,30 @@ class uninitialised(TorchFunctionMode):  # noqa: N801
 
     On the meta device, made for this, PyTorch loads its compiler to work out what shapes random numbers would have: two
     seconds before the first frame of a dub.
+
+    Args:
+        holding: number of weights that the file holds; a network that asks for far more raises `ValueError` before it
+            gets them.
     """
+
+    def __init__(self, holding: int | None = None) -> None:
+        super().__init__()
+        # Twice, for a layer that others are copied from is made too.
+        self._room = None if holding is None else 2 * holding
+
+    def _take(self, count: int) -> None:
+        if self._room is not None:
+            self._room -= count
+            if self._room < 0:
+                raise ValueError("they ask for more weights than the file holds")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.empty:
+            size = kwargs["size"] if "size" in kwargs else args[0] if len(args) == 1 else args
+            self._take(math.prod(size) if isinstance(size, (tuple, list)) else size)
+        elif func is Tensor.clone:  # layers that are copies of one another
+            self._take(args[0].numel())
         if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.uniform_, Tensor.normal_):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)

@@ -1,14 +1,12 @@
-"""Frames in (decord) and video with sound out (PyAV), in bounded memory; frame rates converted by time.
+"""Frames in, and video with sound out, in bounded memory; frame rates converted by time.
 
-Frames are uint8 RGB of shape (n, height, width, 3), turned upright where the file says so. Time 0 is the first frame:
+Frames are uint8 RGB of shape (n, height, width, 3) as players show them (`shown`). Time 0 is the first frame:
 `audio.load_audio` puts sound on the same clock.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,22 +16,32 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.container import VideoError, open_output
+from stsa_lightning.decode import Decoder
+from stsa_lightning.decord_frames import DecordFrames, decord_frames
+from stsa_lightning.files import Part
+from stsa_lightning.frames import Frames
+from stsa_lightning.shown import FULL, LIMITED, Colours, usual_matrix
 from stsa_lightning.spool import Spool
 
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-SUFFIXES = (".mp4", ".mov", ".mkv")
-READ_AHEAD_BYTES = 512 * 2**20  # decoded frames that may wait in memory, beside those asked for
-BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour matrix and of the 16-235 range
-
-
-class VideoError(UserError):
-    """A video that cannot be read or written as asked."""
+MOST_CHANNELS = 8  # of sound
+_USUAL_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # of so many channels
+# Channels at the sides are told as channels at the back, which lie in the same order: AAC's standard has no others.
+_AAC_LAYOUTS = {
+    **{name: name for name in ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "6.1", "7.1")},
+    **{"quad(side)": "quad", "5.0(side)": "5.0", "5.1(side)": "5.1"},
+}
+SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of a name -> the container, as FFmpeg calls it
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of its picture. `width` and `height` are of the upright picture; `fps` is the average."""
+    """What a file says of its picture.
+
+    `width` and `height` are of the picture as shown: upright, of square pixels. `fps` is the average. A still picture
+    is a video of one frame.
+    """
 
     path: Path
     width: int
@@ -51,52 +59,25 @@ def probe(path: str | Path) -> VideoInfo:
         FileNotFoundError: there is no such file.
         VideoError: the file cannot be read, or holds no picture.
     """
-    import av
-    from av.stream import Disposition
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such video file")
-    try:
-        with av.open(str(path)) as container:
-            pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not pictures:
-                raise VideoError(f"{path}: has no video stream; give a file with a moving picture")
-            stream = pictures[0]
-            frame = next(iter(container.decode(stream)), None)
-            if frame is None:
-                raise VideoError(f"{path}: its video stream holds no frames")
-            width, height = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
-            frames = stream.frames or _count_packets(path)
-            if stream.duration is not None and stream.time_base is not None:
-                duration_s = float(stream.duration * stream.time_base)
-            else:
-                duration_s = (container.duration or 0) / av.time_base
-            fps = stream.average_rate or stream.guessed_rate or Fraction(frames / duration_s).limit_denominator(1001)
-            return VideoInfo(path, width, height, Fraction(fps), frames, duration_s, bool(container.streams.audio))
-    except av.error.PermissionError as error:
-        raise VideoError(f"{path}: may not be read ({error.strerror}); change its permissions") from error
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{path}: cannot be read as video ({error.strerror}); is it damaged?") from error
+    with Decoder(path) as decoder:
+        return info_of(decoder)
 
 
-def _count_packets(path: Path) -> int:
-    """Frames of a container that does not state them (mkv, webm)."""
-    import av
-
-    with av.open(str(path)) as container:
-        return sum(packet.size > 0 for packet in container.demux(video=0))
+def info_of(decoder: Decoder) -> VideoInfo:
+    """What an opened file says of its picture."""
+    frames, seconds = decoder.stated()
+    return VideoInfo(decoder.path, *decoder.size, decoder.fps, frames, seconds, decoder.has_audio)
 
 
 class VideoReader:
     """Frames of a file by number, whatever its rate; a context manager.
 
     Args:
-        path: the video.
+        path: the video, or a picture.
         fps: None serves the file's own frames; a number serves that many a second, each the nearest one in time.
 
     Attributes:
-        info: the file's `VideoInfo` (of the source, also when the rate is converted).
+        info: the file's `VideoInfo` (of the source, also when the rate is converted); `frames` are those decoded.
         fps: frames a second as served (the average, where the file's rate varies).
         timestamps_s: (len,) float64, when each served frame is shown; the first at 0.
 
@@ -105,25 +86,22 @@ class VideoReader:
     """
 
     def __init__(self, path: str | Path, fps: float | Fraction | None = None) -> None:
-        import decord
-
         if fps is not None and not fps > 0:
             raise ValueError(f"fps must be positive, got {fps}")
-        decord.logging.set_level(decord.logging.QUIET)
-        info = probe(path)
-        with _told(info.path):
-            self._reader: Any = decord.VideoReader(str(path), ctx=decord.cpu(0))
-            spans = self._reader.get_frame_timestamp(range(len(self._reader))).astype(np.float64)
-        self.info = replace(info, frames=len(self._reader))
-        # Decord decodes ahead without a limit for as long as nobody reads (its issue 157). A seek makes it stop, at the
-        # price of decoding from the last key frame again: worth it where a whole video does not fit.
-        self._stops = self.info.frames * self.info.width * self.info.height * 3 > READ_AHEAD_BYTES
-        own_s = _exact(spans[:, 0] - spans[0, 0], float(info.fps))
+        frames = Frames(path)
+        self._frames: Frames | DecordFrames = decord_frames(frames) or frames
+        if self._frames is frames:
+            frames.index()
+        own_s = self._frames.times_s
+        self.info = replace(info_of(frames), frames=len(own_s))
+        self.colours = frames.colours
+        if self._frames is not frames:
+            frames.close()
         if fps is None:
-            self.fps, self.timestamps_s, self._source = info.fps, own_s, np.arange(len(own_s))
+            self.fps, self.timestamps_s, self._source = self._frames.rate, own_s, np.arange(len(own_s))
         else:
             self.fps = Fraction(fps).limit_denominator(1001)
-            count = max(1, round((own_s[-1] + spans[-1, 1] - spans[-1, 0]) * float(self.fps)))
+            count = max(1, round((own_s[-1] + 1 / float(self._frames.rate)) * float(self.fps)))
             self.timestamps_s = np.arange(count) / float(self.fps)
             self._source = nearest(own_s, self.timestamps_s)
 
@@ -139,12 +117,9 @@ class VideoReader:
             )
         # Decoding runs forward: a frame before the last one read costs a seek, so each is read once and in order.
         unique, back = np.unique(self._source[wanted], return_inverse=True)
-        if not len(unique):
-            return np.zeros((0, self.info.height, self.info.width, 3), np.uint8)
-        with _told(self.info.path):
-            frames = self._reader.get_batch(unique).asnumpy()
-            if self._stops:
-                self._reader.seek(0)
+        frames = np.empty((len(unique), self.info.height, self.info.width, 3), np.uint8)
+        for place, pixels in enumerate(self._frames.read(unique.tolist())):
+            frames[place] = pixels
         return frames if np.array_equal(back, np.arange(len(frames))) else frames[back]
 
     def blocks(self, size: int = 32) -> Iterator[np.ndarray]:
@@ -155,7 +130,7 @@ class VideoReader:
             yield self.get(range(start, min(start + size, len(self))))
 
     def close(self) -> None:
-        self._reader = None
+        self._frames.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -169,39 +144,25 @@ def nearest(times_s: np.ndarray, targets_s: np.ndarray) -> np.ndarray:
     return np.searchsorted((times_s[1:] + times_s[:-1]) / 2, targets_s, side="left")
 
 
-def _exact(times_s: np.ndarray, fps: float) -> np.ndarray:
-    """Time stamps of a constant rate without the decoder's single-precision noise; others as they are."""
-    even = np.arange(len(times_s)) / fps
-    return even if np.abs(times_s - even).max() < 2e-3 else times_s
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Errors of the decoder, told with the file's name."""
-    import decord
-
-    try:
-        yield
-    except (decord.DECORDError, RuntimeError) as error:
-        raise VideoError(f"{path}: cannot be decoded; is it damaged or cut short?") from error
-
-
 class VideoWriter:
-    """Writes H.264 (BT.709, tagged so) with AAC sound; a context manager.
+    """Writes H.264, its colours tagged, with AAC sound; a context manager.
 
-    The file appears under its name when the block ends well; until then it grows beside it as NAME.part-<pid>, which is
+    The file appears under its name when the block ends well; until then it grows beside it as a `Part`, which is
     removed when the block ends with an exception.
 
     Args:
         path: .mp4, .mov or .mkv in a folder that exists.
         fps: frames a second.
         size: (width, height). Odd sizes are kept, by 4:4:4 colour, which not every player shows.
-        audio: (samples,) float mono in [-1, 1], from the first frame on; written whole, even past the last frame. A
-            spool is read as it is written.
+        audio: (samples,) or (samples, channels) float in [-1, 1], up to 8 channels, from the first frame on; written
+            whole, even past the last frame. A spool is read as it is written.
         sample_rate_hz: of `audio`.
         crf: 0 (lossless) to 51; 16 is visually transparent.
         preset: x264's, how much time it takes for a smaller file.
         timestamps: when each frame is shown, in seconds and rising, for a rate that varies; None for an even rate.
+        layout: of the sound's channels, by FFmpeg's name; None, or one that AAC does not have: the usual one of so
+            many.
+        colours: what the frames' RGB means; None for sRGB, by the matrix that players assume for the size.
     """
 
     TIME_BASE = Fraction(1, 90_000)
@@ -216,6 +177,8 @@ class VideoWriter:
         crf: int = 16,
         preset: str = "medium",
         timestamps: Sequence[float] | np.ndarray | None = None,
+        layout: str | None = None,
+        colours: Colours | None = None,
     ) -> None:
         import av
 
@@ -223,12 +186,22 @@ class VideoWriter:
         check_output(self.path, fps, size, audio, sample_rate_hz)
         self.fps, self.size, self.frames = Fraction(fps).limit_denominator(1001), size, 0
         self._times = None if timestamps is None else _ticks(timestamps, self.TIME_BASE)
-        self._part = self.path.with_name(f"{self.path.name}.part-{os.getpid()}{self.path.suffix}")
+        self.colours = colours or Colours(usual_matrix(*size))
         self._audio, self._rate_hz, self._sent = audio, sample_rate_hz, 0
+        self._layout = _aac_layout(audio, layout)
         self._reformatter = av.video.reformatter.VideoReformatter()
-        self._container = av.open(str(self._part), "w", options={"movflags": "+faststart"})
-        self._picture = self._add_picture(crf, preset)
-        self._sound = None if audio is None else self._add_sound()
+        how = av.video.reformatter.Interpolation
+        self._scaling = how.BILINEAR | how.ACCURATE_RND
+        self._part = Part(self.path)
+        self._container: Any = None
+        try:
+            container = SUFFIXES[self.path.suffix.lower()]
+            self._container = open_output(self._part.path, container, options={"movflags": "+faststart"})
+            self._picture = self._add_picture(crf, preset)
+            self._sound = None if audio is None else self._add_sound()
+        except BaseException:
+            self.abort()
+            raise
 
     def _add_picture(self, crf: int, preset: str) -> Any:
         options = {"crf": str(crf), "preset": preset}
@@ -237,13 +210,13 @@ class VideoWriter:
         stream.pix_fmt = "yuv444p" if self.size[0] % 2 or self.size[1] % 2 else "yuv420p"
         context = stream.codec_context
         context.time_base = 1 / self.fps if self._times is None else self.TIME_BASE
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = LIMITED
+        context.colorspace, context.color_range = self.colours.tag, LIMITED
+        context.color_primaries, context.color_trc = self.colours.primaries, self.colours.transfer
         return stream
 
     def _add_sound(self) -> Any:
-        stream: Any = self._container.add_stream("aac", rate=self._rate_hz, layout="mono")
-        stream.bit_rate = min(128_000, 6 * self._rate_hz)  # AAC allows 6 bits a sample
+        stream: Any = self._container.add_stream("aac", rate=self._rate_hz, layout=self._layout)
+        stream.bit_rate = min(128_000, 6 * self._rate_hz) * stream.channels  # AAC allows 6 bits a sample
         return stream
 
     def write(self, frames: np.ndarray) -> None:
@@ -261,7 +234,12 @@ class VideoWriter:
                 raise VideoError(f"{self.path}: got more frames than the {len(self._times)} timestamps given")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = self._reformatter.reformat(
-                frame, format=self._picture.pix_fmt, dst_colorspace=BT709, dst_color_range=LIMITED
+                frame,
+                format=self._picture.pix_fmt,
+                dst_colorspace=self.colours.matrix,
+                src_color_range=FULL,
+                dst_color_range=LIMITED,
+                interpolation=self._scaling,
             )
             frame.pts = self.frames if self._times is None else int(self._times[self.frames])
             frame.time_base = self._picture.codec_context.time_base
@@ -278,8 +256,8 @@ class VideoWriter:
         end = min(len(self._audio), int(min(until_s * self._rate_hz, len(self._audio))))
         if end <= self._sent:
             return
-        block = np.ascontiguousarray(self._audio[self._sent : end], np.float32)[None]
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+        block = np.ascontiguousarray(self._audio[self._sent : end], np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(block, format="flt", layout=self._layout)
         frame.sample_rate, frame.pts, frame.time_base = self._rate_hz, self._sent, Fraction(1, self._rate_hz)
         self._container.mux(self._sound.encode(frame))
         self._sent = end
@@ -295,7 +273,7 @@ class VideoWriter:
                 if stream is not None:
                     self._container.mux(stream.encode())
             self._container.close()
-            os.replace(self._part, self.path)
+            self._part.keep()
         except BaseException:
             self.abort()
             raise
@@ -303,9 +281,10 @@ class VideoWriter:
     def abort(self) -> None:
         """Give up: remove what was written."""
         try:
-            self._container.close()
+            if self._container is not None:
+                self._container.close()
         finally:
-            self._part.unlink(missing_ok=True)
+            self._part.drop()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -326,6 +305,11 @@ def check_output(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into; create it first")
     try:
+        if path.is_dir():
+            raise VideoError(f"{path}: is a folder; give the name of a file")
+    except OSError as error:  # a name that is too long
+        raise VideoError(f"{path}: cannot be a file's name here ({error.strerror}); choose another one") from error
+    try:
         TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise VideoError(f"{path}: its folder takes no files ({error.strerror}); choose another one") from error
@@ -336,11 +320,31 @@ def check_output(
     if audio is None:
         return
     if isinstance(audio, np.ndarray) and not (
-        audio.ndim == 1 and np.issubdtype(audio.dtype, np.floating) and np.isfinite(audio).all()
+        audio.ndim in (1, 2) and np.issubdtype(audio.dtype, np.floating) and np.isfinite(audio).all()
     ):
-        raise ValueError(f"audio must be finite floats of shape (samples,), got {audio.dtype} of shape {audio.shape}")
+        raise ValueError(
+            "audio must be finite floats of shape (samples,) or (samples, channels), "
+            f"got {audio.dtype} of shape {audio.shape}"
+        )
+    if not 1 <= _channels(audio) <= MOST_CHANNELS:
+        raise ValueError(f"audio must have 1 to {MOST_CHANNELS} channels, got {_channels(audio)}")
     if rate_hz not in AAC_RATES_HZ:
         raise ValueError(f"sample_rate_hz must be one of {AAC_RATES_HZ} for AAC sound, got {rate_hz}")
+
+
+def _channels(audio: np.ndarray | Spool) -> int:
+    width = audio.width if isinstance(audio, Spool) else audio.shape[-1]
+    return 1 if audio.ndim == 1 else width
+
+
+def _aac_layout(audio: np.ndarray | Spool | None, layout: str | None) -> str:
+    """The layout to write; ValueError where the one asked for has another number of channels."""
+    import av
+
+    channels = 1 if audio is None else _channels(audio)
+    if audio is not None and layout is not None and av.AudioLayout(layout).nb_channels != channels:
+        raise ValueError(f"layout: expected one of {channels} channels, as the audio has, got {layout!r}")
+    return _AAC_LAYOUTS.get(layout or "", _USUAL_LAYOUTS[channels - 1])
 
 
 def _ticks(timestamps: Sequence[float] | np.ndarray, time_base: Fraction) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.audio import FEATURE_RATE_HZ, AudioError, checked_wave, heard, steps_of
+from stsa_lightning.errors import MissingPackageError
 
 
 class Wav2Vec2:
@@ -91,7 +92,9 @@ def _load_wav2vec2(model: str) -> Any:
     try:
         from transformers import Wav2Vec2Model
     except ImportError as error:
-        raise ImportError("wav2vec2 features need transformers: pip install 'stsa-lightning[wav2vec]'") from error
+        raise MissingPackageError(
+            "wav2vec2 features need transformers: pip install 'stsa-lightning[wav2vec]'"
+        ) from error
     try:
         network = Wav2Vec2Model.from_pretrained(model)
     except (OSError, ValueError) as error:

@@ -76,7 +76,11 @@ def test_two_variants_are_trained_measured_and_compared_and_one_failure_does_not
     written = (out / "base-seed0/last.ckpt").stat().st_mtime_ns
     ablate(overlays, out, prepared_sample, "--only", "no_cil")
     assert (out / "base-seed0/last.ckpt").stat().st_mtime_ns == written
-    assert "Failed" not in (out / "ablations.md").read_text()
+    text = (out / "ablations.md").read_text()
+    assert "Failed" not in text
+    assert "no_cil − base" in text
+    assert "one seed tells nothing" in text
+    assert json.loads((out / "ablations.json").read_text())["differences"][0]["column"] == "psnr_mouth"
 
 
 @pytest.mark.parametrize(

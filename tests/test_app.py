@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,7 @@ def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["app", "--checkpoint", str(checkpoint), "--port", str(port), "--max-seconds", str(MAX_SECONDS)]
+    words.append("--no-check")  # the networks are not trained
     environment = os.environ | {"TMPDIR": str(folder), "STSA_CACHE": str(folder / "cache")}
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
@@ -200,10 +204,138 @@ def test_a_file_that_is_too_large_is_not_taken(page: Page, tmp_path: Path) -> No
     page.tab.wait_for_selector("text=/maximum allowed size/i")
 
 
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(served: Served, method: str, path: str, body: bytes = b"", **headers: str) -> Answer:
+    """A request as any program may send it, with these headers alone."""
+    connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=60)
+    try:
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        named = {"Host": served.url.removeprefix("http://"), "Content-Length": str(len(body))}
+        for name, value in {**named, **{name.replace("_", "-"): value for name, value in headers.items()}}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
+def upload(served: Served, name: str, content: bytes, **headers: str) -> Answer:
+    lines = ["--edge", f'Content-Disposition: form-data; name="files"; filename="{name}"', "", content.decode("latin1")]
+    body = "\r\n".join([*lines, "--edge--", ""]).encode("latin1")
+    kind = {"Content_Type": "multipart/form-data; boundary=edge"}
+    return ask(served, "POST", "/gradio_api/upload", body, **kind, **headers)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "10.0.0.1", "[", ""])
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/gradio_api/heartbeat/x", "/no/such/route"])
+def test_any_route_under_a_foreign_name_is_refused(served: Served, path: str, host: str) -> None:
+    assert ask(served, "GET", path, Host=host).status in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1", "[::1]:7860"])
+def test_own_names_are_answered(served: Served, host: str) -> None:
+    assert ask(served, "GET", "/config", Host=host).status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "https://127.0.0.1:1", "http://localhost:1", "null", "["])
+def test_an_upload_from_a_foreign_page_is_refused_and_not_stored(served: Served, origin: str) -> None:
+    assert upload(served, "x.mp4", b"from elsewhere", Origin=origin).status == 403
+    event = b'{"fn_index": 0, "data": [], "session_hash": "x"}'
+    json = {"Content_Type": "application/json", "Origin": origin}
+    assert ask(served, "POST", "/gradio_api/queue/join", event, **json).status == 403
+    kept = [path for path in served.temporary.glob("stsa-app-*/**/*") if path.is_file()]
+    assert not any(path.read_bytes() == b"from elsewhere" for path in kept)
+
+
+def test_an_upload_from_its_own_page_comes_back_as_an_attachment(served: Served) -> None:
+    answer = upload(served, "x.html", b"<script>alert(1)</script>", Origin=served.url)
+    assert answer.status == 200
+    path = answer.body.decode()[2:-2]
+    assert Path(path).is_relative_to(served.temporary)
+    served_back = ask(served, "GET", f"/gradio_api/file={path}")
+    assert (served_back.status, served_back.body) == (200, b"<script>alert(1)</script>")
+    assert served_back.headers["content-disposition"].startswith("attachment")
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "//etc/passwd"]
+)
+def test_files_elsewhere_are_not_served(served: Served, path: str) -> None:
+    answer = ask(served, "GET", f"/gradio_api/file={path}")
+    assert answer.status in (403, 404)
+    assert b"root:" not in answer.body
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/api/predict"])
+@pytest.mark.parametrize("event", ['{"fn_index": 999, "data": [], "session_hash": "x"}', "{}", "[", '{"data": 5}'])
+def test_a_malformed_event_is_an_error_without_a_traceback(served: Served, path: str, event: str) -> None:
+    answer = ask(served, "POST", path, event.encode(), Content_Type="application/json")
+    assert 400 <= answer.status < 600
+    assert "Traceback" not in served.log.read_text()
+
+
 def test_ended_by_a_signal_it_leaves_nothing(served: Served) -> None:
-    """Last in this file: the server is gone afterwards."""
+    """Last of those that ask the server, which is gone afterwards."""
     assert list(served.temporary.glob("stsa-app-*"))
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(30) == 0
-    assert list(served.temporary.glob("stsa-app-*")) == []
+    assert {path.name for path in served.temporary.iterdir()} <= {"log", "cache"}
     assert "Traceback" not in served.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("listening", "host", "origin", "answered"),
+    [
+        ("0.0.0.0", "192.168.1.7:7860", None, True),
+        ("0.0.0.0", "192.168.1.7:7860", "http://192.168.1.7:7860", True),
+        ("0.0.0.0", socket.gethostname(), None, True),
+        ("0.0.0.0", "dubs.example", "https://dubs.example", True),  # named
+        ("0.0.0.0", "127.0.0.1:7860", "https://dubs.example", True),  # a proxy that gives its own name alone
+        ("0.0.0.0", "evil.example", None, False),
+        ("0.0.0.0", "192.168.1.7", "http://192.168.1.8", False),
+        ("::", "[fe80::1]:7860", None, True),
+        ("192.168.1.7", "192.168.1.7", None, True),
+        ("192.168.1.7", "192.168.1.8", None, False),
+    ],
+)
+def test_trusted_hosts(listening: str, host: str, origin: str | None, answered: bool) -> None:
+    from starlette.datastructures import Headers
+
+    from stsa_lightning.same_origin import TrustedHosts
+
+    headers = Headers({"host": host, **({"origin": origin} if origin else {})})
+    refusal = TrustedHosts(listening, ["dubs.example"]).refusal(headers)
+    assert (refusal is None) == answered
+
+
+def test_a_closed_desk_gives_up_its_dub_and_removes_its_results(video: Path, speech: Any, tmp_path: Path) -> None:
+    from stsa_lightning.app import Desk, Limits
+    from stsa_lightning.errors import UserError
+
+    begun, closing = threading.Event(), threading.Event()
+
+    class Endless:
+        def dub(self, _video: Path, _speech: Path, out: Path, progress: Any, observe: Any) -> Any:
+            out.write_bytes(b"half")
+            begun.set()
+            for _ in range(600):
+                closing.wait(0.1)
+                progress("redrawing", 0.5)
+            raise AssertionError("was not ended")
+
+    desk = Desk(Endless(), tmp_path / "results", Limits())  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as thread:
+        dub = thread.submit(desk.dub, str(video), str(speech(0.5)), lambda part, doing: None)
+        assert begun.wait(30)
+        threading.Timer(0.1, closing.set).start()
+        desk.close()
+        with pytest.raises(UserError, match="page was closed"):
+            dub.result(30)
+    assert not (tmp_path / "results").exists()

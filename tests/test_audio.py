@@ -17,7 +17,7 @@ from stsa_lightning.audio import (
     feature_windows,
     load_audio,
     mel_filters,
-    native_sample_rate,
+    probe_audio,
     write_wav,
 )
 
@@ -85,7 +85,7 @@ def test_write_wav_clips_and_stores_16_bit(tmp_path: Path) -> None:
 def test_compressed_sound_is_not_shifted(tmp_path: Path, name: str, codec: str, rate_hz: int) -> None:
     wave = noise(2 * rate_hz, rate_hz)
     mux(tmp_path / name, wave, rate_hz, codec)
-    assert native_sample_rate(tmp_path / name) == rate_hz
+    assert probe_audio(tmp_path / name).rate_hz == rate_hz
     found = load_audio(tmp_path / name, rate_hz)
     assert abs(lag(found, wave)) <= rate_hz // 1000
     assert abs(len(found) - len(wave)) <= 2400

@@ -175,3 +175,15 @@ def test_the_sound_of_the_sample_stays(sample_root: Path, tmp_path: Path, monkey
     shutil.copytree(sample_root, tmp_path / "videos")
     main(["prepare", "sample", "--out", str(tmp_path)])
     assert [settings.correct_sync for settings in asked] == [False]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("face.task", "mediapipe"), ("face.onnx", "ending in .task")])
+def test_prepare_with_a_landmark_model_that_cannot_run_says_what_to_do(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    (tmp_path / name).touch()
+    (tmp_path / "speaker").mkdir()
+    (tmp_path / "speaker" / "clip.mp4").touch()
+    paths = ["--root", str(tmp_path), "--out", str(tmp_path / "out"), "--landmark-model", str(tmp_path / name)]
+    assert reason in failed(["prepare", "folder", *paths], capsys)

@@ -42,20 +42,21 @@ def batch(size: int = 2, window: int = 3, references: int = 2, face: int = 64) -
 def test_a_zero_weight_builds_nothing():
     module = STSA(**SMALL, weights=PLAIN)
     assert module.objective.perceptual is None
-    assert module.objective.information is None
+    assert module.objective.cil is None
     assert module.objective.discriminator is None
     assert module.objective.temporal_discriminator is None
     assert len(module.configure_optimizers()) == 1
 
 
-def test_judges_and_information_are_built_on_demand():
+def test_judges_and_cil_are_built_on_demand():
     weights = LossWeights(**NO_VGG, temporal_adversarial=0.1)
     module = STSA(**SMALL, weights=weights, discriminator={"width": 8})
     generator, judges = module.configure_optimizers()
     assert judges.defaults["betas"] == (0.5, 0.999)
     count = sum(p.numel() for m in module.objective.judges() for p in m.parameters())
     assert sum(p.numel() for p in judges.param_groups[0]["params"]) == count
-    own = sum(p.numel() for m in (module.guidance, module.synthesis) for p in m.parameters())
+    learning = module.guidance, module.synthesis, module.objective.cil
+    own = sum(p.numel() for m in learning for p in m.parameters())
     assert sum(p.numel() for p in generator.param_groups[0]["params"]) == own
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from stsa_lightning.cli import main
+from stsa_lightning.data.sample import render_sample
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -26,6 +28,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["epochs"] = 4
     (folder / "short.yaml").write_text(yaml.safe_dump(settings))
     main(["fit", "-c", str(folder / "short.yaml")])
+    for name in ("first", "second"):
+        words = ["--data", str(folder / "sample"), "--out", str(folder / "reports" / name), "--metrics", "psnr,opening"]
+        main(["evaluate", "checkpoint", str(folder / "run/last.ckpt"), *words])
     return folder
 
 
@@ -33,9 +38,38 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_notebook_runs(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("STSA_RUN", str(demo / "run"))
     monkeypatch.setenv("STSA_DATA", str(demo / "sample"))
+    monkeypatch.setenv("STSA_REPORTS", str(demo / "reports"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.chdir(path.parent)
+    run(path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_protocols_are_reproduced_on_miniatures_of_the_corpora(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    spec = importlib.util.spec_from_file_location("miniatures", Path(__file__).with_name("miniatures.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    miniatures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(miniatures)
+    render_sample(tmp_path / "videos", speakers=2, clips=1, seconds=2.0)
+    videos = sorted((tmp_path / "videos").rglob("*.mp4"))
+    for corpus in ("hdtf", "lrs2", "cmlr"):
+        root = tmp_path / corpus
+        root.mkdir()
+        monkeypatch.setenv(f"STSA_{corpus.upper()}", str(getattr(miniatures, corpus)(root, videos)))
+    for name, value in {"RUN": demo / "run", "OUT": tmp_path / "out", "METRICS": "psnr", "SPEAKERS": "all"}.items():
+        monkeypatch.setenv(f"STSA_{name}", str(value))
+    monkeypatch.chdir(ROOT / "notebooks")
+    run(ROOT / "notebooks/07_reproduce.ipynb")
+    assert len(list((tmp_path / "out").rglob("table.md"))) == 3
+
+
+def run(path: Path) -> None:
+    """Every cell of a notebook, one after another."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from stsa_lightning import video
 from stsa_lightning.audio import load_audio
 from stsa_lightning.video import VideoError, VideoReader, VideoWriter, nearest, probe, write_video
 
@@ -164,10 +163,9 @@ def test_any_order_and_blocks(tmp_path: Path) -> None:
             next(reader.blocks(0))
 
 
-def test_long_videos_are_not_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_videos_are_not_decoded_ahead(tmp_path: Path) -> None:
     frames = np.repeat(np.repeat(moving(50), 8, 1), 8, 2)  # 1.2 MB each
     write_video(tmp_path / "a.mp4", (frame for _ in range(3) for frame in frames), 25)
-    monkeypatch.setattr(video, "READ_AHEAD_BYTES", 50 * 2**20)
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -223,7 +221,7 @@ def test_reader_errors(tmp_path: Path, corpus: Path) -> None:
             open_it(tmp_path / "text.mp4")
     whole = (corpus / "clips" / "spk37_01.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(VideoError, match=r"cut\.mp4: cannot be decoded"):
+    with pytest.raises(VideoError, match=r"cut\.mp4: (holds \d+ of the 75 frames it states|cannot be)"):
         VideoReader(tmp_path / "cut.mp4")
     with pytest.raises(ValueError, match="fps must be positive"):
         VideoReader(corpus / "clips" / "spk37_01.mp4", fps=-1)

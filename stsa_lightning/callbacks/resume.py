@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from stsa_lightning.callbacks.whole_files import use_whole_files
 from stsa_lightning.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -53,6 +54,7 @@ class ResumePoint(Callback):
         self._group: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        use_whole_files(trainer)
         # Last of all, so that what others do at the end of a step (averages, best checkpoints) is in what is written.
         trainer.callbacks = [*(other for other in trainer.callbacks if other is not self), self]  # type: ignore[attr-defined]
 
@@ -133,10 +135,7 @@ class ResumePoint(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         assert self.folder is not None
-        part = self.folder / f".{LAST}.part"
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            os.replace(part, self.folder / LAST)
+        trainer.save_checkpoint(self.folder / LAST)
         self._due, self._written_at = False, time.monotonic()
 
     def _leave(self) -> None:

@@ -7,16 +7,19 @@ prepare corpora, dub videos, measure and handle weights. What is heavy is import
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import sys
 from collections.abc import Sequence
 
 from stsa_lightning import __version__
-from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, syncnet, weights
+from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, reproduce, syncnet, weights
+from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.errors import UserError
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = (*LIGHTNING_COMMANDS, "prepare", "dub", "app", "evaluate", "ablate", "syncnet", "weights")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,12 +27,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     ``STSA_TRACEBACK=1`` shows where it came from.
     """
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold what the terminal's encoding does not
+            stream.reconfigure(errors="backslashreplace")
     # Whatever a library asks for, no checkpoint's code is run in this process.
     os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
     try:
+        check_dashes(words)
+        check_first(words, COMMANDS)
         if words and words[0] in LIGHTNING_COMMANDS:
-            run_lightning(argv)
+            run_lightning(words)
         elif len(words) > 1 and words[0] == "syncnet":
             syncnet.run(words[1:])
         else:
@@ -53,18 +61,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def run_lightning(argv: Sequence[str] | None) -> None:
-    """``fit``, ``validate``, ``test``, ``predict``: settings from YAML files (``-c``) and from the command line."""
+def run_lightning(words: Sequence[str]) -> None:
+    """``fit``, ``validate``, ``test``, ``predict``: settings from YAML files (``-c``) and from the command line.
+
+    Raises:
+        UserError: what Lightning calls a misconfiguration, such as a checkpoint that is past the last epoch.
+    """
     # Lightning calls jsonargparse by names that it is going to drop; users cannot do anything about it.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from stsa_lightning.cli.training import STSACLI
 
-    STSACLI(args=None if argv is None else list(argv))
+    with lightning_words():
+        STSACLI(args=[words[0], *files_first(words[1:])])
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The commands that are not Lightning's."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="stsa",
         description="STSA visual dubbing. Training: stsa fit | validate | test | predict -c FILE.yaml "
         "(each has its own --help).",
@@ -75,6 +88,6 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
         )
-    for module in (prepare, dub, app, evaluate, ablate, syncnet, weights):
+    for module in (prepare, dub, app, evaluate, reproduce, ablate, syncnet, weights):
         module.add(commands)
     return parser

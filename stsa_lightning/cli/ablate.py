@@ -39,10 +39,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _ablate(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from stsa_lightning.ablation import Ablation
-    from stsa_lightning.ablation_tables import long_table, markdown, task_tables, write
+    from stsa_lightning.ablation import BASE, Ablation
+    from stsa_lightning.ablation_tables import long_table, markdown, paired_differences, task_tables, write
     from stsa_lightning.evaluation.figures import Column
-    from stsa_lightning.evaluation.report import load_report
+    from stsa_lightning.evaluation.report import Report, load_report
 
     options = [*arguments.options]
     if arguments.max_steps is not None:
@@ -58,6 +58,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
         protocol=arguments.protocol,
     )
     figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    reports: dict[tuple[str, int], Report] = {}
     columns: dict[str, Column] = {}
     failures: dict[str, str] = {}
     text, begun = "", time.monotonic()
@@ -67,12 +68,14 @@ def _ablate(arguments: argparse.Namespace) -> None:
             failures[run.name] = result
         else:
             figures[run.variant, run.seed] = result
-            columns |= {column.name: column for column in load_report(run.folder / "evaluation").columns}
+            report = reports[run.variant, run.seed] = load_report(run.folder / "evaluation")
+            columns |= {column.name: column for column in report.columns}
         said = result if isinstance(result, str) else "measured"
         print(f"[{count}/{total}, {(time.monotonic() - begun) / 60:.0f} min] {run.name}: {said}", flush=True)
         table = long_table(figures)
-        text = markdown(task_tables(table, columns), ablation.record(), failures)
-        write(arguments.out, table, text, ablation.record(), failures)
+        differences = paired_differences(reports, BASE)
+        text = markdown(task_tables(table, columns), ablation.record(), failures, differences)
+        write(arguments.out, table, text, ablation.record(), failures, differences)
     Console(soft_wrap=True).print(text, markup=False, highlight=False)
     if failures:
         raise UserError(

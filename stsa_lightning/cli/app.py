@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 from pathlib import Path
 
 from stsa_lightning.cli.command import command
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
 from stsa_lightning.nets import BUNDLED
+from stsa_lightning.scratch import scratch_folder
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,10 +22,24 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="trained networks: .ckpt or .safetensors; without it, those that come with the package",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 lets other machines in: whoever reaches it may dub, and fetch anybody's "
+        "upload or result whose path on this machine he knows",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which browsers reach the page, such as a proxy's; may be given several times. "
+        "Requests to other names, or from other sites' pages, are refused",
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-seconds", type=float, default=60.0, help="longest video and speech that is taken")
     parser.add_argument("--max-mb", type=int, default=200, help="largest file that is taken")
+    parser.add_argument("--no-check", dest="check", action="store_false", help="see `stsa dub`")
 
 
 def _app(arguments: argparse.Namespace) -> None:
@@ -30,13 +47,23 @@ def _app(arguments: argparse.Namespace) -> None:
         raise UserError(f"--port must be from 1 to 65535, got {arguments.port}")
     if arguments.max_seconds <= 0 or arguments.max_mb <= 0:
         raise UserError("--max-seconds and --max-mb must be positive")
-    try:
-        from stsa_lightning.app import Limits, serve
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise UserError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
-    from stsa_lightning.dubbing import Dubber
+    signal.signal(signal.SIGTERM, _interrupt)
+    with scratch_folder("stsa-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")  # read by Gradio when it is imported
+        try:
+            from stsa_lightning.app import Limits, serve
+        except ModuleNotFoundError as error:
+            if error.name != "gradio":
+                raise
+            raise MissingPackageError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
+        from stsa_lightning.dubbing import Dubber
+        from stsa_lightning.same_origin import TrustedHosts
 
-    dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device)
-    serve(dubber, Limits(arguments.max_seconds, arguments.max_mb), arguments.host, arguments.port)
+        dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device, check=arguments.check)
+        limits = Limits(arguments.max_seconds, arguments.max_mb)
+        trusted = TrustedHosts(arguments.host, arguments.allow_host)
+        serve(dubber, limits, folder, trusted, arguments.port)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -20,6 +20,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "dub", _dub, "redraw the mouth of a video so that it says new speech")
     parser.add_argument("video", type=Path, nargs="?", help="speaking face: a video of any rate and size, or a picture")
     parser.add_argument("audio", type=Path, nargs="?", help="new speech: sound file, or a video's sound")
+    parser.add_argument(
+        "--audio-track",
+        type=int,
+        metavar="N",
+        help="which of several sound tracks of the speech's file, counted from 1; without it, the file's default track",
+    )
     parser.add_argument("-o", "--out", type=Path, help="dubbed video (.mp4)")
     parser.add_argument(
         "--manifest",
@@ -68,6 +74,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         default="fast",
         help="fast: 8 bits or bfloat16 where the machine is made for them, at 40 dB or more; exact: float32",
     )
+    parser.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        help="redraw mouths that seem to be covered, and show faces that the networks seem to have failed at",
+    )
     parser.add_argument("--profile", action="store_true", help="say how long each stage was at work")
     parser.add_argument("--json", action="store_true", help="print one JSON object a dub, for scripts")
 
@@ -88,14 +100,21 @@ def _dub(arguments: argparse.Namespace) -> None:
         fit=arguments.fit,
         silence=arguments.silence,
         precision=arguments.precision,
+        check=arguments.check,
     )
     if jobs is None:
-        report = dubber.dub(arguments.video, arguments.audio, arguments.out, progress=not arguments.json)
+        report = dubber.dub(
+            arguments.video,
+            arguments.audio,
+            arguments.out,
+            progress=not arguments.json,
+            audio_track=arguments.audio_track,
+        )
         told = report.json() | ({"adaptation": adapted.json()} if adapted else {})
         _tell(arguments, told, str(report), report.profile())
         return
     done = []
-    for result in dub_all(dubber, jobs, progress=not arguments.json):
+    for result in dub_all(dubber, jobs, not arguments.json, arguments.audio_track):
         done.append(result)
         _tell(arguments, result.json(), str(result), result.report.profile() if result.report else "")
     failed = sum(result.error is not None for result in done)

@@ -18,7 +18,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         commands, "evaluate", _show, "measure a checkpoint, or videos, beside trivial answers and the truth"
     )
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the tables of an earlier report")
-    actions = parser.add_subparsers(title="what is measured", metavar="checkpoint | videos")
+    actions = parser.add_subparsers(
+        title="what is measured, or compared", metavar="checkpoint | videos | table | compare"
+    )
 
     checkpoint = command(actions, "checkpoint", _checkpoint, "a checkpoint on clips of a prepared corpus")
     checkpoint.add_argument("checkpoint", type=Path, help="trained networks: .ckpt of a run, or .safetensors")
@@ -34,6 +36,30 @@ def add(commands: argparse._SubParsersAction) -> None:
     videos.add_argument("true", type=Path, help="folder of true videos with the same names, or one")
     _add_shared(videos)
     videos.add_argument("--crop", type=int, help="side of the face crops, pixels (default: 128)")
+
+    table = command(actions, "table", _table, "reports side by side: systems as rows, the best of each column in bold")
+    _add_reports(table)
+    table.add_argument("--published", type=Path, nargs="+", default=[], metavar="YAML",
+                       help="rows of others, files or folders (experiments/published)")  # fmt: skip
+    table.add_argument("--compare-published", action="store_true", help="let these be the best, too")
+    table.add_argument("--baselines", action="store_true", help="show the trivial answers")
+    table.add_argument("--mix-variants", action="store_true", help="mark what is another variant of a metric, "
+                       "in place of refusing")  # fmt: skip
+    table.add_argument("--paired", action="store_true", help="add each group's differences to its first system, as "
+                       "compare gives them")  # fmt: skip
+
+    compare = command(actions, "compare", _compare, "differences of the first system to the others, clip by clip, with "
+                      "intervals and a test")  # fmt: skip
+    _add_reports(compare)
+
+
+def _add_reports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "reports", nargs="+", metavar="[NAME=]REPORT.json", help="reports or their folders; a name twice: two seeds"
+    )
+    parser.add_argument("--columns", type=_parts, help="names of columns, or of metrics, separated by commas")
+    parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown", help="of the table")
+    parser.add_argument("--out", type=Path, help="file to write (default: print)")
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +100,56 @@ def _videos(arguments: argparse.Namespace) -> None:
     from stsa_lightning.evaluation.run import evaluate_videos
 
     _finish(evaluate_videos, arguments, arguments.generated, arguments.true, name=arguments.name)
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.evaluation.benchmark import benchmark_sheet
+    from stsa_lightning.evaluation.paired import compare, comparison_sheet
+    from stsa_lightning.evaluation.published import load_published
+    from stsa_lightning.evaluation.systems import named_reports
+
+    if arguments.paired and arguments.format == "csv":
+        raise UserError("--paired: a CSV file holds one table; stsa evaluate compare --format csv writes the other")
+    named = named_reports(arguments.reports)
+    sheets = [
+        benchmark_sheet(
+            named,
+            arguments.columns,
+            load_published(arguments.published),
+            baselines=arguments.baselines,
+            compare_published=arguments.compare_published,
+            mix_variants=arguments.mix_variants,
+        )
+    ]
+    if arguments.paired:
+        sheets.append(comparison_sheet(compare(named)))
+    _hand_over(arguments, sheets)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.evaluation.paired import compare, comparison_sheet
+    from stsa_lightning.evaluation.systems import named_reports
+
+    named = named_reports(arguments.reports)
+    comparisons = compare(named, arguments.columns)
+    if not any(comparison.differences for comparison in comparisons):
+        found = "; ".join(f"{name}: {report.dataset} ({', '.join(report.tasks)})" for name, report in named)
+        told = " ".join(note for comparison in comparisons for note in comparison.notes)
+        raise UserError(f"compare: expected two systems measured on the same clips, found {found}. {told}".strip())
+    _hand_over(arguments, [comparison_sheet(comparisons)])
+
+
+def _hand_over(arguments: argparse.Namespace, sheets: list[Any]) -> None:
+    from stsa_lightning.files import written_whole
+
+    text = "\n".join(sheet.text(arguments.format) for sheet in sheets)
+    if arguments.out is None:
+        print(text, end="")
+        return
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(arguments.out) as part:
+        part.write_text(text, encoding="utf-8")
+    print(arguments.out)
 
 
 def _finish(evaluate: Any, arguments: argparse.Namespace, *inputs: Path, **named: Any) -> None:

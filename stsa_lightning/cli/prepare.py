@@ -71,7 +71,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         help="what checks sound against lips: SyncNet, or the mouth's opening (weaker); auto: SyncNet if it is here",
     )
     parser.add_argument("--no-sync-correction", action="store_true", help="leave sound that is clearly off as it is")
-    parser.add_argument("--landmark-model", help="a face_landmarker .task file in place of MediaPipe's FaceMesh")
+    parser.add_argument("--landmark-model", help="a face_landmarker .task file in place of FaceMesh")
     parser.add_argument("--wav2vec-model", help="another wav2vec 2.0 model: its name, or a folder")
     parser.add_argument("--limit", type=int, help="prepare the first clips only")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
@@ -79,11 +79,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare_corpus(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.data.corpora import MissingVideosWarning, find_sources
+    from stsa_lightning.data.corpora import MissingVideosWarning, OtherFilesWarning, find_sources
 
     options = {name: getattr(arguments, name) for name in _OWN[arguments.corpus]}
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", MissingVideosWarning)
+        for kind in (MissingVideosWarning, OtherFilesWarning):
+            warnings.simplefilter("always", kind)
         sources = find_sources(arguments.corpus, arguments.root, **options)
     for warning in told:
         print(f"stsa: {warning.message}", file=sys.stderr)
@@ -97,7 +98,10 @@ def _prepare_sample(arguments: argparse.Namespace) -> None:
     videos = arguments.out / "videos"
     arguments.no_sync_correction = True  # rendered in sync: what a measure makes of synthetic voices is its own error
     render_sample(videos, arguments.speakers, arguments.clips, arguments.seconds, seed=arguments.seed, progress=True)
-    _run(arguments, find_sources("sample", videos), videos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what was rendered lies beside the videos
+        sources = find_sources("sample", videos)
+    _run(arguments, sources, videos)
 
 
 def _run(arguments: argparse.Namespace, sources: list, root: Path) -> None:

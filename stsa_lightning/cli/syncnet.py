@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import warnings
 from collections.abc import Sequence
 
 from stsa_lightning.cli.command import command
+from stsa_lightning.cli.words import files_first, lightning_words
 from stsa_lightning.errors import UserError
 
 
@@ -23,8 +23,6 @@ def _say(_: argparse.Namespace) -> None:
 def run(argv: Sequence[str]) -> None:
     """Lightning's commands on :class:`SyncExpertModule`; ``argv`` begins with one of them."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    # The words come without the first of the command line's, which Lightning takes for a mistake.
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser
 
@@ -48,11 +46,12 @@ def run(argv: Sequence[str]) -> None:
                 }
             )
 
-    SyncCLI(
-        SyncExpertModule,
-        STSADataModule,
-        args=list(argv),
-        save_config_callback=LoggedSettings,
-        parser_kwargs={"parser_mode": "omegaconf"},
-        seed_everything_default=0,
-    )
+    with lightning_words():
+        SyncCLI(
+            SyncExpertModule,
+            STSADataModule,
+            args=[argv[0], *files_first(argv[1:])],
+            save_config_callback=LoggedSettings,
+            parser_kwargs={"parser_mode": "omegaconf"},
+            seed_everything_default=0,
+        )

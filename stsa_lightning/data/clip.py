@@ -1,10 +1,11 @@
 """One clip of a prepared corpus: a safetensors file that describes itself, written whole or not at all, read lazily.
 
 Tensors (F frames at 25/s): ``faces`` (bytes,) uint8, the JPEG pictures of all frames one after another;
-``face_offsets`` (F + 1,) int64, where each begins; ``boxes`` (F, 4) int32, pixels of the source's frame; ``landmarks``
-(F, 131, 2) int16, places in the box in steps of 1/8192 of its sides, up to four of them away (of a face of 200 pixels a
-step is a fortieth of one); ``valid`` (F,) uint8; ``audio`` (samples,) int16 at 16 kHz; ``features.KIND`` (steps, D)
-float16 at 50 Hz. A frame that is not valid has no picture, no landmarks (0) and an empty box.
+``face_offsets`` (F + 1,) int64, where each begins; ``boxes`` (F, 4) int32, pixels of the source's frame, turned about
+its middle where the head is tilted (`face.turned`), so that all faces are upright; ``landmarks`` (F, 131, 2) int16,
+places in the box in steps of 1/8192 of its sides, up to four of them away (of a face of 200 pixels a step is a fortieth
+of one); ``valid`` (F,) uint8; ``audio`` (samples,) int16 at 16 kHz; ``features.KIND`` (steps, D) float16 at 50 Hz. A
+frame that is not valid has no picture, no landmarks (0) and an empty box.
 
 The file is written from front to back in bounded memory, and the header, whose room is kept, last.
 """
@@ -30,7 +31,8 @@ from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
 from stsa_lightning.files import written_whole
 
-FORMAT_VERSION = 3
+# Raised with what a clip holds, too: the sound of clips up to 3 may lie off the picture.
+FORMAT_VERSION = 4
 FPS = 25
 JPEG_QUALITY = 90  # 43 dB to the crop: far above what networks reach; 95 would take a half more
 _META_KEY = "stsa"
@@ -43,6 +45,7 @@ _DECODING = {  # by how many times smaller
 }
 _LANDMARK_STEPS = 8192  # of a side of the box
 _HEADER_BYTES = 8192  # room of the header, its length included; a safetensors header may end in spaces
+_SHORT_NAMES = 512  # bytes of path for which that is enough; a name stands in the header thrice, escaped twice
 _DIGEST_BYTES = 16
 _DTYPES: dict[type[np.generic], str] = {
     np.uint8: "U8", np.int16: "I16", np.float16: "F16", np.int32: "I32", np.float32: "F32", np.int64: "I64"
@@ -148,16 +151,21 @@ class ClipWriter:
 
     A context manager. Under its name the file appears complete, when `finish` has been called; else nothing is left.
 
+    Args:
+        path: the file; folders are made.
+        names_bytes: length of the clip's and its source's name, for which the header must have room.
+
     Raises:
         WriteError: in any method, the disk does not take what is written.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, names_bytes: int = 0) -> None:
         self.path = Path(path)
         self._offsets = [0]  # of the pictures; the last is where they end
         self._tensors: dict[str, dict[str, Any]] = {}
         self._size = 0  # of the data
         self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self._header_bytes = _HEADER_BYTES * (1 + names_bytes // _SHORT_NAMES)
         self._stack = ExitStack()
         self._finished = False
 
@@ -166,7 +174,7 @@ class ClipWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._part = self._stack.enter_context(written_whole(self.path))
             self._file = self._stack.enter_context(open(self._part, "wb"))
-            self._file.seek(_HEADER_BYTES)
+            self._file.seek(self._header_bytes)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -220,11 +228,11 @@ class ClipWriter:
         self._stream("valid", np.uint8, [self._valid])
         meta = replace(meta, checksum=self._digest.hexdigest())
         header = json.dumps({"__metadata__": {_META_KEY: json.dumps(asdict(meta))}, **self._tensors}).encode()
-        if len(header) > _HEADER_BYTES - 8:
+        if len(header) > self._header_bytes - 8:
             raise ClipError(f"{self.path}: names and settings of {len(header)} bytes do not fit into the header")
         with self._blamed():
             self._file.seek(0)
-            self._file.write(struct.pack("<Q", _HEADER_BYTES - 8) + header.ljust(_HEADER_BYTES - 8))
+            self._file.write(struct.pack("<Q", self._header_bytes - 8) + header.ljust(self._header_bytes - 8))
             self._file.flush()
             os.fsync(self._file.fileno())
         self._finished = True
@@ -405,7 +413,8 @@ def _parse_meta(path: Path, text: str | None) -> ClipMeta:
     record = json.loads(text)
     if record.get("format_version") != FORMAT_VERSION:
         raise ClipError(
-            f"{path}: expected clip format {FORMAT_VERSION}, found {record.get('format_version')}; prepare it again"
+            f"{path}: expected clip format {FORMAT_VERSION}, found {record.get('format_version')}; prepare the corpus "
+            "again: the same `stsa prepare` command replaces its clips"
         )
     expected = {field.name for field in fields(ClipMeta)}
     if record.keys() != expected:

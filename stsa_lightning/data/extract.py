@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import shorten
@@ -21,15 +21,24 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from stsa_lightning.audio import AudioFeatures, FeatureKind, audio_features, load_audio
+from stsa_lightning.audio import (
+    INAUDIBLE,
+    AudioFeatures,
+    FeatureKind,
+    audio_features,
+    load_audio,
+    other_audible_tracks,
+    probe_audio,
+)
 from stsa_lightning.data.clip import FORMAT_VERSION, FPS, ClipMeta, ClipWriter, WriteError, encode_picture
 from stsa_lightning.data.corpora import Source
+from stsa_lightning.data.corpora.tree import fault_of_contents
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.errors import UserError
-from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.tracks import FaceFollower, Following
+from stsa_lightning.face.turned import TurnedBox, steady_turns, to_upright, upright_box
 from stsa_lightning.metrics.opening import SAMPLES_PER_FRAME, opening_sync, shift_sound
 from stsa_lightning.stream import VideoStream
 from stsa_lightning.video import VideoInfo, probe
@@ -40,7 +49,7 @@ _BLOCK_BYTES = 32 << 20  # decoded frames held at a time
 _KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
 _SYNC_FRAMES = 120 * FPS  # two minutes tell the offset of a longer video
 _MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
-_INAUDIBLE = 1e-4  # of full scale: -80 dB
+_RANGE_ROUNDING_S = 1.0  # lists state whole seconds
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class PrepareSettings:
         margin_px: added on each side of the landmarks' box, pixels of the video.
         features: kinds of audio features to store.
         min_frames: fewest frames with a face, at 25/s; a video with fewer is rejected.
-        landmark_model: a FaceLandmarker `.task` file; None for MediaPipe's FaceMesh.
+        landmark_model: a FaceLandmarker `.task` file; None for FaceMesh.
         wav2vec2_model: name or folder of another wav 2 vec 2.0 model; None for the usual one.
         sync: what finds the offset of sound and lips: "syncnet" (its weights are fetched if need be), "opening" of the
             mouth (weaker, needs nothing), "none"; "auto": SyncNet where its weights lie already, else the opening.
@@ -131,7 +140,10 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
         WriteError: the disk does not take the clip.
     """
     stages = stages or Stages()
+    if fault := fault_of_contents(source.path):
+        raise RejectedError(fault)
     info = probe(source.path)
+    _check_range(source, info)
     path = clip_path(out, source.clip)
     with _spool(path) as spool:
         with stages("sound"):
@@ -139,7 +151,7 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
         video = _Video(source, info, stages)
         face = _follow(video, wave, settings, stages)
         wave = wave[: len(face.valid) * SAMPLES_PER_FRAME]
-        with ClipWriter(path) as writer:
+        with ClipWriter(path, len(source.clip.encode()) + len(source.relative.encode())) as writer:
             samples, sync = _cut_out(video, face, wave, writer, settings, stages)
             with stages("measures"):
                 measures = measure(
@@ -157,6 +169,18 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
             _write_sound(writer, _in_sync(wave, measures["sync_shift"]), settings, stages)
             with stages("write"):
                 return writer.finish(_meta(source, info, face, measures, settings))
+
+
+def _check_range(source: Source, info: VideoInfo) -> None:
+    """Raises `RejectedError` where the part is no part of the video."""
+    end_s = info.duration_s if info.duration_s > 0 else float("inf")  # not every container states it
+    start_s, stop_s = source.start_s or 0.0, end_s if source.stop_s is None else source.stop_s
+    which = "begins" if start_s >= end_s else "ends" if stop_s > end_s + _RANGE_ROUNDING_S else ""
+    if which:
+        raise RejectedError(
+            f"the time range {start_s:g}-{stop_s:g} s {which} after the video's end at {end_s:.1f} s; another version "
+            f"of the video?"
+        )
 
 
 @contextmanager
@@ -182,14 +206,17 @@ def _load_sound(source: Source, info: VideoInfo, spool: Any) -> np.ndarray:
     """
     if source.audio is None and not info.has_audio:
         raise RejectedError("has no sound")
+    path = source.audio or source.path
     try:
-        wave = load_audio(source.audio or source.path, start_s=source.start_s, stop_s=source.stop_s, spool=spool)
+        wave = load_audio(path, start_s=source.start_s, stop_s=source.stop_s, spool=spool)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise RejectedError(str(error)) from error
         raise WriteError(f"the sound of {source.relative} cannot be spooled ({error.strerror or error})") from error
-    if max(np.abs(wave[i : i + 960_000]).max() for i in range(0, len(wave), 960_000)) < _INAUDIBLE:
-        raise RejectedError("its sound is silent throughout")
+    if max(np.abs(wave[i : i + 960_000]).max() for i in range(0, len(wave), 960_000)) < INAUDIBLE:
+        others = other_audible_tracks(probe_audio(path))
+        hint = f"; the default one of its sound tracks is taken, and track {others[0]} is not silent" if others else ""
+        raise RejectedError(f"its sound is silent throughout{hint}")
     return wave
 
 
@@ -225,10 +252,11 @@ class _Video:
 
 @dataclass(frozen=True)
 class _Face:
-    """The chosen face: landmarks (F, 131, 2), NaN where there is none; boxes (F, 4); valid (F,)."""
+    """The chosen face, upright: landmarks (F, 131, 2), NaN where there is none; boxes (F, 4); degrees, valid (F,)."""
 
     landmarks: np.ndarray
     boxes: np.ndarray
+    degrees: np.ndarray
     valid: np.ndarray
     following: Following
 
@@ -251,17 +279,20 @@ def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: 
             raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
         with stages("landmarks"):
             following = follower.finish(wave)
-    landmarks = following.landmarks
+    cuts = [0, *following.cuts, frames]
+    shots = [following.landmarks[start:stop] for start, stop in pairwise(cuts)]
+    degrees = np.concatenate([steady_turns(shot, FPS) for shot in shots])
+    landmarks = to_upright(following.landmarks, degrees, video.size)
     boxes = np.zeros((frames, 4), np.int32)
-    for points, box in zip(landmarks, boxes, strict=True):
+    for points, turn, box in zip(landmarks, degrees.tolist(), boxes, strict=True):
         try:
-            box[:] = face_box(points, video.size, settings.margin_px)
+            box[:] = upright_box(points, turn, video.size, settings.margin_px)
         except ValueError:  # no face, or one that was tracked out of the frame
             points[:] = np.nan
     valid = boxes.any(axis=1)
     if valid.sum() < settings.min_frames:
         raise RejectedError(f"too few faces: {valid.sum()} of {frames} frames, expected {settings.min_frames} or more")
-    return _Face(landmarks, boxes, valid, following)
+    return _Face(landmarks, boxes, degrees, valid, following)
 
 
 def _cut_out(
@@ -280,7 +311,8 @@ def _cut_out(
             picture = b""
             if face.valid[number]:
                 with stages("crop"):
-                    crop = crop_face(frame, face.boxes[number], settings.face_size)
+                    place = TurnedBox(face.boxes[number], float(face.degrees[number]))
+                    crop = place.crop(frame, settings.face_size)
                     picture = encode_picture(crop)
                 if number in chosen:
                     samples.append(crop)
@@ -318,6 +350,7 @@ class _SyncNet:
         self.first, self.stop = _stretch(face)
         boxes = np.where(face.valid[:, None], face.boxes, np.nan)
         self._squares = tracked_boxes(boxes[self.first : self.stop])
+        self._degrees = face.degrees[self.first : self.stop]
         self._meter = SyncMeter(_syncnet(), "tracked")
 
     def update(self, block: np.ndarray, number: int) -> None:
@@ -326,8 +359,9 @@ class _SyncNet:
 
         low, high = max(self.first, number), min(self.stop, number + len(block))
         if low < high:
-            squares = self._squares[low - self.first : high - self.first]
-            self._meter.update(crop_tracked(block[low - number : high - number], squares))
+            part = slice(low - self.first, high - self.first)
+            frames = block[low - number : high - number]
+            self._meter.update(crop_tracked(frames, self._squares[part], self._degrees[part]))
 
     def finish(self, wave: np.ndarray) -> SyncReading:
         score = self._meter.finish(wave[self.first * SAMPLES_PER_FRAME : self.stop * SAMPLES_PER_FRAME])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pandas as pd
 from stsa_lightning.data.measures import MEASURES, no_measures
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
+from stsa_lightning.names import storable
+from stsa_lightning.tables import list_lines, read_text
 
 INDEX_FILE = "index.parquet"
 
@@ -43,6 +46,7 @@ COLUMNS: dict[str, str] = {
     "face_choice": "object",
     **MEASURES,
 }
+_HELD: dict[str, tuple[type, ...]] = {"object": (str,), "int64": (int,), "float64": (float, int), "bool": (bool,)}
 _EMPTY = {"object": "", "int64": 0, "float64": 0.0, "bool": False}
 
 
@@ -51,9 +55,27 @@ def empty_row() -> dict[str, Any]:
     return {**{name: _EMPTY[dtype] for name, dtype in COLUMNS.items()}, **no_measures()}
 
 
+def is_row(row: object) -> bool:
+    """Whether this is a line that the index can hold: all columns, each of its type, text that can be written."""
+    if not isinstance(row, dict) or row.keys() != COLUMNS.keys():
+        return False
+    try:
+        for name, dtype in COLUMNS.items():
+            value = row[name]
+            if type(value) not in _HELD[dtype]:
+                return False
+            if dtype == "object":
+                value.encode()
+            elif dtype == "int64":
+                np.int64(value)
+    except (UnicodeEncodeError, OverflowError):
+        return False
+    return True
+
+
 def clip_path(root: Path | str, clip: str) -> Path:
-    """Where the file of a clip (its name in the index, ``speaker/...``) lies."""
-    return Path(root) / "clips" / f"{clip}.safetensors"
+    """Where the file of a clip (its name in the index, ``speaker/...``) lies; names too long for a file are cut."""
+    return Path(root) / "clips" / f"{storable(clip)}.safetensors"
 
 
 def load_index(root: Path | str) -> pd.DataFrame:
@@ -150,8 +172,10 @@ def split_by_speaker(
     return index[~validates].reset_index(drop=True), index[validates].reset_index(drop=True)
 
 
-def read_clip_list(path: Path | str) -> list[str]:
-    """Clip names from a text file: the first word of each line; empty lines and those that begin with # are skipped.
+def read_clip_list(path: Path | str, known: Collection[str] = ()) -> list[str]:
+    """Clip names from a text file, one on each line; empty lines and those that begin with # are skipped.
+
+    Of a line of several fields or words the first counts, unless the line as it is names one of the `known` clips.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -160,11 +184,18 @@ def read_clip_list(path: Path | str) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list of clips; expected a text file with a clip name on each line")
-    lines = [line.split() for line in path.read_text().splitlines()]
-    names = [words[0] for words in lines if words and not words[0].startswith("#")]
+    lines = [line for _, line in list_lines(read_text(path)) if not line.startswith("#")]
+    names = [name for line in lines if (name := _named(line, known))]
     if not names:
         raise UserError(f"{path}: expected a clip name on each line, found none")
     return names
+
+
+def _named(line: str, known: Collection[str]) -> str:
+    """What a line of a list names: all of it, its first field or its first word."""
+    fields = re.match(r"\s*(?:\"([^\"]*)\"|([^,;\t]*))", line)
+    field = (fields[1] or fields[2] or "").strip() if fields else ""
+    return next((name for name in (line, field) if name in known), (field.split() or [""])[0])
 
 
 def select_clips(index: pd.DataFrame, path: Path | str) -> pd.DataFrame:
@@ -173,7 +204,7 @@ def select_clips(index: pd.DataFrame, path: Path | str) -> pd.DataFrame:
     Raises:
         UserError: the corpus has none of them. As `read_clip_list` otherwise.
     """
-    names = read_clip_list(path)
+    names = read_clip_list(path, set(index["clip"]))
     chosen = index[index["clip"].isin(names)].reset_index(drop=True)
     if chosen.empty:
         raise UserError(

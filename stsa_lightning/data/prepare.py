@@ -20,11 +20,12 @@ from typing import Any
 
 from stsa_lightning.data.clip import FPS, Clip, ClipError, ClipMeta, WriteError
 from stsa_lightning.data.corpora import Source
-from stsa_lightning.data.extract import PrepareSettings, extractors, prepare_clip
-from stsa_lightning.data.index import clip_path, empty_row, load_index, save_index
+from stsa_lightning.data.extract import PrepareSettings, RejectedError, extractors, prepare_clip
+from stsa_lightning.data.index import clip_path, empty_row, is_row, load_index, save_index
 from stsa_lightning.data.workers import WorkerDied, make_workers
 from stsa_lightning.errors import UserError
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.names import from_legible, legible_text
 
 __all__ = ["PrepareReport", "PrepareSettings", "prepare"]
 
@@ -124,6 +125,8 @@ def do(job: Job) -> Done:
         WriteError, ImportError: what no other video would fare better with.
     """
     source = job.source
+    if source.fault:
+        return Done(rejected_row(source, "", source.fault))
     standing = _standing_clip(job)
     if standing is not None:
         return Done(clip_row(source, standing), reused=True)
@@ -131,11 +134,29 @@ def do(job: Job) -> Done:
         return Done(clip_row(source, prepare_clip(source, job.out, job.settings)))
     except (WriteError, ImportError):
         raise
-    except (UserError, ValueError, RuntimeError, EOFError) as error:  # of decoders and detector, about this one file
-        reason = str(error).removeprefix(f"{source.path}: ")
     except Exception as error:  # whatever it is, the other videos are not to blame
-        reason = f"{type(error).__name__}: {error}"
-    return Done(rejected_row(source, job.settings.hash, reason))
+        if os.environ.get("STSA_TRACEBACK"):
+            raise
+        return Done(rejected_row(source, job.settings.hash, reason_of(error, source)))
+
+
+def reason_of(error: Exception, source: Source) -> str:
+    """Why a video cannot be part of the corpus, in words for people.
+
+    Errors made for users say it themselves, those of the system have their words; what a decoder or a library raises
+    beside them says nothing to whoever has the video.
+    """
+    if isinstance(error, (UserError, RejectedError)):
+        words = str(error)
+        for path in (source.path, source.audio):
+            words = words.removeprefix(f"{path}: ") if path else words
+        return legible_text(words)
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    return (
+        f"cannot be read as video with sound: it is damaged, or of a form that the decoders do not expect; convert it "
+        f"(STSA_TRACEBACK=1 shows the {type(error).__name__})"
+    )
 
 
 def _standing_clip(job: Job) -> ClipMeta | None:
@@ -213,11 +234,12 @@ class _Run:
     def _tidy(self) -> None:
         """Removes what workers that died left half-written."""
         for leftover in self.out.glob("clips/**/*.part-*"):
-            leftover.unlink(missing_ok=True)
+            if leftover.suffix != ".safetensors":  # else the clip of a video that is called so
+                leftover.unlink(missing_ok=True)
 
     def is_to_do(self, source: Source) -> bool:
         """False for a source that was dealt with before and has not changed since."""
-        row = self.rows.get(source.clip)
+        row = None if source.fault else self.rows.get(source.clip)
         same = ("source_bytes", "source_mtime_ns", "part")
         if row is None or any(row[name] != _of_source(source)[name] for name in same):
             return True
@@ -323,19 +345,18 @@ def _standing_rows(root: Path, out: Path, settings_hash: str) -> dict[str, Row]:
         row["clip"]: row
         for row in [*rows, *_journal_rows(out / JOURNAL)]
         if row["settings_hash"] == settings_hash
-        and (clip_path(out, row["clip"]) if row["status"] == "ok" else root / row["source"]).is_file()
+        and (clip_path(out, row["clip"]) if row["status"] == "ok" else root / from_legible(row["source"])).is_file()
     }
 
 
 def _journal_rows(path: Path) -> Iterator[Row]:
-    """Lines that a killed run noted; a last line that it could not complete is passed over."""
+    """Lines that a killed run noted; what is no line of the index, as the last one may be, is passed over."""
     if not path.is_file():
         return
-    expected = empty_row().keys()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
+    for line in path.read_bytes().split(b"\n"):
+        with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and row.keys() == expected:
+            if is_row(row):
                 yield row
 
 
@@ -355,7 +376,7 @@ def _tracked(results: Iterator[Any], total: int, progress: bool) -> Iterator[Any
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a name may hold brackets
     )
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         task = bar.add_task("", total=total)

@@ -21,7 +21,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
+from stsa_lightning.memory import release_free_memory
 
 Job = TypeVar("Job")
 TRIES = 2
@@ -60,7 +61,7 @@ def make_workers(count: int, ray: str | None, gpu: bool = False) -> Workers:
 
     Raises:
         UserError: a number below 0, or no such cluster.
-        ImportError: Ray is not installed.
+        MissingPackageError: Ray is not installed.
     """
     if ray is not None:
         return RayWorkers(ray, gpu)
@@ -74,7 +75,7 @@ class InThisProcess:
 
     def run(self, function: Callable[[Job], Any], jobs: Iterable[Job]) -> Iterator[tuple[Job, Any]]:
         for job in jobs:
-            yield job, function(job)
+            yield job, _apply(function, job)
 
     def __enter__(self) -> InThisProcess:
         return self
@@ -113,7 +114,7 @@ class ProcessWorkers:
     """Processes of this machine, each a fresh interpreter with one thread for numbers.
 
     Not `multiprocessing.Process`: its spawning imports the caller's main module again, which a script or a notebook
-    without a guard does not survive, and its forking does not survive the threads of MediaPipe.
+    without a guard does not survive, and its forking does not survive the threads of PyTorch.
     """
 
     def __init__(self, count: int) -> None:
@@ -211,7 +212,7 @@ def _serve(connection: Connection) -> None:
         while True:
             function, job = connection.recv()
             try:
-                result, failure = function(job), None
+                result, failure = _apply(function, job), None
             except Exception as error:  # of any kind: it is raised in the parent
                 result, failure = None, error
             connection.send((result, failure))
@@ -232,7 +233,7 @@ class RayWorkers:
         try:
             import ray
         except ImportError as error:
-            raise ImportError("--ray needs Ray: pip install 'stsa_lightning[ray]'") from error
+            raise MissingPackageError("--ray needs Ray: pip install 'stsa_lightning[ray]'") from error
         self._ray, self._address, self._gpu = ray, address, gpu
 
     def __enter__(self) -> RayWorkers:
@@ -283,7 +284,10 @@ class RayWorkers:
 
 
 def _apply(function: Callable[[Any], Any], job: Any) -> Any:
-    return function(job)
+    try:
+        return function(job)
+    finally:
+        release_free_memory()
 
 
 if __name__ == "__main__":

@@ -20,16 +20,18 @@ import torch
 from stsa_lightning.audio import FEATURE_DIMS, SAMPLE_RATE_HZ, AudioError, AudioFeatures, audio_features
 from stsa_lightning.dubbing.draw import choose_device
 from stsa_lightning.dubbing.engine import Precision, RenderEngine
-from stsa_lightning.dubbing.faces import REASONS, Faces
+from stsa_lightning.dubbing.faces import FAILED, REASONS, Faces, ramp_frames
 from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
-from stsa_lightning.dubbing.footage import Footage
+from stsa_lightning.dubbing.footage import Footage, longest_gap_s
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars, Tell, progress_bars
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
-from stsa_lightning.dubbing.schedule import Fit, make_schedule
+from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
-from stsa_lightning.face.landmarks import LandmarkDetector
+from stsa_lightning.face.check import ResultCheck
+from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
+from stsa_lightning.memory import release_free_memory
 from stsa_lightning.nets.checkpoint import load_networks
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
@@ -61,6 +63,8 @@ class Dubber:
         restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
         steady: smooth landmarks and boxes over time.
         detail: keep the frame's own detail where the new face agrees with it.
+        check: pass frames through that would come out worse than they went in: no lips are seen in them, or the
+            generated face is none, or not this one.
         precision: "fast" or "exact", see `RenderEngine`.
         engine: draws in place of a `RenderEngine` of the networks.
 
@@ -86,6 +90,7 @@ class Dubber:
         restore: Restore | None = None,
         steady: bool = True,
         detail: bool = True,
+        check: bool = True,
         precision: Precision = "fast",
         engine: Engine | None = None,
     ) -> None:
@@ -102,6 +107,7 @@ class Dubber:
         size, references, follow = synthesis.face_size, synthesis.references, synthesis.aligned
         self.look = Look(size, references, window, sigma, block, follow, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
+        self.check = check
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
 
     @classmethod
@@ -131,11 +137,13 @@ class Dubber:
         out: str | Path,
         progress: bool | Tell = True,
         observe: Observe | None = None,
+        audio_track: int | None = None,
     ) -> DubReport:
         """Dub one video.
 
         The result has the video's own frame rate and size, and the speech's length: a longer speech is met as `fit`
-        says, a shorter one ends the video early.
+        says, a shorter one ends the video early. Its sound is the speech with its own channels and, where AAC has it,
+        its own rate.
 
         Args:
             video: a face; any frame rate (also a varying one) and size; or a still picture.
@@ -143,6 +151,7 @@ class Dubber:
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
             progress: show a progress bar, or a function that is told.
             observe: told of each redrawn frame, see `scene.Observe`; costs a second run of guidance.
+            audio_track: which of several sound tracks of `audio` is the speech, from 1 on; None: its default track.
 
         Raises:
             FileNotFoundError: no such video, audio or output folder.
@@ -154,21 +163,22 @@ class Dubber:
             raise DubError(f"{out}: is an input; choose another name for the result")
         times = Pipeline()
         with ExitStack() as opened, progress_bars(progress) as bars:
+            opened.callback(release_free_memory)
             footage = opened.enter_context(Footage(video))
-            check_output(out, footage.fps, footage.size, None, SAMPLE_RATE_HZ)
+            check_output(out, footage.out_fps, footage.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
-                speech = opened.enter_context(Speech(audio, self.features, self.silence))
+                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
             scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars, observe))
             seconds = self._write(scene, speech, out, times, bars)
         faces, schedule = scene.faces, scene.schedule
-        why = faces.why[schedule.source]
+        why = np.where(scene.failed, FAILED, faces.why[schedule.source])
         passed = {name: int((why == i).sum()) for i, name in enumerate(REASONS) if i and (why == i).any()}
         return DubReport(
             out=out,
             frames=len(why),
             faces=int((why == 0).sum()),
             seconds=seconds,
-            fps=footage.fps,
+            fps=footage.out_fps,
             width=footage.size[0],
             height=footage.size[1],
             elapsed_s=time.monotonic() - began,
@@ -176,7 +186,7 @@ class Dubber:
             shots=len(np.unique(faces.shots[schedule.source])),
             face=faces.choice,
             stages=times.seconds,
-            warnings=_warnings(footage, speech, why, seconds),
+            warnings=_warnings(footage, schedule, speech, why, seconds),
         )
 
     def _scene(
@@ -189,19 +199,35 @@ class Dubber:
         observe: Observe | None = None,
     ) -> Scene:
         faces = self._find_faces(footage, seconds, times, bars)
-        schedule = make_schedule(footage.times_s, float(footage.fps), seconds, self.fit)
-        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe)
+        schedule = _schedule(footage, seconds, self.fit)
+        check = self._result_check() if self.check else None
+        ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(footage.out_fps))
+        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe, check, ahead)
+
+    def _result_check(self) -> ResultCheck:
+        """Where the caller has a detector of their own, lips are not looked for in results."""
+        return ResultCheck(None if self.detector else landmark_detector(self.landmark_model, static=True))
 
     def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
-        schedule, fps = scene.schedule, scene.footage.fps
+        schedule, fps = scene.schedule, scene.footage.out_fps
         end_s = float(schedule.times_s[-1]) + 1 / float(fps)
         seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
         sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
         with (
-            _told(out),
+            disk_errors_told(out),
             times,
-            VideoWriter(out, fps, scene.footage.size, sound, speech.rate_hz, timestamps=stamps, **_ENCODING) as writer,
+            VideoWriter(
+                out,
+                fps,
+                scene.footage.size,
+                sound,
+                speech.rate_hz,
+                layout=speech.layout,
+                timestamps=stamps,
+                colours=scene.footage.colours,
+                **_ENCODING,
+            ) as writer,
         ):
             for frame in bars.track(scene.frames(times), len(schedule), description="redrawing"):
                 with times.timed("encode"):
@@ -218,7 +244,7 @@ class Dubber:
                 with times.timed("find: landmarks"):
                     finder.see(frame)
             level = self._level(footage)
-            faces = finder.finish(footage.times_s, float(footage.fps), footage.size, level, self.steady)
+            faces = finder.finish(footage.times_s, float(footage.rate), footage.size, level, self.steady, self.check)
         times.seconds.update(pipeline.seconds)
         if not faces.valid.any():
             raise DubError(
@@ -237,7 +263,9 @@ class Dubber:
 
     # ---------------------------------------------------------------------------------------------------- to a program
 
-    def frames(self, video: str | Path, audio: str | Path | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def frames(
+        self, video: str | Path, audio: str | Path | Iterable[np.ndarray], audio_track: int | None = None
+    ) -> Iterator[np.ndarray]:
         """Dubbed frames, (H, W, 3) uint8 RGB, as they are ready; at the video's own rate.
 
         Live speech is given as chunks and may come in while frames are taken. A frame that is shown at a time t needs
@@ -245,25 +273,31 @@ class Dubber:
         with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
         The latency of ``block=1`` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
         core draws frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
-        for faces before the first frame.
+        for faces before the first frame. With live speech no frame waits for the check of those after it: one that
+        fails is the source's at once, and only afterwards the new face comes in smoothly.
 
         Args:
             video: as for `dub`.
             audio: a file, or chunks of (n,) float32 mono in [-1, 1] at 16 kHz.
+            audio_track: of a file, as for `dub`.
 
         Raises:
             as `dub`; wherever a chunk's own iterator raises.
         """
         with ExitStack() as opened, progress_bars(False) as bars:
+            opened.callback(release_free_memory)
             footage = opened.enter_context(Footage(video))
             speech: Speech | LiveSpeech
             if isinstance(audio, (str, Path)):
-                speech = opened.enter_context(Speech(audio, self.features, self.silence))
+                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
                 seconds = speech.seconds
             else:
                 speech, seconds = opened.enter_context(LiveSpeech(audio, self.features)), LIVE_SECONDS
-            times = opened.enter_context(Pipeline())
+            times = Pipeline()
             scene = opened.enter_context(self._scene(footage, speech, seconds, times, bars))
+            opened.enter_context(times)  # ends before what its threads use
+            if isinstance(speech, LiveSpeech):
+                opened.callback(speech.close)  # or a thread that waits for speech would be waited for
             yield from scene.frames(times)
 
 
@@ -284,7 +318,7 @@ def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures
 
 
 @contextmanager
-def _told(out: Path) -> Iterator[None]:
+def disk_errors_told(out: Path) -> Iterator[None]:
     """What goes wrong with the disk, told with the file's name and what to do."""
     try:
         yield
@@ -298,14 +332,25 @@ def _told(out: Path) -> Iterator[None]:
         raise DubError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
-def _warnings(footage: Footage, speech: Speech, why: np.ndarray, seconds: float) -> tuple[str, ...]:
-    found = []
-    if footage.hdr:
-        found.append(f"{footage.path} is HDR, {footage.hdr}; the result is not, and its colours are paler")
-    if not speech.audible:
-        found.append("the speech is silent throughout")
+def _schedule(footage: Footage, seconds: float, fit: Fit) -> Schedule:
+    """Which frame is shown when; a mouth moves on where the video has too few frames, or none for a while."""
+    times_s, fps = footage.times_s, footage.out_fps
+    schedule = make_schedule(times_s, float(footage.rate), seconds, fit)
+    if fps != footage.rate:
+        end_s = float(times_s[-1] + 1 / footage.rate)
+        return schedule.at(fps, min(seconds, end_s) if fit == "trim" else seconds)
+    return schedule.held(fps, longest_gap_s(times_s))
+
+
+def _warnings(footage: Footage, schedule: Schedule, speech: Speech, why: np.ndarray, seconds: float) -> tuple[str, ...]:
+    found = [*footage.warnings(int(schedule.source.max()) + 1), *speech.notes]
     if (why != 0).all():
         found.append("no frame was redrawn")
+    if (why == FAILED).any():
+        found.append(
+            f"{(why == FAILED).sum()} generated faces failed the check of the result, and their frames passed through: "
+            "are the networks made for such a face?"
+        )
     if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:
         found.append(f"{speech.seconds - seconds:.2f} s of the speech were cut off (--fit trim)")
     return tuple(found)

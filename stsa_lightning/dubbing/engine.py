@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,24 +30,26 @@ from stsa_lightning.nets.synthesis import References, Synthesis
 from stsa_lightning.nets.winograd import with_winograd
 
 Precision = Literal["exact", "fast"]
+Result = TypeVar("Result")
 
 LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
 _CACHE_BYTES = 4 * 2**20
 _GPU_BATCH = 32
 _GUIDANCE_BATCH = 8  # frames on a processor; its maps are small
-_CHECKS = 3  # sets of references whose first frame is drawn both ways
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class EngineReferences:
     """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``, see
     :meth:`References.tensors`; of networks whose references follow each frame's pose, ``seen``, M images and heatmaps
-    to choose from, in place of these."""
+    to choose from, in place of these. ``fast``: whether the fast mode does for their frames, None until one is drawn.
+    """
 
     tokens: Tensor
     maps: tuple[Tensor, ...]
     seen: tuple[Tensor, Tensor]
+    fast: bool | None = None
 
 
 class RenderEngine:
@@ -56,10 +58,13 @@ class RenderEngine:
     Args:
         guidance, synthesis: the networks; copied, not changed.
         precision: "exact" is float32 to about 1e-5 of the networks' own answer, on a GPU without TensorFloat-32. "fast"
-            is 8-bit integers where the processor is made for them, bfloat16 on a GPU, at 40 dB or more: the first
-            frames are drawn both ways, and where they differ by more, all is drawn exactly from then on. Guidance is
-            float32 in both.
+            is 8-bit integers where the processor is made for them, bfloat16 on a GPU, at 40 dB or more: of each set of
+            references the first frame is drawn both ways, and where these differ by more, all frames that look at them
+            are drawn exactly. Guidance is float32 in both.
         device: where to compute.
+
+    On a processor the same inputs give the same bits, whatever was drawn before: each operation keeps to one core, and
+    what is found out about one set of references decides nothing about others.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class RenderEngine:
         on_cpu = self.device.type == "cpu"
         self.batch = _cached_frames(synthesis) if on_cpu else _GPU_BATCH
         self.guidance_batch = _GUIDANCE_BATCH if on_cpu else _GPU_BATCH
-        self.workers = _workers() if on_cpu else None
+        self.workers = _workers(torch.get_num_threads()) if on_cpu else None
         self.guidance = for_inference(guidance).to(self.device)
         self.synthesis = for_inference(synthesis, shared=on_cpu and not synthesis.aligned).to(self.device)
         self.quick: Synthesis | None = None
@@ -86,15 +91,14 @@ class RenderEngine:
             self.quick = in_bfloat16(self.synthesis)
         if on_cpu:
             with_winograd(self.synthesis)
-        self._checks = _CHECKS
-        self._checked: EngineReferences | None = None
         self.record: Record | None = record_graph if self.device.type == "cuda" else None
         self._recorded: dict[Callable[..., Tensor], Recorded] = {}
         self._lock = threading.Lock()
+        self._warned = False
 
     @property
     def precision(self) -> Precision:
-        """How the next frames will be drawn: "exact" also where the fast mode is not to be had or was given up."""
+        """How frames are drawn: "exact" also where the fast mode is not to be had."""
         return "exact" if self.quick is None else "fast"
 
     @contextmanager
@@ -119,8 +123,17 @@ class RenderEngine:
         with self._at_work():
             seen = images.to(self.device), heatmaps.to(self.device)
             first = [maps[:, : self.synthesis.references] for maps in seen]
-            maps = () if self.synthesis.aligned else self.synthesis.encode_references(*first).tensors()
-            return EngineReferences(self.guidance.embed_references(first[1]), maps, seen)
+            maps = () if self.synthesis.aligned else self._on_one_core(self._maps, *first)
+            return EngineReferences(self._on_one_core(self.guidance.embed_references, first[1]), maps, seen)
+
+    def _maps(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
+        return self.synthesis.encode_references(images, heatmaps).tensors()
+
+    def _on_one_core(self, function: Callable[..., Result], *given: Tensor) -> Result:
+        """As all that is drawn: operations that cores share add up in another order, by the number of cores."""
+        if self.workers is None:
+            return function(*given)
+        return self.workers.submit(torch.inference_mode()(function), *given).result()
 
     def render(
         self,
@@ -150,11 +163,15 @@ class RenderEngine:
             if self.synthesis.aligned:
                 chosen = chosen.to(self.device)
                 driving += [*(seen[0][chosen] for seen in references.seen), places]
-            if self.quick is not None and self._checks and references is not self._checked:
-                self._checks, self._checked = self._checks - 1, references
-                self._check(references.maps, *(given[:1].to(self.device) for given in driving))
-            draw = self._exact_face if self.quick is None else self._quick_face
-            return self._batches(draw, self.batch, *driving, kept=references.maps)
+            if self.quick is not None and references.fast is not False:
+                drawn = self._batches(self._quick_face, self.batch, *driving, kept=references.maps)
+                if references.fast is None:
+                    first = (given[:1].to(self.device) for given in driving)
+                    exact = self._on_one_core(self._exact_face, *first, *references.maps)
+                    references.fast = self._is_near(drawn[:1], exact)
+                if references.fast:
+                    return drawn
+            return self._batches(self._exact_face, self.batch, *driving, kept=references.maps)
 
     def heatmaps(self, contours: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
         """The heatmaps (F, 1, S, S) that :meth:`render` draws from."""
@@ -175,13 +192,20 @@ class RenderEngine:
         centre = lip.shape[1] // 2
         return self.guidance.draw(lip[:, centre], jaw[:, centre], masked)
 
-    def _check(self, maps: tuple[Tensor, ...], *driving: Tensor) -> None:
-        """Draw a frame both ways; give the fast one up where it is too far off."""
-        psnr = psnr_db(self._quick_face(*driving, *maps), self._exact_face(*driving, *maps))
+    def _is_near(self, fast: Tensor, exact: Tensor) -> bool:
+        """Whether a frame drawn in the fast mode is near enough."""
+        psnr = psnr_db(fast, exact)
         _log.info("fast mode: %.1f dB PSNR against exact", psnr)
-        if psnr < LEAST_PSNR_DB:
-            _log.warning("fast mode: %.1f dB PSNR against exact, less than %.0f: exact from here", psnr, LEAST_PSNR_DB)
-            self.quick = None
+        if psnr >= LEAST_PSNR_DB:
+            return True
+        if not self._warned:
+            _log.warning(
+                "fast mode: %.1f dB PSNR against exact, less than %.0f: shots like this one are drawn exactly",
+                psnr,
+                LEAST_PSNR_DB,
+            )
+        self._warned = True
+        return False
 
     def _exact_face(self, *inputs: Tensor) -> Tensor:
         return _face(self.synthesis, *inputs)
@@ -242,19 +266,25 @@ def _face(network: Synthesis, masked: Tensor, heatmap: Tensor, audio: Tensor, *r
     return network.render(masked, heatmap, audio, encoded).face.float()
 
 
-@lru_cache(maxsize=1)
-def _workers() -> ThreadPoolExecutor:
+@lru_cache
+def _workers(cores: int) -> ThreadPoolExecutor:
     """A thread for each core that PyTorch may use, drawing with that core alone.
 
     Cores that share one operation wait for each other a thousand times a frame, and with other work on the machine each
-    wait lasts until the scheduler comes round (eight times as long, measured). PyTorch has one such setting for all
-    threads: elementwise operations elsewhere in the process keep to one core too from here on.
+    wait lasts until the scheduler comes round (eight times as long, measured).
     """
-    return ThreadPoolExecutor(torch.get_num_threads(), "draw", _alone)
+    ready = threading.Barrier(cores)
+    workers = ThreadPoolExecutor(cores, "draw", _alone)
+    for started in [workers.submit(ready.wait) for _ in range(cores)]:
+        started.result()
+    # A thread's number of cores is also what PyTorch gives threads that come after it: put back what the caller has.
+    torch.set_num_threads(cores)
+    return workers
 
 
 def _alone() -> None:
     """Of a thread: one core, and numbers below 1e-38 taken as 0, on which processors are ten times slower."""
+    torch.get_num_threads()  # a thread takes over the process's number when it first asks: not after the next line
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 

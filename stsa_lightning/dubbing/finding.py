@@ -14,7 +14,7 @@ from stsa_lightning.dubbing.faces import Faces, settle_faces
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.face.cuts import CutDetector
 from stsa_lightning.face.landmarks import LandmarkDetector
-from stsa_lightning.face.occlusion import PLACES, face_colours
+from stsa_lightning.face.occlusion import PLACES, face_colours, lip_contrast
 from stsa_lightning.face.speaking import sound_level
 from stsa_lightning.face.topology import LANDMARKS
 from stsa_lightning.face.tracks import FaceFollower, FaceTrack, choose
@@ -86,6 +86,7 @@ class FaceFinder:
         self.who = checked_who(who)
         self._follower: Follower = FaceFollower(landmark_model) if detector is None else OneFace(detector)
         self._colours: dict[int, bytearray] = {}  # of each person, by identity
+        self._contrast: dict[int, bytearray] = {}
         self.frames = 0
 
     def see(self, frame: np.ndarray) -> None:
@@ -95,9 +96,17 @@ class FaceFinder:
         for track in self._follower.seen:
             colours = face_colours(frame, track.landmarks[-1])
             self._colours.setdefault(id(track), bytearray()).extend(colours.tobytes())
+            contrast = lip_contrast(frame, track.landmarks[-1])
+            self._contrast.setdefault(id(track), bytearray()).extend(contrast.tobytes())
 
     def finish(
-        self, times_s: np.ndarray, fps: float, size: tuple[int, int], level: np.ndarray | None, steady: bool
+        self,
+        times_s: np.ndarray,
+        fps: float,
+        size: tuple[int, int],
+        level: np.ndarray | None,
+        steady: bool,
+        check: bool = True,
     ) -> Faces:
         """What is redrawn.
 
@@ -107,9 +116,11 @@ class FaceFinder:
             size: width and height of the frames.
             level: of the source's sound, `sound_level` at 25/s; None: it has none.
             steady: see `settle_faces`.
+            check: pass through where no lips are seen.
         """
         landmarks = np.full((self.frames, len(LANDMARKS), 2), np.nan, np.float32)
         colours = np.zeros((self.frames, PLACES, 3), np.uint8)
+        contrast = np.full((self.frames, 2), np.nan, np.float32)
         choices, starts = Counter[str](), []
         heard = None if level is None else _at(level, times_s)
         for start, stop, people in self._follower.shots():
@@ -121,10 +132,11 @@ class FaceFinder:
             person.put(landmarks[start:stop], start)
             seen = np.frombuffer(self._colours[id(person)], np.uint8).reshape(-1, PLACES, 3)
             colours[person.frames] = seen
+            contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, 2)
             choices[reason] += 1
         self.close()
         told = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"
-        return settle_faces(landmarks, colours, starts, fps, size, told, steady)
+        return settle_faces(landmarks, colours, starts, fps, size, told, steady, contrast if check else None)
 
     def close(self) -> None:
         self._follower.close()

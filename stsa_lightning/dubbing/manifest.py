@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,26 @@ from typing import Any
 from stsa_lightning.dubbing.dubber import Dubber
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.errors import UserError
+from stsa_lightning.tables import read_table
 
 COLUMNS = ("video", "audio", "out")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One line of a manifest."""
+    """One line of a manifest; `where` it stands, and what is in `doubt` of its names, are for messages."""
 
     video: Path
     audio: Path
     out: Path
+    where: str = ""
+    doubt: str = ""
+
+    def check(self) -> None:
+        """Raises `FileNotFoundError`, with the line, where a file of it is not there."""
+        for path in (self.video, self.audio):
+            if not path.exists():
+                raise FileNotFoundError(f"{self.where}: {path}: no such file{self.doubt}")
 
 
 @dataclass(frozen=True)
@@ -54,38 +62,33 @@ def read_manifest(path: str | Path) -> list[Job]:
 
     Raises:
         FileNotFoundError: no such file.
-        DubError: a column is missing, a line lacks a value, or two lines write the same file.
+        UserError: as `read_table`, or two lines write the same file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such manifest")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise DubError(
-                f"{path}: expected the columns {', '.join(COLUMNS)} in its first line, {', '.join(missing)} is missing"
-            )
-        jobs = []
-        for row in reader:
-            values = [(row[name] or "").strip() for name in COLUMNS]
-            if not all(values):
-                raise DubError(f"{path}, line {reader.line_num}: expected video, audio and out, got {values}")
-            jobs.append(Job(*(path.parent / value for value in values)))
-    outs = [job.out.resolve() for job in jobs]
-    twice = next((job.out for job in jobs if outs.count(job.out.resolve()) > 1), None)
-    if twice is not None:
-        raise DubError(f"{path}: {twice} is the result of more than one line; give each a name of its own")
+    text, rows = read_table(path, COLUMNS)
+    jobs = []
+    for row in rows:
+        video, audio, out = (path.parent / field for field in row.fields)
+        jobs.append(Job(video, audio, out, row.where, text.doubt))
+    firsts: dict[Path, Job] = {}
+    for job in jobs:
+        if firsts.setdefault(job.out.resolve(), job) is not job:
+            raise DubError(f"{job.where}: {job.out} is the result of more than one line; give each a name of its own")
     return jobs
 
 
-def dub_all(dubber: Dubber, jobs: Sequence[Job], progress: bool = True) -> Iterator[JobResult]:
+def dub_all(
+    dubber: Dubber, jobs: Sequence[Job], progress: bool = True, audio_track: int | None = None
+) -> Iterator[JobResult]:
     """Dub one after another; results appear whole, so one that exists is finished, and is skipped."""
     for job in jobs:
         if job.out.exists():
             yield JobResult(job)
             continue
         try:
-            yield JobResult(job, dubber.dub(job.video, job.audio, job.out, progress=progress))
+            job.check()
+            yield JobResult(job, dubber.dub(job.video, job.audio, job.out, progress=progress, audio_track=audio_track))
         except (UserError, OSError) as error:
             yield JobResult(job, error=str(error))

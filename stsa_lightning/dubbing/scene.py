@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -11,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stsa_lightning.dubbing.faces import Faces
+from stsa_lightning.dubbing.faces import Faces, ramp_frames, ramped
 from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.speech import Heard, windows
 from stsa_lightning.face.alignment import chosen_places
 from stsa_lightning.face.blend import blend_face
-from stsa_lightning.face.box import crop_face
+from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
+from stsa_lightning.face.turned import TurnedBox
 from stsa_lightning.nets.synthesis import mask_lower_half
 from stsa_lightning.video import nearest
 
@@ -29,8 +31,8 @@ BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are a
 _REFERENCES_KEPT = 4  # shots whose encoded references are held: a video that turns comes back to its last ones
 
 Restore = Callable[[np.ndarray], np.ndarray]
-Observe = Callable[[int, np.ndarray, np.ndarray], None]
-"""Told of each redrawn frame: its number, the heatmap (S, S) in [0, 1] that drives it, the face's box (4,)."""
+Observe = Callable[[int, np.ndarray, TurnedBox], None]
+"""Told of each redrawn frame: its number, the heatmap (S, S) in [0, 1] that drives it, where the face is."""
 
 
 class Engine(Protocol):
@@ -89,16 +91,20 @@ class Block:
         sources: (n,) numbers in the source.
         frames: the pictures, (H, W, 3) uint8 RGB each.
         redrawn: (m,) which of them are redrawn.
+        weight: (n,) how much of the new faces shows.
         inputs: what the engine's `render` wants.
-        faces: (m, S, S, 3) uint8, the answer.
+        seen: (m, S, S, 3) uint8, the faces of those frames.
+        faces: what the networks made of them, square pictures uint8; none where they made nothing that shows.
     """
 
     shown: np.ndarray
     sources: np.ndarray
     frames: list[np.ndarray]
     redrawn: np.ndarray
+    weight: np.ndarray
     inputs: tuple[Any, ...] = ()
-    faces: np.ndarray | None = None
+    seen: np.ndarray | None = None
+    faces: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,11 @@ class Scene:
         schedule: which frame is shown when.
         speech: the new speech.
         observe: see `Observe`; called in a thread, in order.
+        check: of the generated faces, closed with the scene; None: they are all shown.
+        ahead: faces are checked so many frames before they are shown, to go out smoothly before one that is wrong.
+
+    Attributes:
+        failed: (n,) bool, for each frame shown whether its generated face was wrong, and the frame passed through.
     """
 
     def __init__(
@@ -145,6 +156,8 @@ class Scene:
         schedule: Schedule,
         speech: Heard,
         observe: Observe | None = None,
+        check: ResultCheck | None = None,
+        ahead: int = 0,
     ) -> None:
         self.engine, self.look, self.footage, self.observe = engine, look, footage, observe
         self.faces, self.schedule, self.speech = faces, schedule, speech
@@ -153,6 +166,8 @@ class Scene:
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
         self._nearest_face = _nearest_faces(faces, footage.times_s[: len(faces.valid)])
         self._opening = _openness(faces)
+        self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(footage.fps))
+        self.failed = np.zeros(len(schedule), bool)
         self._others: Footage | None = None  # reads references
         self._references = lru_cache(_REFERENCES_KEPT)(self._encoded)
 
@@ -161,13 +176,17 @@ class Scene:
         blocks: Iterator[Block] = pipeline.source("decode", self._blocks())
         blocks = pipeline.stage("prepare", self._prepare, blocks)
         blocks = pipeline.stage("render", self._render, blocks)
+        blocks = self._weighed(pipeline.stage("check", self._checked, blocks))
         for frames in pipeline.stage("blend", self._blend, blocks):
             yield from frames
 
     def close(self) -> None:
-        """Frees what reads the references."""
+        """Frees what reads references and finds lips, and what was encoded: a cached method keeps its object alive."""
         if self._others is not None:
             self._others.close()
+        if self._check is not None:
+            self._check.close()
+        del self._references
 
     def __enter__(self) -> Scene:
         return self
@@ -183,7 +202,7 @@ class Scene:
         for part in self._numbers():
             sources = self.schedule.source[part]
             redrawn = np.flatnonzero(self.faces.weight[sources] > 0)
-            yield Block(part, sources, [next(pictures) for _ in part], redrawn)
+            yield Block(part, sources, [next(pictures) for _ in part], redrawn, self.faces.weight[sources])
 
     def _numbers(self) -> Iterator[np.ndarray]:
         """Numbers in the schedule of each block, all of one shot, for as long as there is speech."""
@@ -200,13 +219,13 @@ class Scene:
         if not len(block.redrawn):
             return block
         shown, sources = block.shown[block.redrawn], block.sources[block.redrawn]
-        faces = self._crops([block.frames[i] for i in block.redrawn], sources)
+        block.seen = self._crops([block.frames[i] for i in block.redrawn], sources)
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         heard = windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
         references = self._references(int(self.faces.shots[sources[0]]))
         chosen, places = references.of(sources, self.faces.in_boxes(sources))
         block.inputs = (
-            mask_lower_half(_images(faces)),
+            mask_lower_half(_images(block.seen)),
             self._contours(times_s, sources),
             _tensor(heard).unflatten(0, times_s.shape),
             references.encoded,
@@ -221,24 +240,57 @@ class Scene:
             if self.observe is not None:
                 heatmaps = self.engine.heatmaps(*block.inputs[1:4])[:, 0].float().cpu().numpy()
                 for place, heatmap in zip(block.redrawn, heatmaps, strict=True):
-                    self.observe(int(block.shown[place]), heatmap, self.faces.boxes[block.sources[place]])
-            block.faces = (drawn.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            block.inputs = ()
+                    self.observe(int(block.shown[place]), heatmap, self.faces.place(block.sources[place]))
+            whole = drawn.isfinite().flatten(1).all(dim=1)
+            faces = (drawn.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            self.failed[block.shown[block.redrawn]] = ~whole.cpu().numpy()
+            block.faces, block.inputs = list(faces), ()
+        return block
+
+    def _checked(self, block: Block) -> Block:
+        """Which of the faces may be shown."""
+        if block.seen is None:
+            return block
+        shown, sources = block.shown[block.redrawn], block.sources[block.redrawn]
+        if self.look.restore is not None:
+            block.faces = [self.look.restore(face) for face in block.faces]
+        if self._check is not None:
+            self.failed[shown] |= self._check(block.faces, block.seen, self.faces.in_boxes(sources), shown)
+        return block
+
+    def _weighed(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """Blocks with their weights, each as soon as enough of what follows is checked."""
+        waiting = deque[Block]()
+        for block in blocks:
+            waiting.append(block)
+            while waiting and block.shown[-1] - waiting[0].shown[-1] >= self._ahead:
+                yield self._weigh(waiting.popleft(), int(block.shown[-1]) + 1)
+        while waiting:
+            yield self._weigh(waiting.popleft(), len(self.schedule))
+
+    def _weigh(self, block: Block, known: int) -> Block:
+        """What fails goes out as what is covered does; of the frames before `known` it is known whether they fail."""
+        first = max(0, int(block.shown[0]) - self._ramp)
+        around = np.arange(first, min(known, int(block.shown[-1]) + 1 + self._ramp))
+        sources = self.schedule.source[around]
+        kept = ramped(~self.failed[around], self.faces.shots[sources], self._ramp)[block.shown - first]
+        block.weight = np.minimum(kept, self.faces.weight[block.sources])
         return block
 
     def _blend(self, block: Block) -> list[np.ndarray]:
-        if block.faces is not None:
-            for place, face in zip(block.redrawn, block.faces, strict=True):
-                source = block.sources[place]
-                restored = face if self.look.restore is None else self.look.restore(face)
-                block.frames[place] = blend_face(
-                    block.frames[place],
-                    restored,
-                    self.faces.boxes[source],
-                    self.faces.landmarks[source],
-                    weight=float(self.faces.weight[source]),
-                    detail=self.look.detail,
-                )
+        for place, face in zip(block.redrawn, block.faces, strict=True):
+            source = block.sources[place]
+            if not block.weight[place]:
+                continue
+            block.frames[place] = blend_face(
+                block.frames[place],
+                face,
+                self.faces.boxes[source],
+                self.faces.landmarks[source],
+                weight=float(block.weight[place]),
+                detail=self.look.detail,
+                degrees=float(self.faces.degrees[source]),
+            )
         return block.frames
 
     # ------------------------------------------------------------------------------------------------------------ parts
@@ -286,8 +338,8 @@ class Scene:
         return _tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape))][:, :, None]
 
     def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
-        boxes = self.faces.boxes[sources]
-        return np.stack([crop_face(f, b, self.look.face_size) for f, b in zip(frames, boxes, strict=True)])
+        places = map(self.faces.place, sources.tolist())
+        return np.stack([place.crop(frame, self.look.face_size) for frame, place in zip(frames, places, strict=True)])
 
 
 def _tensor(array: np.ndarray) -> Tensor:

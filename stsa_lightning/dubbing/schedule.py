@@ -26,6 +26,19 @@ class Schedule:
         even = np.arange(len(self)) / float(fps)
         return None if np.abs(self.times_s - even).max() < 1e-3 else self.times_s
 
+    def held(self, fps: Fraction, longest_s: float) -> Schedule:
+        """The same, with frames that are shown for longer than `longest_s` shown again and again, `fps` a second."""
+        gaps = np.diff(self.times_s, append=self.times_s[-1])
+        times = np.where(gaps > longest_s, np.maximum(1, np.round(gaps * float(fps))), 1).astype(np.int64)
+        first = np.repeat(np.cumsum(times) - times, times)
+        part = (np.arange(len(first)) - first) / np.repeat(times, times)
+        return Schedule(np.repeat(self.source, times), np.repeat(self.times_s, times) + part * np.repeat(gaps, times))
+
+    def at(self, fps: Fraction, seconds: float) -> Schedule:
+        """What is shown at the ticks of an even clock, for so long."""
+        ticks = np.arange(max(1, int(np.ceil(seconds * float(fps) - 1e-4)))) / float(fps)
+        return Schedule(self.source[np.searchsorted(self.times_s, ticks + 1e-6, side="right") - 1], ticks)
+
 
 def make_schedule(times_s: np.ndarray, fps: float, seconds: float, fit: Fit = "loop") -> Schedule:
     """A video beside speech of `seconds`.

@@ -13,22 +13,24 @@ import numpy as np
 
 from stsa_lightning.audio import (
     HOP,
+    INAUDIBLE,
     SAMPLE_RATE_HZ,
     SPAN,
     WINDOW_STEPS,
     AudioFeatures,
+    AudioTrack,
     feature_windows,
     load_audio,
-    native_sample_rate,
+    other_audible_tracks,
+    probe_audio,
 )
 from stsa_lightning.dubbing.pauses import pauses
 from stsa_lightning.spool import Spool
-from stsa_lightning.video import AAC_RATES_HZ
+from stsa_lightning.video import AAC_RATES_HZ, MOST_CHANNELS
 
 Silence = Literal["keep", "close"]
 
 _MINUTE = 60 * SAMPLE_RATE_HZ
-_INAUDIBLE = 1e-4  # of full scale: -80 dB
 # Steps before and after those wanted that a live extractor hears as well: one before is all that log-mel and MFCC look
 # at; the others listen to as much as they are given, and Moonshine tells more of the mouth's width with 0.2 s to come.
 _BEFORE = {"wav2vec2": 100, "moonshine": 100}
@@ -61,31 +63,39 @@ class Speech:
         path: a sound file, or a video whose sound is taken.
         extractor: what the networks were trained to hear.
         silence: "close" has the networks hear silence in the speech's pauses, whatever sounds there.
+        track: which of several sound tracks, from 1 on; None: the file's default track.
 
     Attributes:
         seconds: its length.
-        sound, rate_hz: samples at the rate of the result's sound track.
+        sound, rate_hz, layout: the result's sound track: the speech's own channels, and its rate where AAC has it.
         audible: whether there is anything to hear.
+        notes: what the user should know.
 
     Raises:
         FileNotFoundError, AudioError: as `load_audio`.
     """
 
-    def __init__(self, path: str | Path, extractor: AudioFeatures, silence: Silence = "keep") -> None:
+    def __init__(
+        self, path: str | Path, extractor: AudioFeatures, silence: Silence = "keep", track: int | None = None
+    ) -> None:
         self._open = ExitStack()
         try:
-            self._describe(path, extractor, silence)
+            self._describe(path, extractor, silence, track)
         except BaseException:
             self._open.close()
             raise
 
-    def _describe(self, path: str | Path, extractor: AudioFeatures, silence: Silence) -> None:
-        wave = self._spool(path, SAMPLE_RATE_HZ)
+    def _describe(self, path: str | Path, extractor: AudioFeatures, silence: Silence, track: int | None) -> None:
+        told = probe_audio(path, track)
+        wave = self._spool(path, SAMPLE_RATE_HZ, told.number)
         self.seconds = len(wave) / SAMPLE_RATE_HZ
-        rate_hz = native_sample_rate(path)
-        self.rate_hz = rate_hz if rate_hz in AAC_RATES_HZ else 48_000
-        self.sound = wave if self.rate_hz == SAMPLE_RATE_HZ else self._spool(path, self.rate_hz)
-        self.audible = any(np.abs(wave[i : i + _MINUTE]).max() > _INAUDIBLE for i in range(0, len(wave), _MINUTE))
+        self.rate_hz = told.rate_hz if told.rate_hz in AAC_RATES_HZ else 48_000
+        channels = told.channels if told.channels <= MOST_CHANNELS else 1
+        self.layout = told.layout if channels == told.channels else "mono"
+        as_heard = channels == 1 and self.rate_hz == SAMPLE_RATE_HZ
+        self.sound = wave if as_heard else self._spool(path, self.rate_hz, told.number, channels)
+        self.audible = any(np.abs(wave[i : i + _MINUTE]).max() > INAUDIBLE for i in range(0, len(wave), _MINUTE))
+        self.notes = tuple(filter(None, (told.note, "" if self.audible else _silent_note(told))))
         self._features = Spool(extractor.dim)
         self._open.callback(self._features.close)
         mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))
@@ -95,10 +105,10 @@ class Speech:
         self._quiet = pauses(wave) if silence == "close" else np.zeros(len(self._features), np.float32)
         self._silent = _silent_row(extractor) if self._quiet.any() else np.zeros(extractor.dim, np.float32)
 
-    def _spool(self, path: str | Path, rate_hz: int) -> Spool:
-        spool = Spool()
+    def _spool(self, path: str | Path, rate_hz: int, track: int, channels: int = 1) -> Spool:
+        spool = Spool(channels if channels > 1 else 0)
         self._open.callback(spool.close)
-        spool.claim(len(load_audio(path, rate_hz, spool=spool.file)))
+        spool.claim(len(load_audio(path, rate_hz, spool=spool.file, track=track, mono=channels == 1)))
         return spool
 
     def cut(self, seconds: float) -> Spool:
@@ -212,6 +222,15 @@ class LiveSpeech:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _silent_note(track: AudioTrack) -> str:
+    """What to say of a silent track: whether another one speaks."""
+    note = "the speech is silent throughout"
+    if others := other_audible_tracks(track):
+        listed = " and ".join(map(str, others))
+        note += f", but its sound track {listed} is not: choose one with --audio-track"
+    return note
 
 
 def _silent_row(extractor: AudioFeatures) -> np.ndarray:

@@ -38,7 +38,7 @@ class Case:
         answers: name -> (n, S, S, 3) uint8.
         valid: (F,) bool, frames with a face.
         scored: (F,) bool, those among them that frame metrics count: not the references' own.
-        boxes: (F, 4) of the crops within the source's frames, pixels.
+        boxes: (F, 4) of the crops within the source's frames, upright pixels (`face.turned`).
         times_s: (F,) from 0.
         references: (k, S, S, 3) uint8, what the networks were shown.
         wave: (samples,) float32 16 kHz, what the answers say; None: unknown.
@@ -46,6 +46,7 @@ class Case:
         opening: (F,) true lip opening of whoever says ``wave``; None in a paired task: the truth's own.
         pairs: whole frames, blocks of (generated, true) uint8 RGB; None where only faces exist.
         frames: answer -> blocks of whole frames at 25/s, for SyncNet.
+        degrees: (F,) by which the frames' heads are tilted; None where whole frames are not looked at.
         silence: (n, S, S, 3) of the main answer driven by digital silence.
         notes: what had to be matched.
     """
@@ -65,6 +66,7 @@ class Case:
     opening: np.ndarray | None = None
     pairs: FramePairs | None = None
     frames: dict[str, FrameBlocks] = field(default_factory=dict)
+    degrees: np.ndarray | None = None
     silence: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
 

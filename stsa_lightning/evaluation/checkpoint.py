@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from stsa_lightning.evaluation.scoring import Pending
 from stsa_lightning.evaluation.spool import in_blocks, spooled
 from stsa_lightning.face.heatmaps import inner_lip_opening
 
+if TYPE_CHECKING:
+    from stsa_lightning.evaluation.whole_frames import SourceVideos
+
 
 class PreparedClips:
     """The cases of a prepared corpus.
@@ -32,6 +35,7 @@ class PreparedClips:
         protocol: tasks, references, baselines.
         name: of the main answer.
         silence: also draw under digital silence.
+        source: the videos of the clips, for whole frames.
     """
 
     def __init__(
@@ -42,8 +46,10 @@ class PreparedClips:
         protocol: Protocol,
         name: str = "STSA",
         silence: bool = False,
+        source: SourceVideos | None = None,
     ) -> None:
         self.networks, self.root, self.protocol, self.answer, self.silence = networks, root, protocol, name, silence
+        self.source = source
         self.names: list[str] = clips["clip"].tolist()
         self.speakers: dict[str, str] = dict(zip(clips["clip"], clips["speaker"], strict=True))
 
@@ -91,7 +97,7 @@ class PreparedClips:
             "boxes": clip.boxes,
             "times_s": np.arange(clip.frames) / FPS,
             "references": resized(other.faces(chosen), networks.size),
-            "true_wave": _wave(clip),
+            "true_wave": clip_wave(clip),
             "notes": notes,
         }
         follow = self.protocol.references != "first-frame"
@@ -120,9 +126,10 @@ class PreparedClips:
                 if self.protocol.baselines:
                     answers["source frame"] = truth
                 answers[self.answer] = draw(speech=said.features(networks.features))
-                own = {"wave": _wave(said), "opening": _opening(said, clip.frames)}
+                own = {"wave": clip_wave(said), "opening": _opening(said, clip.frames)}
             answers[TRUTH] = truth
-            cases.append(Case(task=task, answers=answers, silence=None if cases else silence, **own, **shared))
+            whole = self.source.of(clip, task, answers, self.answer, own["wave"]) if self.source else {}
+            cases.append(Case(task=task, answers=answers, silence=None if cases else silence, **own, **shared, **whole))
         return cases
 
     @cached_property
@@ -158,7 +165,7 @@ def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def _wave(clip: Clip) -> np.ndarray:
+def clip_wave(clip: Clip) -> np.ndarray:
     return (clip.audio / 32768).astype(np.float32)[: clip.frames * SAMPLE_RATE_HZ // FPS]
 
 

@@ -27,7 +27,7 @@ def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None
     """Write ``report.html``; pictures and plots are within it.
 
     Raises:
-        ImportError: jinja2 is not installed.
+        MissingPackageError: jinja2 is not installed.
     """
     text = render(
         __package__,

@@ -57,7 +57,9 @@ class LipSync:
         for block in view.case.frames[view.answer]():
             if squares is not None:
                 block = block[: len(squares) - start]
-                block = crop_tracked(block, squares[start : start + len(block)])
+                part = slice(start, start + len(block))
+                degrees = view.case.degrees
+                block = crop_tracked(block, squares[part], None if degrees is None else degrees[view.clock[part]])
             start += len(block)
             yield block
 

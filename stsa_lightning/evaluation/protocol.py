@@ -13,6 +13,7 @@ from stsa_lightning.evaluation.networks import ReferencePolicy
 from stsa_lightning.metrics.base import Region
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
+from stsa_lightning.tables import read_text
 
 Split = Literal["val", "test"]
 
@@ -24,6 +25,7 @@ class Protocol:
     Args:
         name: printed above the tables.
         corpus: in words; printed.
+        dataset: short name of the corpus; tables of several systems group by it.
         split: clips of a prepared corpus: its own split where it has one, else the speakers held out from training.
         speakers: these speakers' clips in place of a split.
         clips: this many, spread evenly over the sorted names; None: all.
@@ -43,6 +45,7 @@ class Protocol:
 
     name: str = ""
     corpus: str = ""
+    dataset: str = ""
     split: Split = "val"
     speakers: tuple[str, ...] | None = None
     clips: int | None = None
@@ -101,7 +104,7 @@ def load_protocol(path: Path | str) -> Protocol:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such protocol; those that come along lie in experiments/protocols/")
     try:
-        record = yaml.safe_load(path.read_text())
+        record = yaml.safe_load(read_text(path).text)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: expected YAML, found a damaged file ({error})") from None
     if not isinstance(record, Mapping):

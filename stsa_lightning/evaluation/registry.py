@@ -18,6 +18,7 @@ from stsa_lightning.metrics.image import psnr, ssim
 from stsa_lightning.metrics.perceptual import FID, FVD, FrechetDistance, LPIPSNet, LPIPSNetwork, lpips_distance
 from stsa_lightning.metrics.sync import Variant
 from stsa_lightning.nets.syncnet import load_syncnet
+from stsa_lightning.weights import KNOWN
 
 # frames: one frame at a time suffices. clip: frames in their order, usually with sound. set: all frames together.
 Needs = Literal["frames", "clip", "set"]
@@ -43,7 +44,7 @@ class Metric:
     """One entry: ``columns`` without weights at hand, ``build`` raising WeightsError or ImportError where they lack.
 
     ``build_set`` in place of ``build`` for a distance of whole sets. ``fast``: no weights, some 50 frames/s.
-    ``landmarks``: looks for a face in every picture.
+    ``landmarks``: looks for a face in every picture. ``weights``: names of `stsa_lightning.weights` that it loads.
     """
 
     needs: Needs
@@ -52,6 +53,7 @@ class Metric:
     build_set: Callable[[Options], FrechetDistance] | None = None
     fast: bool = False
     landmarks: bool = True
+    weights: Callable[[Options], tuple[str, ...]] = lambda options: ()
 
 
 def _pictorial(name: str, title: str, unit: str, better: Better, digits: int, variant: str) -> Columns:
@@ -185,25 +187,37 @@ METRICS: dict[str, Metric] = {
         _pictorial("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"),
         _build_lpips("alex"),
         landmarks=False,
+        weights=lambda options: ("alexnet",),
     ),
     "lpips_vgg": Metric(
         "frames",
         _pictorial("lpips_vgg", "LPIPS vgg", "", "lower", 3, "VGG16, v0.1"),
         _build_lpips("vgg"),
         landmarks=False,
+        weights=lambda options: ("vgg16",),
     ),
     "fid": Metric(
-        "set", _fid_columns, build_set=lambda options: FID(options.weights_dir).to(options.device), landmarks=False
+        "set",
+        _fid_columns,
+        build_set=lambda options: FID(options.weights_dir).to(options.device),
+        landmarks=False,
+        weights=lambda options: ("inception",),
     ),
     "fvd": Metric(
-        "set", _fvd_columns, build_set=lambda options: FVD(options.weights_dir).to(options.device), landmarks=False
+        "set",
+        _fvd_columns,
+        build_set=lambda options: FVD(options.weights_dir).to(options.device),
+        landmarks=False,
+        weights=lambda options: ("r3d_18",),
     ),
     "lmd": Metric("frames", _lmd_columns, lambda options: motion.landmark_distances, fast=True),
     "lmv": Metric("clip", _lmv_columns, lambda options: motion.landmark_velocities, fast=True),
     "opening": Metric("clip", _opening_columns, lambda options: motion.opening, fast=True),
     "mouth_sound": Metric("clip", _mouth_sound_columns, lambda options: motion.opening_offset, fast=True),
-    "sync": Metric("clip", _sync_columns, _build_sync, landmarks=False),
-    "csim": Metric("frames", _identity_columns, _build_identity),
+    "sync": Metric("clip", _sync_columns, _build_sync, landmarks=False, weights=lambda options: ("syncnet",)),
+    "csim": Metric(
+        "frames", _identity_columns, _build_identity, weights=lambda options: tuple({options.identity} & KNOWN.keys())
+    ),
     "jitter": Metric("clip", _jitter_columns, lambda options: motion.jitter, fast=True),
     "flow": Metric("clip", _flow_columns, lambda options: flow_warped, fast=True, landmarks=False),
     "silence": Metric("clip", _silence_columns, lambda options: motion.silence, fast=True),

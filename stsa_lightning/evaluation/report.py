@@ -51,7 +51,9 @@ class Report:
     """Tables and what they depend on.
 
     ``settings``: printed with every table. ``absent``: column -> why it has no figures. ``notes``: what had to be
-    matched, and what the protocol says of itself. ``clips``: one record for each clip, task and answer.
+    matched, and what the protocol says of itself. ``clips``: one record for each clip, task and answer, with the
+    value of each column and, under ``weights``, what it counts in a mean. ``dataset``: short name of the corpus;
+    ``protocol``: `Protocol.record`; ``identity``: SHA-256 of the checkpoint, "" for videos.
     """
 
     title: str
@@ -62,6 +64,9 @@ class Report:
     absent: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     clips: list[dict[str, Any]] = field(default_factory=list)
+    dataset: str = ""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    identity: str = ""
 
     @property
     def tasks(self) -> list[str]:
@@ -166,6 +171,7 @@ def clip_records(scores: Sequence[ClipScores]) -> list[dict[str, Any]]:
             "answer": answer,
             "frames": clip.frames[task],
             **{name: figure.value for name, figure in figures.items()},
+            "weights": {name: figure.weight for name, figure in figures.items()},
         }
         for clip in scores
         for task, rows in clip.figures.items()

@@ -31,6 +31,7 @@ from stsa_lightning.evaluation.report import (
 from stsa_lightning.evaluation.scoring import ClipScores, Pending, feature_key, kept_features, score_all
 from stsa_lightning.evaluation.tables import write_tables
 from stsa_lightning.evaluation.videos import DEFAULT_CROP_PX, REFERENCES, match, pending_videos
+from stsa_lightning.evaluation.whole_frames import SourceVideos
 from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.files import sha256_of
@@ -54,6 +55,8 @@ def evaluate_checkpoint(
     name: str = "STSA",
     weights_dir: Path | None = None,
     device: str = "auto",
+    clips: Sequence[str] | None = None,
+    source: SourceVideos | None = None,
 ) -> Report:
     """Measure a checkpoint on clips of a prepared corpus and write the report's folder.
 
@@ -65,6 +68,8 @@ def evaluate_checkpoint(
         name: of the answer in tables.
         weights_dir: folder to look for weights in first.
         device: ``auto`` takes a GPU where there is one.
+        clips: measure these alone of the clips that the protocol names; references and other speech come from all.
+        source: the videos that the corpus was prepared from, so that generated faces are also measured in whole frames.
 
     Raises:
         FileNotFoundError, UserError: no such files; no clips; nothing that can be measured.
@@ -73,13 +78,15 @@ def evaluate_checkpoint(
     guidance, synthesis, meta = load_networks(checkpoint)
     place = choose_device(device)
     networks = Networks(guidance, synthesis, meta, place)
-    if "frame" in protocol.regions and len(protocol.regions) == 1:
+    if source is None and protocol.regions == ("frame",):
         raise UserError("regions: a prepared corpus holds faces alone; measure face or mouth, or the dubbed videos")
     if protocol.crop not in (None, networks.size):
         raise UserError(f"crop: the networks draw {networks.size} px, got {protocol.crop}; leave it out")
     lines, measured, how = choose_clips(data, protocol, networks.features, meta.get("validation_speakers"))
+    if clips is not None:
+        measured, how = [clip for clip in measured if clip in set(clips)], f"{how}; {len(clips)} named"
     silence = "silence" in chosen_metrics(protocol.metrics)
-    prepared = PreparedClips(networks, data, lines, protocol, name, silence)
+    prepared = PreparedClips(networks, data, lines, protocol, name, silence, source)
     alone = sum(prepared.references_of(clip) == clip for clip in measured)
     references = _REFERENCES[protocol.references].format(count=networks.count)
     if protocol.references == "other-clip" and alone:
@@ -90,7 +97,9 @@ def evaluate_checkpoint(
         "tasks": protocol.tasks,
         "references": references,
         "audio features": networks.features,
+        "whole frames": "pasted back into the source's frames, lossless" if source else "none: faces alone",
     }
+    protocol = replace(protocol, dataset=protocol.dataset or data.resolve().name)
     identity = sha256_of(checkpoint)
     return _evaluate(
         prepared.pending(measured), settings, identity, protocol, networks.size, name, out, weights_dir, str(place), []
@@ -109,6 +118,7 @@ def evaluate_videos(
 ) -> Report:
     """Measure any system's videos against the true ones; arguments as `evaluate_checkpoint`."""
     protocol = replace(protocol or Protocol(), tasks=("paired",))
+    protocol = replace(protocol, dataset=protocol.dataset or true.resolve().stem)
     name = name or generated.stem or "generated"
     if name == TRUTH:
         raise UserError(f"name: {TRUTH!r} is the true video's own row; choose another")
@@ -177,7 +187,8 @@ def _evaluate(
     lines += [*notes, *failed, *(note for clip in scores for note in clip.notes)]
     absent = reasons_of_absence(scores, columns, rows, name) | bench.absent
     title = protocol.name or f"Evaluation of {name}"
-    report = Report(title, name, settings, columns, rows, absent, lines, clip_records(scores))
+    told = protocol.dataset, protocol.record(), identity
+    report = Report(title, name, settings, columns, rows, absent, lines, clip_records(scores), *told)
     _write(report, scores, out)
     return report
 

@@ -34,6 +34,10 @@ _LATEX = {
     "→": r"$\rightarrow$",
     "±": r"$\pm$",
     "∞": r"$\infty$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "−": r"$-$",
+    "‰": r"\textperthousand{}",
 }
 _TASKS = {
     "paired": "Paired: the clip's own speech",
@@ -109,7 +113,7 @@ def _not_measured(report: Report) -> list[str]:
 
 def markdown(report: Report) -> str:
     """Tables with intervals, variants, settings and notes."""
-    lines = [f"# {_md(report.title)}", ""]
+    lines = [f"# {escape_markdown(report.title)}", ""]
     for task in report.tasks:
         columns = report.task_columns(task)
         headings = ["answer", *(column.heading for column in columns), "videos", "no face"]
@@ -123,24 +127,28 @@ def markdown(report: Report) -> str:
     ]
     lines += ["", "## What the columns mean", ""]
     measured = [column for column in report.columns if column.name not in report.absent]
-    lines += [f"- **{_md(column.heading)}**: {_md(column.variant)}" for column in measured]
-    lines += [f"- **{_md(names)}**: not measured: {_md(reason)}" for names, reason in report.absences()]
-    lines += ["", "## Settings", "", *(f"- {_md(line)}" for line in settings_lines(report))]
+    lines += [f"- **{escape_markdown(column.heading)}**: {escape_markdown(column.variant)}" for column in measured]
+    lines += [
+        f"- **{escape_markdown(names)}**: not measured: {escape_markdown(reason)}"
+        for names, reason in report.absences()
+    ]
+    lines += ["", "## Settings", "", *(f"- {escape_markdown(line)}" for line in settings_lines(report))]
     if report.notes:
-        lines += ["", "## Notes", "", *(f"- {_md(note)}" for note in report.notes)]
+        lines += ["", "## Notes", "", *(f"- {escape_markdown(note)}" for note in report.notes)]
     clips = report.settings.get("clips measured", [])
-    lines += ["", f"## Clips ({len(clips)})", "", ", ".join(map(_md, clips))]
+    lines += ["", f"## Clips ({len(clips)})", "", ", ".join(map(escape_markdown, clips))]
     return "\n".join(lines) + "\n"
 
 
-def _md(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Text as Markdown prints it, on one line."""
     for sign in "\\|*_<>`":
         text = text.replace(sign, f"\\{sign}")
     return text.replace("\n", " ")
 
 
 def _md_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell if set(cell) <= set("-:") else _md(cell) for cell in cells) + " |"
+    return "| " + " | ".join(cell if set(cell) <= set("-:") else escape_markdown(cell) for cell in cells) + " |"
 
 
 def tex(text: str) -> str:
@@ -189,4 +197,4 @@ def write_tables(report: Report, folder: Path) -> None:
         with written_whole(folder / name) as part:
             part.write_text(text)
     with written_whole(folder / "clips.csv") as part:
-        pd.DataFrame(report.clips).to_csv(part, index=False)
+        pd.DataFrame(report.clips).drop(columns="weights").to_csv(part, index=False)

@@ -12,8 +12,8 @@ from tempfile import TemporaryFile
 import cv2
 import numpy as np
 
-from stsa_lightning.audio import AudioError, load_audio
-from stsa_lightning.data.corpora.source import VIDEO_SUFFIXES
+from stsa_lightning.audio import AudioError, load_audio, probe_audio
+from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
 from stsa_lightning.dubbing import Faces, block_size, find_faces
 from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import CLOCK_FPS, TRUTH, Case
@@ -21,9 +21,9 @@ from stsa_lightning.evaluation.checkpoint import evenly, trivial
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Pending
 from stsa_lightning.evaluation.spool import BLOCK, spooled
-from stsa_lightning.face.box import crop_face
 from stsa_lightning.face.heatmaps import lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.orientation import UprightingDetector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.video import VideoReader, nearest
 
@@ -56,8 +56,9 @@ def match(generated: Path, true: Path) -> Matched:
         return Matched([(true.stem, generated, true)])
     if generated.is_file() or true.is_file():
         raise UserError(f"{generated} and {true}: expected two folders or two files, got one of each")
-    made, real = _videos(generated), _videos(true)
-    pairs, alone = [], []
+    pairs: list[tuple[str, Path, Path]] = []
+    alone: list[str] = []
+    made, real = _videos(generated, alone), _videos(true, alone)
     by_name = {name: [place for place in real if place.rsplit("/", 1)[-1] == name] for name in _names(real)}
     taken = set()
     for place, path in made.items():
@@ -86,9 +87,11 @@ def match(generated: Path, true: Path) -> Matched:
     return Matched(pairs, alone)
 
 
-def _videos(folder: Path) -> dict[str, Path]:
-    """Place and name without suffix -> file."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+def _videos(folder: Path, alone: list[str]) -> dict[str, Path]:
+    """Place and name without suffix -> file; what cannot be read is added to `alone`, with the reason."""
+    tree = search(folder, once=False)
+    files = [folder / video for video in tree.videos]
+    alone += [f"not measured: {folder / entry}: {fault}" for entry, fault in sorted(tree.faults.items())]
     if not files:
         raise UserError(f"{folder}: expected videos ({', '.join(VIDEO_SUFFIXES)}), found none")
     found: dict[str, Path] = {}
@@ -200,6 +203,7 @@ def video_cases(
         valid=faces.valid,
         scored=scored,
         boxes=faces.boxes,
+        degrees=faces.degrees,
         times_s=timing.times_s,
         references=references,
         wave=wave if wave is not None else true_wave,
@@ -216,6 +220,8 @@ def video_cases(
 
 def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
     try:
+        if note := probe_audio(path).note:
+            notes.append(note)
         return load_audio(path, spool=TemporaryFile())
     except AudioError as error:
         notes.append(f"no sound ({error}); the other video's is taken")
@@ -223,7 +229,7 @@ def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
 
 
 def _find(reader: VideoReader, timing: Timing, size: tuple[int, int], model: str | None) -> Faces:
-    detector = landmark_detector(model)
+    detector = UprightingDetector(landmark_detector(model))
     try:
         frames = (frame for block in _blocks(reader, timing.true, size) for frame in block)
         return find_faces(frames, size, detector)
@@ -254,7 +260,7 @@ def _crops(
         places = range(start, start + len(block))
         start += len(block)
         found = [
-            crop_face(frame, faces.boxes[place], crop)
+            faces.place(place).crop(frame, crop)
             for frame, place in zip(block, places, strict=True)
             if faces.valid[place]
         ]

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 
 from stsa_lightning.face.topology import LANDMARKS, MOUTH, positions
+from stsa_lightning.face.turned import TurnedBox
 
 FEATHER = 0.06  # width of the soft edge, as a fraction of the face's size
 _LOWER_LIDS = positions([145, 374])  # middle of either lower eyelid
-_LARGEST_MEND = 24.0  # grey levels: a larger step at the seam is no colour cast
+LARGEST_MEND = 24.0  # grey levels: a larger step at the seam is no colour cast
 _LARGEST_GAIN = 1.15
 _NOISE = 4.0  # grey levels: contrast of a flat face
 _AGREE = 10.0  # grey levels by which two pictures of the same skin differ
@@ -24,6 +25,7 @@ def blend_face(
     feather: float = FEATHER,
     weight: float = 1.0,
     detail: bool = True,
+    degrees: float = 0.0,
 ) -> np.ndarray:
     """Paste a generated face into its frame (STSA, inference).
 
@@ -40,6 +42,7 @@ def blend_face(
         feather: see `face_mask`.
         weight: in [0, 1], how much of the face shows.
         detail: keep the frame's detail where it fits.
+        degrees: by which the head is tilted; `face`, `box` and `landmarks` are then upright (`face.turned`).
 
     Returns:
         (H, W, 3) uint8, a new frame.
@@ -47,24 +50,25 @@ def blend_face(
     Raises:
         ValueError: wrong shapes or types, or a box that leaves the frame.
     """
-    x0, y0, x1, y1 = _checked_box(box, frame)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"frame: expected (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
     if face.ndim != 3 or face.shape[2] != 3 or not (face.dtype == np.uint8 or np.issubdtype(face.dtype, np.floating)):
         raise ValueError(f"face: expected (S, S, 3) uint8 or float in [0, 1], got {face.shape} {face.dtype}")
+    place = TurnedBox(box, degrees)
+    below = place.read(frame).astype(np.float32)
     mask = face_mask(landmarks, box, feather)
-    below = frame[y0:y1, x0:x1].astype(np.float32)
     levels = face.astype(np.float32) * (1 if face.dtype == np.uint8 else 255)
-    size, own_size = (levels.shape[1], levels.shape[0]), (x1 - x0, y1 - y0)
+    size, own_size = (levels.shape[1], levels.shape[0]), (below.shape[1], below.shape[0])
     seen = _resized(below, size)  # the frame as the network would have drawn it
     levels = _matched(levels, seen, _resized(mask, size))
     above = _resized(levels, own_size)
     if detail and min(own_size) > min(size):
-        fits = _resized(_agreement(levels, seen, (landmarks - (x0, y0)) / own_size * size), own_size)
+        fits = _resized(_agreement(levels, seen, (landmarks - place.box[:2]) / own_size * size), own_size)
         above += _each_colour(np.clip(fits, 0, 1)) * (below - _resized(seen, own_size))
     above -= below
     above *= _each_colour(weight * mask)
-    above += below
     out = frame.copy()
-    out[y0:y1, x0:x1] = np.clip(np.rint(above, out=above), 0, 255, out=above)
+    place.add(out, above)
     return out
 
 
@@ -126,7 +130,7 @@ def _matched(levels: np.ndarray, seen: np.ndarray, mask: np.ndarray) -> np.ndarr
     if total < 1:
         return levels
     (mean, spread), (true_mean, true_spread) = (_mean_and_spread(p, edge / total) for p in (levels, seen))
-    step = np.clip(true_mean - mean, -_LARGEST_MEND, _LARGEST_MEND)
+    step = np.clip(true_mean - mean, -LARGEST_MEND, LARGEST_MEND)
     gain = np.clip((true_spread + _NOISE) / (spread + _NOISE), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
     return cv2.transform(levels, np.column_stack([np.diag(gain), mean + step - gain * mean]))
 
@@ -152,13 +156,3 @@ def _largest(picture: np.ndarray) -> np.ndarray:
     """(h, w, 3) -> (h, w): of the three colours."""
     red, green, blue = cv2.split(picture)
     return cv2.max(red, cv2.max(green, blue))
-
-
-def _checked_box(box: np.ndarray, frame: np.ndarray) -> tuple[int, int, int, int]:
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"frame: expected (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
-    x0, y0, x1, y1 = (int(v) for v in box)
-    height, width = frame.shape[:2]
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ValueError(f"box: expected x0, y0, x1, y1 within the frame of {width} x {height}, got {[x0, y0, x1, y1]}")
-    return x0, y0, x1, y1

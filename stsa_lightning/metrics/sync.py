@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError, UserError
+from stsa_lightning.face.turned import TurnedBox
 from stsa_lightning.metrics.opening import MAX_SHIFT, SAMPLES_PER_FRAME
 from stsa_lightning.nets.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 
@@ -80,12 +81,12 @@ def speech_mfcc(wave: np.ndarray) -> Tensor:
     """SyncNet's hearing: (samples,) float in [-1, 1] at 16 kHz -> (13, steps) float32 at 100 Hz, of 16-bit samples.
 
     Raises:
-        ImportError: python_speech_features is not installed.
+        MissingPackageError: python_speech_features is not installed.
     """
     try:
         from python_speech_features import mfcc
     except ImportError as error:
-        raise ImportError("LSE-D and LSE-C: pip install python_speech_features") from error
+        raise MissingPackageError("LSE-D and LSE-C: pip install python_speech_features") from error
     pcm = np.clip(np.round(np.asarray(wave, np.float64) * 32768), -32768, 32767).astype(np.int16)
     return torch.from_numpy(mfcc(pcm, 16_000).T.astype(np.float32))
 
@@ -130,15 +131,20 @@ def tracked_boxes(boxes: np.ndarray) -> np.ndarray:
     return np.floor(np.stack(squares, axis=1)).astype(np.int64)
 
 
-def crop_tracked(frames: np.ndarray, squares: np.ndarray) -> np.ndarray:
+def crop_tracked(frames: np.ndarray, squares: np.ndarray, degrees: np.ndarray | None = None) -> np.ndarray:
     """Cut :func:`tracked_boxes` out of their frames: (n, H, W, 3) uint8 and (n, 4) -> (n, 224, 224, 3) uint8.
 
-    What lies outside the picture has the value 110.
+    What lies outside the picture has the value 110. Where a head is tilted by `degrees` (n,), its square is upright,
+    see :class:`stsa_lightning.face.turned.TurnedBox`, and filled up with the picture's outermost pixels.
     """
     if len(frames) != len(squares):
         raise ValueError(f"one square for each frame, got {len(squares)} for {len(frames)} frames")
     crops = np.empty((len(frames), PICTURE_PX, PICTURE_PX, 3), np.uint8)
-    for crop, frame, (x0, y0, x1, y1) in zip(crops, frames, np.asarray(squares).tolist(), strict=True):
+    turns = np.zeros(len(squares)) if degrees is None else degrees
+    for crop, frame, (x0, y0, x1, y1), turn in zip(crops, frames, np.asarray(squares).tolist(), turns, strict=True):
+        if turn:
+            crop[:] = TurnedBox(np.array([x0, y0, x1, y1]), float(turn)).crop(frame, PICTURE_PX)
+            continue
         height, width = frame.shape[:2]
         square = np.full((y1 - y0, x1 - x0, 3), PADDING_VALUE, np.uint8)
         top, bottom, left, right = max(y0, 0), min(y1, height), max(x0, 0), min(x1, width)

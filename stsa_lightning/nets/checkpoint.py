@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import written_whole
+from stsa_lightning.nets.description import check_description
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
 from stsa_lightning.tensors import load_tensors, uninitialised
@@ -40,7 +42,7 @@ def save_networks(
     tensors = {f"guidance.{k}": v.detach().cpu().contiguous() for k, v in guidance.state_dict().items()}
     tensors |= {f"synthesis.{k}": v.detach().cpu().contiguous() for k, v in synthesis.state_dict().items()}
     if half:
-        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        tensors = {name: _halved(t) for name, t in tensors.items()}
     described = {
         "format": FORMAT,
         "guidance": guidance.settings,
@@ -55,6 +57,12 @@ def save_networks(
     return path
 
 
+def _halved(tensor: Tensor) -> Tensor:
+    """In 16 bits, unless they do not hold its numbers."""
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if half.isfinite().all() else tensor
+
+
 def load_networks(path: str | Path) -> tuple[Guidance, Synthesis, dict[str, Any]]:
     """Rebuild both networks, in eval mode on the CPU, from a safetensors export or a training checkpoint (``.ckpt``).
 
@@ -65,19 +73,14 @@ def load_networks(path: str | Path) -> tuple[Guidance, Synthesis, dict[str, Any]
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: the file is damaged, holds something else or does not fit its own settings.
+        UserError: the file is damaged, holds something else, does not fit its own settings, or holds weights that are
+            no finite numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     described, tensors = (_read_safetensors if path.suffix == ".safetensors" else _read_training)(path)
-    if not isinstance(described, dict) or not {"guidance", "synthesis", "meta"} <= described.keys():
-        raise UserError(
-            f"{path}: it does not say how its networks are built (guidance, synthesis, meta). Export it again"
-        )
-    missing = {"features", "window"} - dict(described["meta"]).keys()
-    if missing:
-        raise UserError(f"{path}: its meta does not say {' and '.join(sorted(missing))}. Export it again")
+    described = check_description(path, described)
     guidance = _build(Guidance, described["guidance"], "guidance.", tensors, path)
     synthesis = _build(Synthesis, described["synthesis"], "synthesis.", tensors, path)
     return guidance, synthesis, described["meta"]
@@ -96,7 +99,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     try:
         described = json.loads(metadata[_KEY])
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: its metadata is no JSON ({error}). Export it again") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         found = described.get("format") if isinstance(described, dict) else described
@@ -106,7 +109,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _read_training(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     stored = load_tensors(path)
-    if not isinstance(stored, dict) or not {"networks", "state_dict"} <= stored.keys():
+    if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict) or "networks" not in stored:
         raise UserError(
             f"{path}: expected a .safetensors export or a training checkpoint with `networks` and `state_dict`. "
             "Published .pth files are imported with `weights import`"
@@ -116,22 +119,47 @@ def _read_training(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The averages that a training checkpoint's GeneratorEMA callback keeps; empty where there is none."""
-    states = checkpoint.get("callbacks", {})
-    return next((state["average"] for name, state in states.items() if name.startswith("GeneratorEMA")), {})
+    states = checkpoint.get("callbacks")
+    found = [
+        state["average"]
+        for name, state in (states.items() if isinstance(states, dict) else ())
+        if str(name).startswith("GeneratorEMA") and isinstance(state, dict) and isinstance(state.get("average"), dict)
+    ]
+    return found[0] if found else {}
 
 
 def _build(
     kind: type[Network], settings: dict[str, Any], prefix: str, tensors: Mapping[str, Tensor], path: Path
 ) -> Network:
-    own = {
-        name.removeprefix(prefix): value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
+    own = {name: _weight(path, name, value) for name, value in tensors.items() if str(name).startswith(prefix)}
     try:
-        with uninitialised():
+        with uninitialised(holding=sum(value.numel() for value in own.values())):
             network = kind(**settings)
-        network.load_state_dict(own, assign=True)
-    except (TypeError, RuntimeError) as error:
+        network.load_state_dict({name.removeprefix(prefix): value for name, value in own.items()}, assign=True)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its {kind.__name__} weights do not fit its settings: {error}") from error
     return network.eval()
+
+
+def _weight(path: Path, name: str, value: object) -> Tensor:
+    """A tensor of a checkpoint as networks take it.
+
+    Raises:
+        UserError: it is none, or its numbers cannot be weights.
+    """
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+        raise UserError(f"{path}: {name}: expected a plain tensor, got {type(value).__name__}. Export it again")
+    if not value.is_floating_point():
+        if not name.endswith("num_batches_tracked"):  # the one whole number that networks hold
+            raise UserError(f"{path}: {name}: expected floating-point weights, got {value.dtype}. Export it again")
+        return value
+    value = value.float()
+    if not value.isfinite().all():
+        count = int((~value.isfinite()).sum())
+        raise UserError(
+            f"{path}: {name}: {count} of {value.numel()} weights are not finite (NaN or infinite). The training went "
+            "wrong, or the file is damaged: take an earlier checkpoint"
+        )
+    if name.endswith("running_var") and value.numel() and value.min() < 0:
+        raise UserError(f"{path}: {name}: expected variances, got {value.min():g}. Export it again")
+    return value

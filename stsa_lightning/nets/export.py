@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.errors import MissingPackageError
 from stsa_lightning.files import written_whole
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import References, Synthesis
@@ -123,7 +123,7 @@ def _require_packages() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(
+        raise MissingPackageError(
             f"{error.name} is not installed: ONNX export needs the extra: pip install 'stsa_lightning[onnx]'"
         ) from error
 

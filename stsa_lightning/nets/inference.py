@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
@@ -15,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stsa_lightning.nets.layers import SPADE, ConvBlock, Modulation, PreActivationResidual, UpBlock, compose
-from stsa_lightning.nets.spatial import AdaAT, SpatialPath, blend_neighbours
+from stsa_lightning.nets.adaat import AdaAT, blend_neighbours
+from stsa_lightning.nets.layers import ConvBlock, PreActivationResidual, UpBlock
+from stsa_lightning.nets.modulation import SPADE, AdaIN, ModulatedBlock, Modulation
+from stsa_lightning.nets.spatial import SpatialPath
 from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -64,19 +67,121 @@ def _folded(convolution: nn.Module, norm: nn.Module) -> Any:
     return fuse_conv_bn_eval(convolution, norm, transpose=isinstance(convolution, nn.ConvTranspose2d))  # type: ignore[arg-type, type-var]
 
 
+def modulate(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """:func:`stsa_lightning.nets.modulation.modulate` in whatever order the memory of x has."""
+    if x.is_contiguous():
+        normalised = F.instance_norm(x)
+    elif gain.shape[0] == gain.shape[2] == gain.shape[3] == 1:
+        return F.group_norm(x, x.shape[1], gain.flatten(), offset.flatten())
+    else:  # channels last, which an instance norm would undo; groups of one channel are the same thing
+        normalised = F.group_norm(x, x.shape[1])
+    normalised = normalised.unflatten(0, (gain.shape[0], -1))  # (B, n, C, H, W)
+    return torch.addcmul(offset.unsqueeze(1), normalised, gain.unsqueeze(1)).flatten(0, 1)
+
+
+# Where a convolution of a convolution feels the rim: the place of the lines there, the line of the later kernel that
+# then lies outside, the line of the earlier kernel that still reaches inside; first, the map as a whole.
+_LINES = (
+    (slice(None), slice(None), slice(None)),
+    (slice(0, 1), slice(0, 1), slice(2, 3)),
+    (slice(-1, None), slice(2, 3), slice(0, 1)),
+)
+
+
+@dataclass
+class ComposedPart:
+    """A convolution that makes, or corrects, the part of a map at `place`: `kernel`, `bias`, `padding`."""
+
+    place: tuple[slice, slice]
+    kernel: Tensor
+    bias: Tensor
+    padding: tuple[int, int]
+
+
+def compose(shared: nn.Conv2d, weight: Tensor, bias: Tensor) -> list[ComposedPart]:
+    """The parts whose sum is the 3 x 3 convolution (`weight`, `bias`) of the 3 x 3 convolution `shared`.
+
+    First one 5 x 5 convolution of the whole map. It takes `shared` to go on for one pixel outside of the map, where
+    the two steps have zeros: four 1 x 5 convolutions take that away along the sides, four 1 x 1 give back the corners,
+    which were taken away twice.
+    """
+    parts = []
+    for row, later_row, earlier_row in _LINES:
+        for column, later_column, earlier_column in _LINES:
+            later = weight[:, :, later_row, later_column]
+            earlier = shared.weight[:, :, earlier_row, earlier_column]
+            # kernel[o, i] = sum over h of the full convolution of later[o, h] with earlier[h, i].
+            kernel = F.conv_transpose2d(earlier.transpose(0, 1), later.transpose(0, 1)).transpose(0, 1)
+            constant = later.sum((2, 3)) @ shared.get_parameter("bias")
+            inside = (row == slice(None), column == slice(None))
+            if inside[0] != inside[1]:
+                kernel, constant = -kernel, -constant
+            constant = constant + bias if all(inside) else constant
+            parts.append(ComposedPart((row, column), kernel, constant, (2 * inside[0], 2 * inside[1])))
+    return parts
+
+
+def both_kernels(layer: SPADE) -> tuple[Tensor, Tensor]:
+    """Weight and bias of SPADE's second step: for the gain, then for the offset."""
+    bias = torch.cat([layer.gamma.get_parameter("bias") + 1, layer.beta.get_parameter("bias")])
+    return torch.cat([layer.gamma.weight, layer.beta.weight]), bias
+
+
+def saved_by_composing(layer: SPADE) -> int:
+    """Multiplications per pixel that composing a SPADE's convolutions saves; negative where it costs some."""
+    condition, hidden, channels = layer.shared.in_channels, layer.shared.out_channels, layer.gamma.out_channels
+    return 9 * hidden * (condition + 2 * channels) - 25 * condition * 2 * channels
+
+
+class ComposedSPADE(SPADE):
+    """:class:`SPADE` for training, its convolutions composed into one in each step: the same function and gradients.
+
+    Both being linear, they equal one 5 x 5 convolution except on the outermost pixels, where the inner zero padding
+    shows. With a narrow condition (a heatmap) that costs a fraction. Parameters and their names are the layer's own.
+    """
+
+    def __init__(self, layer: SPADE) -> None:
+        nn.Module.__init__(self)
+        self.shared, self.gamma, self.beta = layer.shared, layer.gamma, layer.beta
+
+    def modulation(self, condition: Tensor) -> Modulation:
+        whole, *rim = compose(self.shared, *both_kernels(self))
+        maps = F.conv2d(condition, whole.kernel, whole.bias, padding=2)
+        for part in rim:
+            row, column = part.place
+            maps[..., row, column] += F.conv2d(
+                condition[..., row, column], part.kernel, part.bias, padding=part.padding
+            )
+        gain, offset = maps.chunk(2, dim=1)
+        return gain, offset
+
+
+def compose_for_training(network: Network) -> Network:
+    """Replace, in place, each :class:`SPADE` by its composed form where that saves much; the state dict stays."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            # Below that, making the kernels anew for each batch outweighs what is saved.
+            if type(child) is SPADE and saved_by_composing(child) > 20_000:
+                setattr(module, name, ComposedSPADE(child))
+    return network
+
+
 class PreparedSPADE(nn.Module):
     """:class:`SPADE` with its kernels made: two in steps, or their composition and its rim."""
 
     def __init__(self, layer: SPADE) -> None:
         super().__init__()
-        weight, bias = layer.kernel()
-        if layer.compose or layer.saved > 2_000:  # the kernels cost nothing here, the rim's small convolutions do
+        weight, bias = both_kernels(layer)
+        if saved_by_composing(layer) > 2_000:  # the kernels cost nothing here, the rim's small convolutions do
             parts = compose(layer.shared, weight, bias)
             self.places = [part.place for part in parts]
             self.steps = nn.ModuleList(_convolution(part.kernel, part.bias, part.padding) for part in parts)
         else:
             self.places = []
             self.steps = nn.ModuleList([layer.shared, _convolution(weight, bias, (1, 1))])
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return modulate(x, *self.modulation(condition))
 
     def modulation(self, condition: Tensor) -> Modulation:
         """Gain and offset, each (B, C, H, W), from (B, K, H, W)."""
@@ -87,6 +192,28 @@ class PreparedSPADE(nn.Module):
             maps[..., row, column] += step(condition[..., row, column])
         gain, offset = maps.chunk(2, dim=1)
         return gain, offset
+
+
+class PreparedAdaIN(nn.Module):
+    """:class:`AdaIN` in whatever order the memory of its input has."""
+
+    def __init__(self, layer: AdaIN) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        return modulate(x, *self.modulation(code))
+
+    def modulation(self, code: Tensor) -> Modulation:
+        """Gain and offset, each (B, C, 1, 1), from (B, K)."""
+        return self.layer.modulation(code)
+
+
+def apply_block(block: ModulatedBlock, x: Tensor, modulations: tuple[Modulation, Modulation]) -> Tensor:
+    """A :class:`ModulatedBlock` whose modulations are known."""
+    first, second = modulations
+    x = block.conv1(F.leaky_relu(modulate(x, *first), 0.2))
+    return block.conv2(F.leaky_relu(modulate(x, *second), 0.2))
 
 
 def _convolution(weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> nn.Conv2d:
@@ -141,7 +268,7 @@ class PreparedTemporalPath(nn.Module):
     def forward(self, images: Tensor, maps: tuple[Tensor, ...], heatmap: Tensor, audio: Tensor) -> Warped:
         """Frames of one batch, whose references are those of the first."""
         batch, features = images.shape[:2], maps[1][0]
-        estimate = self.path.estimator(heatmap, audio)
+        estimate = self._estimator(heatmap, audio)
         if batch[0] == 1 and features[0].nbytes > _CACHE_BYTES:
             answers = [estimate(reference) for reference in features.split(1)]
             flow, confidence = (torch.cat(part) for part in zip(*answers, strict=True))
@@ -151,6 +278,25 @@ class PreparedTemporalPath(nn.Module):
         first, *rest = (warp_mean(m[0], resize_deformation(grid, m.shape[-1]), confidence) for m in maps)
         first, image = first.split([first.shape[1] - 3, 3], dim=1)
         return Warped((first, *rest), image, flow.unflatten(0, batch), confidence.unflatten(0, batch))
+
+    def _estimator(self, heatmap: Tensor, audio: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """`TemporalPath.estimate` under one condition, whose part is computed once for however many references."""
+        path, half = self.path, F.interpolate(heatmap, scale_factor=0.5)
+        blocks = (path.spade1, half), (path.adain1, audio), (path.spade2, half), (path.adain2, audio)
+        steps = [(block, _modulations(block, condition)) for block, condition in blocks]
+        last = _modulations(path.spade3, heatmap)
+
+        def estimate(x: Tensor) -> tuple[Tensor, Tensor]:
+            for block, modulations in steps:
+                x = apply_block(block, x, modulations)
+            x = apply_block(path.spade3, F.pixel_shuffle(x, 2), last)
+            return path.flow(x), path.confidence(x)
+
+        return estimate
+
+
+def _modulations(block: ModulatedBlock, condition: Tensor) -> tuple[Modulation, Modulation]:
+    return block.norm1.modulation(condition), block.norm2.modulation(condition)
 
 
 def warp_mean(maps: Tensor, grid: Tensor, confidence: Tensor) -> Tensor:
@@ -188,5 +334,7 @@ def warp_mean(maps: Tensor, grid: Tensor, confidence: Tensor) -> Tensor:
 
 _PREPARED: dict[type[nn.Module], Callable[..., nn.Module]] = {
     SPADE: PreparedSPADE,
+    ComposedSPADE: PreparedSPADE,
+    AdaIN: PreparedAdaIN,
     SpatialPath: PreparedSpatialPath,
 }

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stsa_lightning.nets.layers import AdaINBlock, ConvBlock, SPADEBlock
+from stsa_lightning.nets.layers import ConvBlock
+from stsa_lightning.nets.modulation import AdaINBlock, SPADEBlock
 
 
 class Fusion(nn.ModuleList):

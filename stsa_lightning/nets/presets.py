@@ -36,7 +36,6 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "references": 5,
         "width": 32,
         "audio_width": 128,
-        "align_width": 128,
         "spade_hidden": 256,
         "align_kernels": (11, 7),
         "stem_kernel": 7,
@@ -51,7 +50,6 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "references": 2,
         "width": 4,
         "audio_width": 64,
-        "align_width": 64,
         "spade_hidden": 16,
         "align_kernels": (5, 3),
         "stem_kernel": 5,
@@ -66,7 +64,6 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "references": 3,
         "width": 6,
         "audio_width": 32,
-        "align_width": 32,
         "spade_hidden": 16,
         "align_kernels": (5, 3),
         "stem_kernel": 3,
@@ -75,3 +72,6 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "on_warped": True,
     },
 }
+
+# Size of the embeddings that CIL compares.
+CIL_WIDTH = {"released": 128, "small": 64, "tiny": 32}

@@ -67,7 +67,7 @@ _SYNTHESIS_PLACES: dict[str, str | None] = {
     **{f"translation.spade_{i}.": f"inpainting.spade{i}." for i in (1, 2, 3)},
     **{f"translation.adain_{i}.": f"inpainting.adain{i}." for i in (1, 2, 3)},
     "translation.conv_last.": "inpainting.last.",
-    "align_layers.": "alignment.",
+    "align_layers.": None,  # of training alone, see `convert_cil`
     "mine.": None,
     "source_img_encoder.": None,  # no output uses it
     "perceptual": None,  # the VGG19 of the loss
@@ -141,9 +141,9 @@ def convert_synthesis(state: Mapping[str, Tensor], *, bgr: bool) -> State:
     return ours
 
 
-def convert_mine(state: Mapping[str, Tensor]) -> State:
-    """The MINE estimator's part of the released stage 2 state dict, under its own names (fc1, fc2, fc3)."""
-    return {name.removeprefix("mine."): value for name, value in state.items() if name.startswith("mine.")}
+def convert_cil(state: Mapping[str, Tensor]) -> State:
+    """Released stage 2 state dict -> state dict of :class:`CILLoss` with the estimator :class:`MINE`."""
+    return _rename(state, {"align_layers.": "heads.", "mine.": "estimator.", "": None})
 
 
 def import_released(guidance_pth: str | Path, synthesis_pth: str | Path, out: str | Path) -> Path:

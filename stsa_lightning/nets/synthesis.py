@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.nets.cil import AlignmentHeads
 from stsa_lightning.nets.inpainting import Fusion, Inpainting
 from stsa_lightning.nets.layers import ConvBlock, ResidualConvBlock, check_face_size, check_shape
 from stsa_lightning.nets.spatial import SpatialPath
@@ -126,7 +125,6 @@ class Synthesis(nn.Module):
         references: number N of reference faces; the first convolutions are made for it.
         width: channels at full size; deeper maps have 4, 8 and 16 times as many.
         audio_width: size of the audio code, of the alignment code and of AdaIN's hidden layer.
-        align_width: size of the codes that CIL compares.
         spade_hidden: channels inside SPADE.
         align_kernels: the two large kernels of the alignment encoder.
         stem_kernel: kernel of the first convolutions and of the last.
@@ -146,7 +144,6 @@ class Synthesis(nn.Module):
         references: int = 5,
         width: int = 32,
         audio_width: int = 128,
-        align_width: int = 128,
         spade_hidden: int = 256,
         align_kernels: tuple[int, int] = (11, 7),
         stem_kernel: int = 7,
@@ -162,14 +159,13 @@ class Synthesis(nn.Module):
         align_kernels = (align_kernels[0], align_kernels[1])  # a list where settings come from a file
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.audio_dim, self.face_size, self.references = audio_dim, check_face_size(face_size), references
-        self.align_width, self.paths, self.aligned = align_width, paths, aligned
-        channels = (width, 4 * width, 8 * width)
+        self.paths, self.aligned = paths, aligned
+        self.channels = (width, 4 * width, 8 * width)  # of either path's maps at S, S/2, S/4
         self.audio_encoder = AudioCodeEncoder(audio_dim, audio_width)
         self.spatial = SpatialPath(face_size, references, width, audio_width, align_kernels, stem_kernel, residuals)
         self.temporal = TemporalPath(width, audio_width, spade_hidden, stem_kernel, flow_kernel)
-        self.fusion = Fusion(channels)
+        self.fusion = Fusion(self.channels)
         self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped)
-        self.alignment = AlignmentHeads(channels, align_width)
 
     def encode_references(self, images: Tensor, heatmaps: Tensor, places: Tensor | None = None) -> References:
         """``images`` (B, N, 3, S, S) in [0, 1] and their ``heatmaps`` (B, N, 1, S, S).
@@ -226,7 +222,3 @@ class Synthesis(nn.Module):
         """Both paths' maps, those of an ablated path as zeros, through which no gradient comes."""
         off = {"both": (), "spatial": temporal, "temporal": spatial}[self.paths]
         return tuple(tuple(map(torch.zeros_like, maps)) if maps is off else maps for maps in (spatial, temporal))
-
-    def align(self, output: SynthesisOutput) -> tuple[list[Tensor], list[Tensor]]:
-        """CIL's codes of the spatial and of the temporal path, each 3 of (B, ``align_width``); for training alone."""
-        return self.alignment(output.spatial), self.alignment(output.temporal)

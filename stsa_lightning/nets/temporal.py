@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stsa_lightning.nets.layers import AdaINBlock, ConvBlock, SPADEBlock, sample
+from stsa_lightning.nets.layers import ConvBlock, sample
+from stsa_lightning.nets.modulation import AdaINBlock, SPADEBlock
 
 
 @dataclass
@@ -99,20 +99,9 @@ class TemporalPath(nn.Module):
         return Warped(warped_maps, image, flow.float().unflatten(0, batch), weight)
 
     def estimate(self, features: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """``features`` (B * N, C, S/2, S/2) -> flow (B * N, 2, S, S) in pixels and confidence (B * N, 1, S, S)."""
-        return self.estimator(heatmap, audio)(features)
-
-    def estimator(self, heatmap: Tensor, audio: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """:meth:`estimate` under one condition, whose part is computed once for however many ``features``."""
+        """`features` (B * N, C, S/2, S/2) -> flow (B * N, 2, S, S) in pixels and confidence (B * N, 1, S, S)."""
         half = F.interpolate(heatmap, scale_factor=0.5)  # nearest
-        blocks = (self.spade1, half), (self.adain1, audio), (self.spade2, half), (self.adain2, audio)
-        steps = [(block, block.modulations(condition)) for block, condition in blocks]
-        last = self.spade3.modulations(heatmap)
-
-        def estimate(x: Tensor) -> tuple[Tensor, Tensor]:
-            for block, modulations in steps:
-                x = block.under(x, modulations)
-            x = self.spade3.under(F.pixel_shuffle(x, 2), last)
-            return self.flow(x), self.confidence(x)
-
-        return estimate
+        x = self.adain1(self.spade1(features, half), audio)
+        x = self.adain2(self.spade2(x, half), audio)
+        x = self.spade3(F.pixel_shuffle(x, 2), heatmap)
+        return self.flow(x), self.confidence(x)

@@ -27,7 +27,7 @@ WEIGHTS = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=1, adversarial=0
 SIZES: dict[str, Any] = {"face_size": 64, "window": 2, "references": 2}
 NARROW: dict[str, Any] = {
     "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
-    "synthesis": {"width": 2, "audio_width": 8, "align_width": 8, "spade_hidden": 4},
+    "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},
 }
 
 

@@ -12,6 +12,8 @@ from stsa_lightning.data.sample import ClipSettings, SampleClip, render_clip, re
 from stsa_lightning.data.sample.face import MAX_OPENING, Face, Pose
 from stsa_lightning.data.sample.looks import make_speaker
 from stsa_lightning.data.sample.speech import PAUSE, PHONES, SAMPLE_RATE_HZ, SENTENCES, sentence
+from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.landmarks import landmark_detector
 
 SHORT = {"seconds": 1.0, "size": 128}
 
@@ -147,7 +149,6 @@ def test_truth_of_a_foreign_video_is_missing(tmp_path: Path) -> None:
 
 
 def test_facemesh_finds_and_follows_the_mouth(sample_root: Path) -> None:
-    mediapipe = pytest.importorskip("mediapipe")
     av = pytest.importorskip("av")
     videos = sorted(sample_root.glob("*/*.mp4"))
     assert len(videos) == 3
@@ -157,8 +158,8 @@ def test_facemesh_finds_and_follows_the_mouth(sample_root: Path) -> None:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert len(frames) == len(truth["opening"])
         assert frames[0].shape == (256, 256, 3)
-        with mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=False, refine_landmarks=False) as mesh:
-            seen = np.array([_inner_opening(mesh.process(frame)) for frame in frames])
+        detector = landmark_detector()
+        seen = np.array([_inner_opening(detector(frame)) for frame in frames])
         found = ~np.isnan(seen)
         assert found.mean() > 0.98
         opening = truth["opening"]
@@ -167,10 +168,8 @@ def test_facemesh_finds_and_follows_the_mouth(sample_root: Path) -> None:
         assert np.median(seen[found & (opening < 1e-6)]) < 0.035
 
 
-def _inner_opening(result: object) -> float:
-    """Distance of FaceMesh points 13 and 14 over the face's height; NaN without a face."""
-    faces = result.multi_face_landmarks  # type: ignore[attr-defined]
-    if not faces:
+def _inner_opening(landmarks: np.ndarray | None) -> float:
+    """Gap between the lips over the height of the brows above the chin; NaN without a face."""
+    if landmarks is None:
         return float("nan")
-    top, bottom, upper, lower = (np.array((faces[0].landmark[k].x, faces[0].landmark[k].y)) for k in (10, 152, 13, 14))
-    return float(np.linalg.norm(upper - lower) / np.linalg.norm(top - bottom))
+    return float(inner_lip_opening(landmarks) / np.ptp(landmarks[:, 1]))

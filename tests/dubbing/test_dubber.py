@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from stsa_lightning.audio import AudioError, LogMel, feature_windows, load_audio, write_wav
 from stsa_lightning.dubbing import Dubber, DubError, ping_pong
 from stsa_lightning.dubbing.draw import PlainEngine
+from stsa_lightning.dubbing.faces import ramp_frames
+from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.nets.checkpoint import save_networks
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
 from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis
 from stsa_lightning.video import VideoError, VideoReader, VideoWriter, probe, write_video
+from tests.field.media import SoundTrack, make_media
 
 WIDTH, HEIGHT, SIZE = 160, 120, 64
 
@@ -31,7 +34,7 @@ def numbered(count: int) -> np.ndarray:
 
 
 def number(frame: np.ndarray) -> int:
-    return round((float(frame[2:10].mean()) - 19) / 4.5)
+    return round((float(frame[2:10].mean()) - 19.75) / 4.5)
 
 
 def landmarks_of(index: int) -> np.ndarray:
@@ -138,7 +141,7 @@ def stub_dubber(**options: Any) -> Dubber:
     guidance: Any = EchoGuidance()
     synthesis: Any = GreenSynthesis()
     engine = PlainEngine(guidance, synthesis, torch.device("cpu"))
-    return Dubber(guidance, synthesis, Steps(), steady=False, engine=engine, **options)
+    return Dubber(guidance, synthesis, Steps(), steady=False, engine=engine, **{"check": False, **options})
 
 
 # ------------------------------------------------------------------------------------------------------------- schedule
@@ -171,7 +174,7 @@ def test_ping_pong_keeps_a_varying_pace_and_single_frames() -> None:
 def test_every_frame_hears_and_sees_its_own_time(tmp_path: Path, speech: Any, fps: int, seconds: float) -> None:
     write_video(tmp_path / "a.mp4", numbered(40), fps)
     blind, detector = (7, 8, 20), Detector((7, 8, 20))
-    dubber = stub_dubber(detector=detector, block=7)
+    dubber = stub_dubber(detector=detector, block=7, check=False)
     report = dubber.dub(tmp_path / "a.mp4", speech(seconds), tmp_path / "out.mp4", progress=False)
 
     count = round(seconds * fps)
@@ -237,7 +240,7 @@ def test_aligned_networks_look_at_frames_of_the_same_pose(tmp_path: Path, speech
     networks: Any = guidance, synthesis
     engine = ChoosingEngine(*networks, torch.device("cpu"))
     detector = Turning((17,))
-    dubber = Dubber(*networks, Steps(), steady=False, engine=engine, detector=detector, block=7)
+    dubber = Dubber(*networks, Steps(), steady=False, engine=engine, detector=detector, block=7, check=False)
     assert dubber.dub(tmp_path / "a.mp4", speech(1.6), tmp_path / "out.mp4", progress=False).faces == 39
     if not aligned:
         assert len(engine.offered) == 3
@@ -296,6 +299,35 @@ def test_sound_keeps_its_rate(tmp_path: Path, speech: Any) -> None:
     assert len(load_audio(tmp_path / "out.mp4", 44_100)) == 22_050
 
 
+def test_sound_keeps_its_channels_whatever_the_fit(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", numbered(10), 25)
+    wave = 0.2 * np.random.default_rng(0).standard_normal((26_460, 2)).astype(np.float32)
+    wave[:, 1] *= 0.25
+    make_media(tmp_path / "a.wav", SoundTrack(wave, 44_100, "pcm_s16le"))
+    for fit, seconds in (("loop", 0.6), ("trim", 0.4)):
+        dubber = stub_dubber(detector=Detector(), fit=fit)
+        dubber.dub(tmp_path / "a.mp4", tmp_path / "a.wav", tmp_path / "out.mp4", progress=False)
+        found = load_audio(tmp_path / "out.mp4", 44_100, mono=False)
+        assert found.shape[1] == 2
+        assert abs(len(found) - round(seconds * 44_100)) <= 1
+        assert found[4096:, 0].std() / found[4096:, 1].std() == pytest.approx(4, rel=0.2)
+
+
+def test_dub_takes_the_sound_track_asked_for_and_says_which(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", numbered(10), 25)
+    tracks = [
+        SoundTrack(0.2 * np.ones(length, np.float32), 16_000, "flac", default=length > 5000) for length in (4800, 8000)
+    ]
+    make_media(tmp_path / "a.mkv", tracks)
+    for track, seconds in ((None, 0.5), (1, 0.3)):
+        report = stub_dubber(detector=Detector()).dub(
+            tmp_path / "a.mp4", tmp_path / "a.mkv", tmp_path / "out.mp4", progress=False, audio_track=track
+        )
+        assert report.seconds == pytest.approx(seconds)
+        told = f"{tmp_path / 'a.mkv'} has 2 sound tracks: track 2, its default, was taken"
+        assert (told in report.warnings) == (track is None)
+
+
 def test_only_what_is_shown_is_searched_for_faces(tmp_path: Path, speech: Any) -> None:
     write_video(tmp_path / "a.mp4", numbered(50), 4)  # 12.5 s
     detector = Detector()
@@ -352,7 +384,7 @@ def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, checkpoint: Pat
     write_video(tmp_path / "a.mp4", numbered(10), 25)
     found = []
     for block in (1, 4, 32):
-        dubber = Dubber.from_checkpoint(checkpoint, detector=Detector((5,)), block=block)
+        dubber = Dubber.from_checkpoint(checkpoint, detector=Detector((5,)), block=block, check=False)
         found.append(np.stack(list(dubber.frames(tmp_path / "a.mp4", speech(0.6)))).astype(int))
     assert len(found[0]) == 15
     assert np.abs(found[1] - found[0]).max() <= 1
@@ -360,8 +392,7 @@ def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, checkpoint: Pat
 
 
 def dub_real(corpus: Path, checkpoint: Path, video: str, audio: str, out: Path) -> tuple[Any, Any]:
-    pytest.importorskip("mediapipe")
-    report = Dubber.from_checkpoint(checkpoint).dub(corpus / video, corpus / audio, out, progress=False)
+    report = Dubber.from_checkpoint(checkpoint, check=False).dub(corpus / video, corpus / audio, out, progress=False)
     source, result = probe(corpus / video), probe(out)
     speech = load_audio(corpus / audio)
     assert (result.width, result.height, result.fps) == (source.width, source.height, source.fps)
@@ -395,3 +426,83 @@ def test_real_clips(
 ) -> None:
     report, _ = dub_real(corpus, checkpoint, video, audio, tmp_path / "out.mp4")
     assert least <= report.faces <= most
+
+
+# ------------------------------------------------------------------------------------- generated faces that are wrong
+
+FRAMES, BAD = 40, range(18, 22)
+
+
+class Verdicts(ResultCheck):
+    """Calls the faces of some frames wrong."""
+
+    def __call__(self, faces: Any, seen: np.ndarray, landmarks: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return np.isin(numbers, BAD)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> tuple[Path, Path]:
+    write_video(tmp_path / "a.mp4", numbered(FRAMES), 25)
+    write_wav(tmp_path / "a.wav", np.full(FRAMES * 640, 0.1, np.float32), 16_000)
+    return tmp_path / "a.mp4", tmp_path / "a.wav"
+
+
+def checking_dubber(monkeypatch: pytest.MonkeyPatch, block: int) -> Dubber:
+    made = stub_dubber(detector=Detector(), block=block)
+    monkeypatch.setattr(made, "check", True)
+    monkeypatch.setattr(made, "_result_check", Verdicts)
+    monkeypatch.setattr("stsa_lightning.dubbing.faces.no_lips", lambda contrast, frames: np.zeros(len(contrast), bool))
+    return made
+
+
+def changes(frames: list[np.ndarray], video: Path) -> np.ndarray:
+    """(F,) how far each frame is from the source's, the most green one 1."""
+    with VideoReader(video) as reader:
+        true = reader.get(range(len(reader)))
+    apart = np.abs(np.stack(frames).astype(int) - true).mean(axis=(1, 2, 3))
+    return apart / apart.max()
+
+
+@pytest.mark.parametrize("block", [1, 7, 32])
+def test_frames_that_fail_pass_through_with_ramps_on_both_sides(
+    clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    change = changes(list(checking_dubber(monkeypatch, block).frames(*clip)), clip[0])
+    ramp = ramp_frames(25)
+    assert not change[BAD].any()
+    assert (np.diff(change[BAD.start - ramp : BAD.start + 1]) < 0).all()
+    assert (np.diff(change[BAD.stop - 1 : BAD.stop + ramp]) > 0).all()
+    rest = np.r_[: BAD.start - ramp, BAD.stop + ramp : FRAMES]
+    assert change[rest].min() > 0.9
+
+
+def test_live_speech_waits_for_no_later_frame(clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [np.full(640, 0.1, np.float32)] * FRAMES
+    change = changes(list(checking_dubber(monkeypatch, 1).frames(clip[0], chunks))[:FRAMES], clip[0])
+    assert not change[BAD].any()
+    assert change[BAD.start - 1] > 0.9
+    assert 0 < change[BAD.stop] < 0.5
+
+
+def test_frames_that_fail_are_counted_and_warned_of(
+    clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report = checking_dubber(monkeypatch, 16).dub(*clip, tmp_path / "out.mp4", progress=False)
+    assert report.passed == {"failed check": len(BAD)}
+    assert report.faces == FRAMES - len(BAD)
+    assert "failed the check" in report.warnings[0]
+
+
+def test_a_face_of_nan_passes_through(clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stub_dubber(detector=Detector(), block=8)
+    render = made.engine.render
+
+    def broken(*inputs: Any) -> Tensor:
+        faces = render(*inputs).clone()
+        faces[3] = float("nan")
+        return faces
+
+    monkeypatch.setattr(made.engine, "render", broken)
+    change = changes(list(made.frames(*clip)), clip[0])
+    assert not change[3::8].any()
+    assert change.max() == 1

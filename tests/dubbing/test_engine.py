@@ -124,8 +124,8 @@ def test_fast_is_given_up_where_it_is_too_far_off(
     engine = RenderEngine(guidance, synthesis)
     with caplog.at_level(logging.WARNING):
         drawn = rendered(engine, given)
-    assert engine.precision == "exact"
-    assert "exact from here" in caplog.text
+        rendered(engine, given)
+    assert caplog.text.count("are drawn exactly") == 1  # said once
     assert torch.equal(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given))
 
 
@@ -246,7 +246,7 @@ def test_bfloat16_is_near_float32(size: str, aligned: bool, recorded_plainly: Re
     given, engine = scene(synthesis, frames=2), as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly)
     drawn = rendered(engine, given)
     assert drawn.dtype == torch.float32
-    assert engine.precision == "fast"  # the engine's own check has passed
+    assert engine.precision == "fast"
     assert 40 < psnr_db(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given)) < 80
 
 
@@ -312,7 +312,7 @@ def test_on_a_gpu(size: str, aligned: bool, caplog: pytest.LogCaptureFixture) ->
 
 
 def test_cores_that_draw_take_the_smallest_numbers_as_zero() -> None:
-    workers = engine_module._workers()
+    workers = engine_module._workers(torch.get_num_threads())
     assert float(workers.submit(lambda: torch.tensor([1e-39]) * 1).result()) == 0
     assert workers.submit(torch.get_num_threads).result() == 1
     assert float(torch.tensor([1e-39]) * 1) > 0  # this thread's own setting stays

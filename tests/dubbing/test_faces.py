@@ -100,7 +100,6 @@ def test_freeze_and_trim() -> None:
 
 
 def test_real_hand_before_the_mouth(corpus: Path) -> None:
-    pytest.importorskip("mediapipe")
     found = {}
     for who in ("left", "right"):
         with Footage(corpus / "hard" / "two_people_01.mp4") as footage, FaceFinder(who) as finder:

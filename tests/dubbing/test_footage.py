@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stsa_lightning.dubbing import footage as footage_module
+from stsa_lightning import frames as frames_module
 from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.video import VideoError, VideoWriter, write_video
 
@@ -21,8 +21,8 @@ def numbers(frames: list[np.ndarray]) -> list[int]:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_any_order_is_served_after_a_scan(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footage_module, "BACK_BYTES", 5 * 64 * 48 * 3)  # five frames held while going backward
-    monkeypatch.setattr(footage_module, "_FAR", 10)
+    monkeypatch.setattr(frames_module, "BACK_BYTES", 5 * 64 * 48 * 3)  # five frames held while going backward
+    monkeypatch.setattr(frames_module, "_FAR", 10)
     path = tmp_path / f"a{suffix}"
     write_video(path, numbered(60), 25)
     with Footage(path) as footage:

@@ -19,7 +19,7 @@ from stsa_lightning.video import VideoReader, write_video
 def touched(root: Path, *names: str) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+        (root / name).write_bytes(b"x")
     return root
 
 

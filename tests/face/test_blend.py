@@ -126,7 +126,6 @@ def test_errors(frame: np.ndarray) -> None:
 
 
 def test_real_frames(corpus: Path) -> None:
-    pytest.importorskip("mediapipe")
     from stsa_lightning.face.landmarks import landmark_detector
     from stsa_lightning.video import VideoReader
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ def frames(corpus: Path) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def task_file(weights_dir: Path) -> Path:
+    pytest.importorskip("mediapipe")
     return next((weights_dir / "face_landmarker").glob("*.task"))
 
 
@@ -67,6 +69,15 @@ def test_tracking_recovers_after_the_face_was_gone(
 def test_nothing_on_the_error_stream(frames: list[np.ndarray], capfd: pytest.CaptureFixture[str]) -> None:
     _detect(frames)
     assert capfd.readouterr().err == ""
+
+
+def test_landmark_detector_with_a_task_but_without_mediapipe_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    (tmp_path / "face.task").touch()
+    with pytest.raises(ImportError, match=r"pip install 'stsa_lightning\[mediapipe\]'"):
+        landmark_detector(tmp_path / "face.task")
 
 
 def test_errors(tmp_path: Path) -> None:

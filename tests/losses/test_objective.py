@@ -35,7 +35,7 @@ def test_a_constant_error_costs_the_same_under_any_weights():
 
 
 def test_an_error_at_the_mouth_costs_more_than_elsewhere():
-    objective = Objective(LossWeights(**{**NONE, "pixel": 1.0}), 8, mouth_weight=4.0)
+    objective = Objective(LossWeights(**{**NONE, "pixel": 1.0}), (4, 8, 8), mouth_weight=4.0)
     target, weights = torch.zeros(1, 3, 64, 64), objective.mouth_map(lips())
     at_mouth, elsewhere = target.clone(), target.clone()
     at_mouth[..., 47:50, 30:34] = elsewhere[..., 2:5, 30:34] = 1
@@ -44,9 +44,9 @@ def test_an_error_at_the_mouth_costs_more_than_elsewhere():
 
 
 def test_one_is_off_and_less_is_named():
-    assert Objective(LossWeights(**NONE), 8).mouth_map(lips()) is None
+    assert Objective(LossWeights(**NONE), (4, 8, 8)).mouth_map(lips()) is None
     with pytest.raises(UserError, match="mouth_weight must be 1"):
-        Objective(LossWeights(**NONE), 8, mouth_weight=0.5)
+        Objective(LossWeights(**NONE), (4, 8, 8), mouth_weight=0.5)
 
 
 def test_perceptual_terms_may_look_at_lower_halves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_perceptual_terms_may_look_at_lower_halves_alone(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("stsa_lightning.losses.objective.PerceptualLoss", lambda _: Net())
     weights = LossWeights(warp=0.0, adversarial=0.0, feature_matching=0.0, information=0.0)
-    terms = Objective(weights, align_width=8, mouth_weight=4.0, perceptual_half=True)
+    terms = Objective(weights, channels=(4, 8, 8), mouth_weight=4.0, perceptual_half=True)
     true, face = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     mouth = torch.ones(2, 1, 64, 64)
     judged = terms.judge(true, 1)

@@ -81,7 +81,6 @@ def face() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def speakers(corpus: Path) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Two frames of two clips of one person and of one clip of another, with their landmarks."""
-    pytest.importorskip("mediapipe")
     from stsa_lightning.face.landmarks import landmark_detector
 
     detector = landmark_detector(static=True)

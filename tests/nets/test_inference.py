@@ -5,9 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stsa_lightning.nets.inference import for_inference, warp_mean
+from stsa_lightning.nets.inference import (
+    ComposedSPADE,
+    compose_for_training,
+    for_inference,
+    saved_by_composing,
+    warp_mean,
+)
 from stsa_lightning.nets.int8 import Int8Conv2d, int8_is_fast
-from stsa_lightning.nets.layers import SPADE, PreActivationResidual, ResidualConvBlock, UpBlock
+from stsa_lightning.nets.layers import PreActivationResidual, ResidualConvBlock, UpBlock
+from stsa_lightning.nets.modulation import SPADE
 from stsa_lightning.nets.temporal import weighted_mean
 from stsa_lightning.nets.winograd import WinogradConv2d
 
@@ -32,15 +39,37 @@ def test_folded_norms_change_nothing(block: nn.Module) -> None:
     torch.testing.assert_close(prepared(x), network(x), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [4, 9])
-@pytest.mark.parametrize("composed", [False, True])
-def test_prepared_spade(composed: bool, size: int) -> None:
-    layer = SPADE(channels=6, condition=2, hidden=10)
-    layer.compose = composed
-    condition = torch.randn(1, 2, size, size)
+@pytest.mark.parametrize(("channels", "condition", "hidden"), [(6, 2, 40), (6, 12, 2)])
+@pytest.mark.parametrize("size", [3, 4, 9])
+def test_prepared_spade(channels: int, condition: int, hidden: int, size: int) -> None:
+    layer, condition_map = SPADE(channels, condition, hidden), torch.randn(1, condition, size, size)
     prepared = for_inference(nn.Sequential(layer))[0]
-    for ours, plain in zip(prepared.modulation(condition), layer.modulation(condition), strict=True):
+    assert bool(prepared.places) == (saved_by_composing(layer) > 2_000)
+    for ours, plain in zip(prepared.modulation(condition_map), layer.modulation(condition_map), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 4, 9])
+def test_spade_composed_for_training_has_values_gradients_and_names_of_the_plain_one(size: int) -> None:
+    layer = SPADE(channels=4, condition=1, hidden=8)
+    composed = ComposedSPADE(layer)
+    assert composed.state_dict().keys() == layer.state_dict().keys()
+    x, condition = torch.randn(1, 4, size, size), torch.randn(1, 1, size, size, requires_grad=True)
+    inputs, weight = [condition, *layer.parameters()], torch.randn(1, 4, size, size)
+    torch.testing.assert_close(composed(x, condition), layer(x, condition), atol=1e-5, rtol=1e-5)
+    ours = torch.autograd.grad((composed(x, condition) * weight).sum(), inputs)
+    expected = torch.autograd.grad((layer(x, condition) * weight).sum(), inputs)
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_spade_is_composed_for_training_where_that_saves_most_of_the_work() -> None:
+    def is_composed(*sizes: int) -> bool:
+        return isinstance(compose_for_training(nn.Sequential(SPADE(*sizes)))[0], ComposedSPADE)
+
+    assert is_composed(128, 1, 256)
+    assert not is_composed(512, 256, 256)
+    assert not is_composed(24, 1, 16)
 
 
 def test_one_gather_is_sampling_and_averaging() -> None:

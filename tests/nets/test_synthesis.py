@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stsa_lightning.losses.cil import CILLoss
+from stsa_lightning.losses.mutual_information import MINE
+from stsa_lightning.nets.adaat import AdaAT, blend_neighbours
 from stsa_lightning.nets.layers import sample
 from stsa_lightning.nets.presets import SYNTHESIS
-from stsa_lightning.nets.released import convert_synthesis
-from stsa_lightning.nets.spatial import AdaAT, blend_neighbours
+from stsa_lightning.nets.released import convert_cil, convert_synthesis
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput, mask_lower_half
 from stsa_lightning.nets.temporal import deformation, resize_deformation, weighted_mean
 
@@ -43,7 +45,9 @@ def test_reproduces_the_released_network(parity: Path, seeded: ModuleType) -> No
     network = Synthesis(**SYNTHESIS["released"]).eval()
     network.load_state_dict(convert_synthesis(seeded.seeded_state("synthesis_state.json"), bgr=False))
     output = network(**recorded_inputs(seeded))
-    spatial, temporal = network.align(output)
+    cil = CILLoss(network.channels, MINE(128)).eval()
+    cil.load_state_dict(convert_cil(seeded.seeded_state("synthesis_state.json")))
+    spatial, temporal = cil.embed(output.spatial), cil.embed(output.temporal)
     answers = {
         "audio_feature": output.audio,
         "spatial_32": output.spatial[2][:1],
@@ -61,12 +65,13 @@ def test_reproduces_the_released_network(parity: Path, seeded: ModuleType) -> No
 def test_released_size() -> None:
     with torch.device("meta"):
         network = Synthesis()
-    # The released 41.6 M have an unused encoder (97,536), MINE (49,537) and every heatmap channel three times.
+    # The released 41.6 M have an unused encoder (97,536), MINE (49,537), CIL's heads and every heatmap channel thrice.
     tripled = sum(
         (3 * channels - channels) * kernel**2 * outputs * times
         for channels, kernel, outputs, times in [(1, 7, 32, 3), (5, 7, 32, 1), (1, 3, 256, 6)]
     )
-    assert sum(p.numel() for p in network.parameters()) == 41_586_052 - 97_536 - 49_537 - tripled
+    heads = sum(p.numel() for p in CILLoss(network.channels, MINE(128)).heads.parameters())
+    assert sum(p.numel() for p in network.parameters()) == 41_586_052 - 97_536 - 49_537 - heads - tripled
     assert network.settings == {**SYNTHESIS["released"], "aligned": False}
 
 
@@ -79,16 +84,12 @@ def test_any_face_size(size: int) -> None:
     assert output.confidence.shape == (2, 3, 1, size, size)
     for maps in (output.spatial, output.temporal, output.fused):
         assert [m.shape[1:] for m in maps] == [(6, size, size), (24, size // 2, size // 2), (48, size // 4, size // 4)]
-    spatial, temporal = network.align(output)
-    assert {code.shape for code in spatial + temporal} == {(2, 32)}
 
 
 def test_everything_learns(tiny_synthesis: Synthesis) -> None:
     tiny_synthesis.train()
     output = tiny_synthesis(**inputs())
-    spatial, temporal = tiny_synthesis.align(output)
-    agreement = sum((a * b).mean() for a, b in zip(spatial, temporal, strict=True))
-    (output.face.mean() + output.warped.mean() + agreement).backward()
+    (output.face.mean() + output.warped.mean()).backward()
     idle = [name for name, p in tiny_synthesis.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert idle == []
 

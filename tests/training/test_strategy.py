@@ -22,7 +22,7 @@ from stsa_lightning.training.strategy import average_gradients
 SIZES: dict[str, Any] = {"face_size": 64, "window": 2, "references": 2}
 NARROW: dict[str, Any] = {
     "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
-    "synthesis": {"width": 2, "audio_width": 8, "align_width": 8, "spade_hidden": 4},
+    "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},
 }
 
 

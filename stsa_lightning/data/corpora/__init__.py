@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from stsa_lightning.data.corpora import cmlr, folder, hdtf, lrs2
-from stsa_lightning.data.corpora.source import VIDEO_SUFFIXES, LayoutError, MissingVideosWarning, Source
+from stsa_lightning.data.corpora.source import LayoutError, MissingVideosWarning, OtherFilesWarning, Source
+from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES
 from stsa_lightning.errors import UserError
 
-__all__ = ["CORPORA", "VIDEO_SUFFIXES", "Corpus", "LayoutError", "MissingVideosWarning", "Source", "find_sources"]
+__all__ = [
+    "CORPORA",
+    "VIDEO_SUFFIXES",
+    "Corpus",
+    "LayoutError",
+    "MissingVideosWarning",
+    "OtherFilesWarning",
+    "Source",
+    "find_sources",
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ def find_sources(corpus: str, root: Path | str, **options: Any) -> list[Source]:
 
     Warns:
         MissingVideosWarning: the corpus's lists name videos that are not there.
+        OtherFilesWarning: a folder of videos holds other files.
     """
     if corpus not in CORPORA:
         raise UserError(f"corpus: expected one of {list(CORPORA)}, got {corpus!r}")

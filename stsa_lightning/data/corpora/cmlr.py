@@ -20,12 +20,12 @@ from stsa_lightning.data.corpora.source import (
     LayoutError,
     Source,
     existing_folder,
-    list_lines,
     source_of,
     splits_by_name,
     those_there,
 )
 from stsa_lightning.errors import UserError
+from stsa_lightning.tables import list_lines, read_text
 
 TREE = """
 CMLR/                                       <- --root
@@ -91,7 +91,7 @@ def _splits(places: list[Path]) -> dict[str, str]:
 
 def _sentences(path: Path) -> list[str]:
     sentences = []
-    for number, line in list_lines(path):
+    for number, line in list_lines(read_text(path)):
         fields = re.split(r"[,;\t ]+", line.replace("\\", "/"))
         found = [match[1] for field in fields if (match := _SENTENCE.search(_SUFFIX.sub("", field.strip("\"'"))))]
         if found:

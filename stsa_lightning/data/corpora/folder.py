@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from stsa_lightning.data.corpora.source import (
-    VIDEO_SUFFIXES,
-    Source,
-    existing_folder,
-    source_of,
-    unique_clips,
-    videos_below,
-)
+from stsa_lightning.data.corpora.source import OtherFilesWarning, Source, existing_folder, source_of, unique_clips
+from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
 from stsa_lightning.errors import UserError
+from stsa_lightning.names import legible
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,10 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def find(root: Path | str, speaker: str | None = None, language: str = "") -> list[Source]:
-    """All videos below a folder, sorted by path; hidden files and folders are passed over.
+    """All videos below a folder, sorted by path, each real file once; hidden files and folders are passed over.
+
+    An entry that is called a video but cannot be read (a dead link, a pipe), and a folder that cannot be entered or
+    was entered already, is a source with a `fault`.
 
     By default the speaker is the first folder below `root`; of a video that lies in `root` itself, its name without a
     number at the end (`ann_02.mp4`: ann). The clip is called SPEAKER/REST: the path below `root` without the speaker's
@@ -64,14 +63,22 @@ def find(root: Path | str, speaker: str | None = None, language: str = "") -> li
     Raises:
         FileNotFoundError: `root` is no folder.
         UserError: no video, a bad expression, one that finds no speaker, or two videos of one clip name.
+
+    Warns:
+        OtherFilesWarning: there are other files.
     """
     root = existing_folder(root)
     layout = LAYOUTS.get(speaker or "")
     pattern = _compiled(layout.speaker if layout else speaker)
-    videos = videos_below(root)
-    if not videos:
-        raise UserError(f"{root}: expected videos ({', '.join(VIDEO_SUFFIXES)}) at any depth, found none")
-    return unique_clips(root, (_source(root, relative, pattern, layout, language) for relative in videos))
+    tree = search(root)
+    entries, left_out = list(tree.entries()), tree.left_out()
+    if not entries:
+        found = f" ({left_out})" if left_out else ""
+        raise UserError(f"{root}: expected videos ({', '.join(VIDEO_SUFFIXES)}) at any depth, found none{found}")
+    if left_out:
+        warnings.warn(f"{root}: {left_out}", OtherFilesWarning, stacklevel=2)
+    sources = (_source(root, relative, pattern, layout, language, fault) for relative, fault in entries)
+    return unique_clips(root, sources)
 
 
 def _compiled(pattern: str | None) -> re.Pattern[str] | None:
@@ -84,10 +91,16 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _source(
-    root: Path, relative: PurePosixPath, pattern: re.Pattern[str] | None, layout: Layout | None, language: str
+    root: Path,
+    relative: PurePosixPath,
+    pattern: re.Pattern[str] | None,
+    layout: Layout | None,
+    language: str,
+    fault: str,
 ) -> Source:
-    path, speaker = root / relative, _speaker(relative, pattern)
-    rest = list(relative.parts)
+    path, name = root / relative, PurePosixPath(legible(str(relative)))
+    speaker = _speaker(name, None if fault else pattern)
+    rest = list(name.parts)
     if speaker in rest[:-1]:
         rest.remove(speaker)
     clip = "/".join([speaker, *rest]).removesuffix(".mp4")
@@ -96,7 +109,7 @@ def _source(
         audio = layout.audio(path)
         split = next((layout.splits[part] for part in relative.parts if part in layout.splits), "")
     audio = audio if audio and audio.is_file() else None
-    return source_of(root, path, speaker=speaker, clip=clip, audio=audio, split=split, language=language)
+    return source_of(root, path, speaker=speaker, clip=clip, audio=audio, split=split, language=language, fault=fault)
 
 
 def _speaker(relative: PurePosixPath, pattern: re.Pattern[str] | None) -> str:

@@ -13,20 +13,25 @@ speaker (`JohnBoehner1`: JohnBoehner), but that each `Radio11` is a speaker of i
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from stsa_lightning.data.corpora.source import (
     LayoutError,
+    MissingVideosWarning,
     Source,
     existing_folder,
-    list_lines,
     report_missing,
+    some,
     source_of,
     unique_clips,
-    videos_below,
 )
+from stsa_lightning.data.corpora.tree import search
 from stsa_lightning.errors import UserError
+from stsa_lightning.names import legible
+from stsa_lightning.tables import list_rows
 
 TREE = """
 HDTF/                           <- --root
@@ -41,7 +46,10 @@ _CUT = re.compile(r"(?P<video>.+)_(?P<number>\d{1,3})")
 
 @dataclass(frozen=True)
 class Listed:
-    """A clip of the lists; `crop` is x, y, width, height in a frame `lines` high (None: unknown)."""
+    """A clip of the lists; `crop` is x, y, width, height in a frame `lines` high (None: unknown).
+
+    `fault`: why it cannot be used, "" where it can.
+    """
 
     video: str
     number: int
@@ -49,6 +57,7 @@ class Listed:
     stop_s: float
     crop: tuple[int, int, int, int] | None
     lines: int | None
+    fault: str = ""
 
 
 def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
@@ -71,8 +80,9 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     """
     root = existing_folder(root)
     videos: dict[str, Path] = {}
-    for relative in videos_below(root):
-        videos.setdefault(_SET.sub("", relative.stem), root / relative)
+    tree = search(root, once=False)
+    for relative in (*tree.videos, *sorted(tree.faults)):
+        videos.setdefault(_SET.sub("", legible(relative.stem)), root / relative)
     listed = read_lists(existing_folder(lists) if lists else root)
     if not listed:
         return _cut_clips(root, videos)
@@ -87,7 +97,7 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
         elif whole := videos.get(clip.video):
             source = source_of(root, whole, speaker=speaker(clip.video), clip=_clip(name), language="en")
             part = {"start_s": clip.start_s, "stop_s": clip.stop_s, "crop": clip.crop, "crop_height": clip.lines}
-            sources.append(replace(source, **part))  # type: ignore[arg-type]
+            sources.append(replace(source, **part, fault=source.fault or clip.fault))  # type: ignore[arg-type]
         else:
             missing.append(f"{clip.video}.mp4")
     if not sources:
@@ -97,6 +107,7 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     report_missing(root, missing, len(listed), "their videos are not there")
     uncropped = [f"{clip.video}_{clip.number}" for clip in listed if clip not in usable]
     report_missing(root, uncropped, len(listed), "the lists have no crop for them")
+    _report_overlaps(root, usable)
     return unique_clips(root, sources)
 
 
@@ -120,21 +131,47 @@ def read_lists(folder: Path) -> list[Listed]:
             for number, text in enumerate(ranges):
                 start_s, stop_s = _range(text, where)
                 crop = _crop(crops.get(f"{video}_{number}"))
+                fault = "" if start_s < stop_s else f"has an empty time range, {text} ({where})"
                 clips.setdefault(
-                    (video, number), Listed(video, number, start_s, stop_s, crop, _lines(lines.get(video)))
+                    (video, number), Listed(video, number, start_s, stop_s, crop, _lines(lines.get(video)), fault)
                 )
     return list(clips.values())
+
+
+def _report_overlaps(root: Path, clips: list[Listed]) -> None:
+    """A warning about clips of a video that share some of its time."""
+    by_start = sorted((clip for clip in clips if not clip.fault), key=lambda clip: (clip.video, clip.start_s))
+    shared = [
+        f"{one.video}_{one.number} and {other.number}"
+        for one, other in pairwise(by_start)
+        if one.video == other.video and other.start_s < one.stop_s
+    ]
+    if shared:
+        warnings.warn(
+            f"{root}: {len(shared)} pairs of clips overlap in time, and are prepared ({some(shared)})",
+            MissingVideosWarning,
+            stacklevel=3,
+        )
 
 
 _Row = tuple[str, list[str]]  # where it stands, for messages; the values
 
 
 def _table(path: Path) -> dict[str, _Row]:
-    """Name without suffix -> its row of a list; empty where there is no such list."""
+    """Name without suffix -> its row of a list; empty where there is no such list.
+
+    Raises:
+        UserError: a name twice, with different values.
+    """
     if not path.is_file():
         return {}
-    rows = ((number, line.split()) for number, line in list_lines(path))
-    return {words[0].removesuffix(".mp4"): (f"{path}: line {number}", words[1:]) for number, words in rows}
+    table: dict[str, _Row] = {}
+    for row in list_rows(path):
+        name, values = row.fields[0].removesuffix(".mp4"), row.fields[1:]
+        first, known = table.setdefault(name, (row.where, values))
+        if known != values:
+            raise UserError(f"{row.where}: expected each name once, found {name} here and in {first}")
+    return table
 
 
 def _range(text: str, where: str) -> tuple[float, float]:
@@ -142,8 +179,8 @@ def _range(text: str, where: str) -> tuple[float, float]:
     try:
         start_s, stop_s = (_seconds(part) for part in match.groups()) if match else (0.0, 0.0)
     except ValueError:
-        start_s = stop_s = 0.0
-    if stop_s <= start_s:
+        match = None
+    if match is None:
         raise UserError(f"{where}: expected a time range such as 00:30-01:00, got {text!r}")
     return start_s, stop_s
 

@@ -17,12 +17,12 @@ from stsa_lightning.data.corpora.source import (
     MissingVideosWarning,
     Source,
     existing_folder,
-    list_lines,
     source_of,
     splits_by_name,
     those_there,
 )
 from stsa_lightning.errors import UserError
+from stsa_lightning.tables import list_rows
 
 TREE = """
 mvlrs_v1/                       <- --root (or the folder above it)
@@ -104,9 +104,10 @@ def _pretrain(base: Path, places: list[Path]) -> list[str]:
 
 def _names(path: Path) -> list[str]:
     names = []
-    for number, line in list_lines(path):
-        name = line.split()[0].removesuffix(".mp4")
+    for row in list_rows(path):
+        name = row.fields[0].replace("\\", "/").removesuffix(".mp4")
         if name.count("/") != 1 or not all(name.split("/")):
-            raise UserError(f"{path}: line {number}: expected ID/CLIP such as 5535415699068794046/00001, got {line!r}")
+            found = " ".join(row.fields)
+            raise UserError(f"{row.where}: expected ID/CLIP such as 5535415699068794046/00001, got {found!r}")
         names.append(name)
     return names

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from stsa_lightning.data.corpora.tree import examine
 from stsa_lightning.errors import UserError
 from stsa_lightning.files import sha256_of
+from stsa_lightning.names import legible
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".m4v")
+_CROP_ROUNDING = 0.02  # of a crop's side: crops are measured in whole pixels of a smaller copy
 
 
 class LayoutError(UserError):
@@ -29,13 +32,17 @@ class MissingVideosWarning(UserWarning):
     """Part of a corpus is not on the disk, or not usable; the rest is prepared."""
 
 
+class OtherFilesWarning(UserWarning):
+    """A folder of videos holds other files."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One clip to be made of a video, or of a part of one.
 
     Attributes:
         path: the video.
-        relative: its path below the corpus's folder, with forward slashes.
+        relative: its path below the corpus's folder, with forward slashes, as valid text (`legible`).
         speaker: who speaks; a split by speaker goes by it.
         clip: name, unique in the corpus: SPEAKER/...
         bytes: size of what is read, the sound file included; with `mtime_ns` it tells whether a source changed.
@@ -48,6 +55,7 @@ class Source:
         crop: x, y, width, height of the part of the picture to use, pixels of a frame `crop_height` high; see
             `crop_box`. None: the whole picture.
         crop_height: height of the frame that `crop` was measured in, pixels; None: the video's own.
+        fault: why it cannot be prepared, which shows before it is opened, in words that follow its name; "": it may be.
     """
 
     path: Path
@@ -63,6 +71,7 @@ class Source:
     stop_s: float | None = None
     crop: tuple[int, int, int, int] | None = None
     crop_height: int | None = None
+    fault: str = ""
 
     @property
     def part(self) -> str:
@@ -78,17 +87,29 @@ class Source:
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """The part of a frame of this size (pixels) that belongs to the clip: x, y, width, height, within the frame.
 
-        A crop measured in a copy of another resolution is scaled. All of the frame where there is no crop, or where
-        the crop lies outside.
+        A crop measured in a copy of another resolution is scaled; what rounding lets it stand out is cut off. All of
+        the frame where there is no crop.
+
+        Raises:
+            UserError: the crop lies outside of the frame, or stands out of it further.
         """
-        whole = (0, 0, width, height)
         if self.crop is None:
-            return whole
+            return (0, 0, width, height)
         scale = height / self.crop_height if self.crop_height else 1.0
         x, y, wide, high = (round(scale * value) for value in self.crop)
         left, top = max(x, 0), max(y, 0)
         right, bottom = min(x + wide, width), min(y + high, height)
-        return (left, top, right - left, bottom - top) if left < right and top < bottom else whole
+        if min(right - left, bottom - top) <= 0:
+            where = "outside"
+        elif (right - left) < (1 - _CROP_ROUNDING) * wide or (bottom - top) < (1 - _CROP_ROUNDING) * high:
+            where = "partly outside"
+        else:
+            return left, top, right - left, bottom - top
+        scaled = f" ({scale:.3g} times as many pixels as in the list)" if scale != 1 else ""
+        raise UserError(
+            f"the crop lies {where} the picture: {wide}x{high} pixels from ({x}, {y}) on{scaled}, in a picture of "
+            f"{width}x{height}; another version of the video?"
+        )
 
     def sha256(self) -> str:
         """Hex digest of the contents: the video, and the sound where it lies apart."""
@@ -109,30 +130,29 @@ def source_of(
     audio: Path | None = None,
     split: str = "",
     language: str = "",
+    fault: str = "",
 ) -> Source:
-    """A source of a whole file, named relative to `root`; size and time are asked of the disk.
+    """A source of a whole file, named relative to `root`; size, time and faults are asked of the disk.
+
+    Args:
+        fault: what is known to be amiss already.
 
     Raises:
         FileNotFoundError: the video, or the sound file, is not there.
     """
-    stats = [file.stat() for file in (path, *([audio] if audio else []))]
-    size, mtime_ns = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
-    relative = Path(os.path.relpath(path, root)).as_posix()  # LRS2's pretrain may lie beside the root
-    return Source(path, relative, speaker, clip, size, mtime_ns, split, language, audio)
-
-
-def videos_below(root: Path) -> list[PurePosixPath]:
-    """Paths of all videos below a folder, sorted; hidden files and folders are passed over, links are followed."""
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = Path(folder).relative_to(root)
-        found += [
-            PurePosixPath((below / name).as_posix())
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
-        ]
-    return sorted(found)
+    parts = {"": examine(path), **({"its sound, a file of its own, ": examine(audio)} if audio else {})}
+    return Source(
+        path=path,
+        relative=legible(Path(os.path.relpath(path, root)).as_posix()),  # LRS2's pretrain may lie beside the root
+        speaker=speaker,
+        clip=clip,
+        bytes=sum(part.bytes for part in parts.values()),
+        mtime_ns=max(part.mtime_ns for part in parts.values()),
+        split=split,
+        language=language,
+        audio=audio,
+        fault=fault or next((f"{whose}{part.fault}" for whose, part in parts.items() if part.fault), ""),
+    )
 
 
 def existing_folder(root: Path | str) -> Path:
@@ -145,12 +165,6 @@ def existing_folder(root: Path | str) -> Path:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of videos")
     return root
-
-
-def list_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line of a list that is not empty, without space around it."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip())
 
 
 def splits_by_name(root: Path, lists: dict[str, Iterable[str]]) -> dict[str, str]:
@@ -207,7 +221,9 @@ def unique_clips(root: Path, sources: Iterable[Source]) -> list[Source]:
         UserError: two of one clip name.
     """
     by_clip: dict[str, Source] = {}
-    for source in sources:
+    for source in sorted(sources, key=lambda source: (bool(source.fault), source.relative)):
+        if source.fault and source.clip in by_clip:  # it only needs a line of its own in the index
+            source = replace(source, clip=f"{source.clip} ({source.relative})")
         other = by_clip.setdefault(source.clip, source)
         if other is not source:
             raise UserError(
@@ -225,10 +241,11 @@ def some(names: Sequence[str], count: int = 3) -> str:
 def _first_entries(root: Path, count: int = 8) -> list[str]:
     """The first entries of a folder, and one step into its first subfolder."""
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    lines = [f"{entry.name}{'/' if entry.is_dir() else ''}" for entry in entries[:count]]
+    lines = [f"{legible(entry.name)}{'/' if entry.is_dir() else ''}" for entry in entries[:count]]
     if len(entries) > count:
         lines.append(f"... {len(entries)} entries in all")
     for folder in [entry for entry in entries if entry.is_dir()][:1]:
-        inside = sorted(f"{folder.name}/{entry.name}{'/' if entry.is_dir() else ''}" for entry in folder.iterdir())
-        lines += inside[:3]
+        with suppress(OSError):  # it may not be entered
+            inside = sorted(f"{folder.name}/{entry.name}{'/' if entry.is_dir() else ''}" for entry in folder.iterdir())
+            lines += map(legible, inside[:3])
     return lines

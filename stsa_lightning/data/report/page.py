@@ -52,7 +52,7 @@ def corpus_report(root: Path | str, out: Path | str, filters: Filters | None = N
     Raises:
         FileNotFoundError: no prepared corpus.
         UserError: a damaged index, or filters that do not fit it.
-        ImportError: jinja2 is not installed.
+        MissingPackageError: jinja2 is not installed.
     """
     index = load_index(root)
     out = Path(out)

@@ -1,0 +1,70 @@
+"""``stsa reproduce``: a corpus's protocol from its videos to the table, in one command that can be stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from stsa_lightning.cli.command import command
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    parser = command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "a corpus's protocol end to end: prepare, generate, measure, table; resumable",
+    )
+    parser.formatter_class = argparse.HelpFormatter  # defaults are the protocol's
+    parser.add_argument("corpus", choices=("hdtf", "lrs2", "cmlr"), help="whose protocol")
+    parser.add_argument("--root", type=Path, required=True, help="where the corpus lies, in its authors' layout")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="trained networks: .ckpt of a run, or .safetensors"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of all results; the same command goes on there")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan with its hours, and write nothing")
+    parser.add_argument("--metrics", help="fast (needs no weights), all, or names separated by commas (default: all)")
+    parser.add_argument("--clips", type=int, help="measure this many, spread evenly (default: the protocol's)")
+    parser.add_argument("--speakers", help="who is measured where the corpus has no split, separated by commas, or all "
+                        "(default: whom the checkpoint held out)")  # fmt: skip
+    parser.add_argument("--lists", type=Path, help="folder of the authors' lists, where they are not found")
+    parser.add_argument("--name", default="STSA", help="of the system in the table")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the preparation")
+    parser.add_argument("--weights-dir", type=Path, help="folder to look for metric weights in first")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
+    parser.add_argument("--experiments", type=Path, default=Path("experiments"),
+                        help="folder with protocols/ and published/ (default: experiments)")  # fmt: skip
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.data.corpora import MissingVideosWarning
+    from stsa_lightning.reproduction import Reproduction, make_plan, reproduce, told
+
+    def parts(text: str | None) -> tuple[str, ...] | None:
+        return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+    job = Reproduction(
+        corpus=arguments.corpus,
+        root=arguments.root,
+        checkpoint=arguments.checkpoint,
+        out=arguments.out,
+        metrics=parts(arguments.metrics),
+        clips=arguments.clips,
+        speakers=parts(arguments.speakers),
+        name=arguments.name,
+        lists=arguments.lists,
+        workers=arguments.workers,
+        weights_dir=arguments.weights_dir,
+        device=arguments.device,
+        experiments=arguments.experiments,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MissingVideosWarning)
+        plan = make_plan(job)
+    for warning in caught:
+        print(f"stsa: {warning.message}", file=sys.stderr)
+    print(told(job, plan), flush=True)
+    if not arguments.dry_run:
+        print(reproduce(job, plan).text("markdown"))

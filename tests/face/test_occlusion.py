@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from stsa_lightning.face.occlusion import lip_contrast, no_lips
+from stsa_lightning.face.topology import LANDMARKS, positions
+
+OUTER = positions([61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146])
+INNER = positions([78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95])
+SKIN = (200, 150, 125)
+
+
+def landmarks() -> np.ndarray:
+    angle = np.linspace(0, 2 * np.pi, len(LANDMARKS), endpoint=False)
+    points = 100 + np.stack([60 * np.sin(angle), 80 * np.cos(angle)], -1)
+    points[positions([6, 197, 195, 5])] = [(100, 80), (100, 90), (100, 100), (100, 108)]
+    circle = np.pi + np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    points[OUTER] = np.stack([100 + 24 * np.cos(circle), 140 + 12 * np.sin(circle)], -1)
+    points[INNER] = np.stack([100 + 18 * np.cos(circle), 140 + 3 * np.sin(circle)], -1)
+    return points.astype(np.float32)
+
+
+def picture(skin: tuple[int, int, int] = SKIN, lips: tuple[int, int, int] | None = (175, 95, 95)) -> np.ndarray:
+    frame = np.full((220, 200, 3), skin, np.uint8)
+    if lips is not None:
+        cv2.ellipse(frame, (100, 140), (24, 12), 0, 0, 360, lips, -1)
+        cv2.ellipse(frame, (100, 140), (18, 3), 0, 0, 360, tuple(v // 3 for v in lips), -1)
+    return cv2.GaussianBlur(frame, (0, 0), 1)
+
+
+def masked(colour: tuple[int, int, int]) -> np.ndarray:
+    frame = picture()
+    frame[112:200] = colour
+    return frame
+
+
+def covered(frame: np.ndarray) -> bool:
+    return bool(no_lips(lip_contrast(frame, landmarks())[None].repeat(9, 0), 5).all())
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        picture(),
+        picture(lips=(170, 120, 105)),
+        picture((80, 55, 45), (55, 30, 32)),
+        picture((120, 120, 120), (85, 85, 85)),
+        picture((60, 45, 40), (160, 90, 90)),
+    ],
+    ids=["skin", "pale lips", "dark skin", "black and white", "beard"],
+)
+def test_lips_that_are_seen_are_not_covered(frame: np.ndarray) -> None:
+    assert not covered(frame)
+
+
+@pytest.mark.parametrize("colour", [(225, 225, 225), (25, 25, 28), (120, 170, 215), (230, 160, 170), SKIN])
+def test_a_mask_of_any_colour_covers(colour: tuple[int, int, int]) -> None:
+    assert covered(masked(colour))
+
+
+def test_no_lips_for_a_moment_or_outside_the_frame_say_nothing() -> None:
+    contrast = np.tile(lip_contrast(picture(), landmarks()), (40, 1))
+    contrast[10:16] = lip_contrast(masked((225, 225, 225)), landmarks())
+    contrast[30] = lip_contrast(picture(), landmarks() + 500)
+    assert np.isnan(contrast[30]).all()
+    assert not no_lips(contrast, 25).any()

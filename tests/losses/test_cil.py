@@ -1,0 +1,45 @@
+"""CIL against its definition, written out."""
+
+import pytest
+import torch
+
+from stsa_lightning.losses.cil import CILLoss
+from stsa_lightning.losses.mutual_information import MINE, InfoNCE
+
+CHANNELS = (4, 8, 16)
+
+
+def maps() -> list[torch.Tensor]:
+    return [torch.randn(6, c, s, s) for c, s in zip(CHANNELS, (16, 8, 4), strict=True)]
+
+
+def test_cil_loss_is_the_mean_over_scales_of_the_estimate_of_pooled_projections():
+    torch.manual_seed(0)
+    cil, spatial, temporal = CILLoss(CHANNELS, InfoNCE(12, temperature=0.3)).eval(), maps(), maps()
+    expected = []
+    for head, s, t in zip(cil.heads, spatial, temporal, strict=True):
+        # In eval mode a new batch norm divides by sqrt(1 + eps); projections are linear, so pooling may come first.
+        weight, bias = head.conv.weight[:, :, 0, 0], head.conv.bias
+        x, y = ((m.mean((2, 3)) @ weight.T + bias) / (1 + 1e-5) ** 0.5 for m in (s, t))
+        scores = torch.nn.functional.cosine_similarity(x[:, None], y[None], dim=-1) / 0.3
+        both = [torch.diagonal(scores.softmax(dim)).log().mean() for dim in (0, 1)]
+        expected.append(torch.log(torch.tensor(6.0)) + (both[0] + both[1]) / 2)
+    assert cil(spatial, temporal).item() == pytest.approx(-sum(expected).item() / 3, abs=1e-4)
+
+
+def test_cil_loss_rewards_paths_that_agree():
+    torch.manual_seed(0)
+    cil, spatial = CILLoss(CHANNELS, InfoNCE(12)), maps()
+    assert cil(spatial, spatial) < cil(spatial, maps()) - 1
+
+
+def test_cil_loss_reaches_both_paths_heads_and_estimator():
+    spatial, temporal = ([m.requires_grad_() for m in maps()] for _ in range(2))
+    cil = CILLoss(CHANNELS, MINE(12))
+    cil(spatial, temporal).backward()
+    assert all(tensor.grad is not None for tensor in [*spatial, *temporal, *cil.parameters()])
+
+
+def test_cil_loss_with_paths_of_other_scales_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        CILLoss(CHANNELS, InfoNCE(12))(maps(), maps()[:2])
