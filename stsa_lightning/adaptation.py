@@ -144,8 +144,8 @@ def adapt(
         seconds = _prepared(video, folder, meta["features"], guidance.face_size, landmark_model, bars)
         data = _data(folder, seconds, meta, synthesis)
         module = _Looks(
-            guidance=guidance.settings,
-            synthesis=synthesis.settings,
+            guidance=description(guidance),
+            synthesis=description(synthesis),
             features=meta["features"],
             face_size=guidance.face_size,
             references=synthesis.references,
@@ -153,7 +153,7 @@ def adapt(
             sigma=float(meta.get("sigma", 1.0)),
             weights=WEIGHTS,
             mouth_weight=8.0,
-            lr=lr,
+            optim=OptimSettings(lr=lr),
             gradient_clip=5.0,
             phase="synthesis",
             init_from=str(checkpoint),

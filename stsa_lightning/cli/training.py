@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 
+from stsa_lightning.callbacks.checkpoint import RunCheckpoint
 from stsa_lightning.callbacks.ema import GeneratorEMA
 from stsa_lightning.callbacks.evaluation import EvaluationCallback
 from stsa_lightning.callbacks.phases import (
@@ -251,7 +252,7 @@ class STSACLI(RunCLI):
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
         parser.add_lightning_class_args(ValidationPictures, "pictures")
         parser.add_lightning_class_args(Predictions, "predictions")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stsa_lightning.own import imported
 
 Features = list[list[Tensor]]  # over scales, of layers; the last layer is the score
 
@@ -56,6 +61,29 @@ class PatchDiscriminator(nn.Module):
                 images = F.avg_pool2d(images, 3, 2, 1, count_include_pad=False)
             answers.append(_features(layers, images))  # type: ignore[arg-type]
         return answers
+
+
+@dataclass(frozen=True)
+class DiscriminatorSettings:
+    """The discriminator of single faces as settings say it.
+
+    Attributes:
+        width, layers, scales: see :class:`PatchDiscriminator`.
+        class_path: of one's own in its place, a module that makes :data:`Features` of faces (B, 3, S, S).
+        init_args: its arguments.
+    """
+
+    width: int = 64
+    layers: int = 3
+    scales: int = 2
+    class_path: str | None = None
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> nn.Module:
+        """The discriminator, with fresh weights."""
+        if self.class_path is None:
+            return PatchDiscriminator(3, self.width, self.layers, self.scales)
+        return imported(self.class_path, nn.Module, "model.discriminator.class_path")(**self.init_args)
 
 
 class TemporalDiscriminator(nn.Module):
