@@ -41,7 +41,9 @@ from stsa_lightning.module import STSA
 from stsa_lightning.nets.checkpoint import load_networks, save_networks
 from stsa_lightning.nets.guidance import GuidanceOutput
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput
+from stsa_lightning.own import description
 from stsa_lightning.scratch import scratch_folder
+from stsa_lightning.training.optim import OptimSettings
 from stsa_lightning.weights import cache_dir
 
 RECIPE = 5  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused

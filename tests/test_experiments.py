@@ -51,7 +51,18 @@ def parsed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, An
         main([*words, "--print_config"])
     captured = capsys.readouterr()
     assert end.value.code in (0, None), captured.err
-    return yaml.safe_load(captured.out)
+    return flat(yaml.safe_load(captured.out))
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Model and data as experiments say them, without their class paths."""
+    for name, kind in (
+        ("model", "stsa_lightning.module.STSA"),
+        ("data", "stsa_lightning.data.datamodule.STSADataModule"),
+    ):
+        if settings[name].get("class_path") == f"stsa_lightning.{kind}":
+            settings[name] = settings[name]["init_args"]
+    return settings
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -74,7 +85,7 @@ def base() -> dict[str, Any]:
     said = io.StringIO()
     with pytest.raises(SystemExit), contextlib.redirect_stdout(said):
         main(["fit", "-c", str(EXPERIMENTS / "hdtf.yaml"), "--print_config"])
-    return dict(leaves(yaml.safe_load(said.getvalue())))
+    return dict(leaves(flat(yaml.safe_load(said.getvalue()))))
 
 
 @pytest.mark.parametrize("file", [*ABLATIONS, *LAID_OVER], ids=lambda path: path.stem)

@@ -57,6 +57,6 @@ def check_monitor(monitor: str | None, trainer: Trainer, module: Any) -> None:
     logged = columns | {f"val/{name}" for name in getattr(module, "validated", ())}
     if logged and monitor not in logged:
         raise UserError(
-            f"checkpoint.monitor: not every validation logs {monitor}; each validation logs {', '.join(sorted(logged))}. For "
+            f"checkpoint.monitor: not every validation logs {monitor}; each logs {', '.join(sorted(logged))}. For "
             "others set evaluation.metrics, evaluation.regions, or (of clips) evaluation.every_n_validations 1"
         )

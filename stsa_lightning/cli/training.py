@@ -10,23 +10,25 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 
+from stsa_lightning.callbacks.bar import PhaseBar
 from stsa_lightning.callbacks.checkpoint import RunCheckpoint
 from stsa_lightning.callbacks.ema import GeneratorEMA
 from stsa_lightning.callbacks.evaluation import EvaluationCallback
 from stsa_lightning.callbacks.phases import (
     PhaseSchedule,
     PhaseSettings,
+    check_options,
     chosen_phases,
     epochs_without_picture,
     phase_specs,
@@ -41,9 +43,9 @@ from stsa_lightning.cli.settings import LoggedSettings
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.errors import UserError
 from stsa_lightning.module import STSA
-from stsa_lightning.training.checks import check_flags
+from stsa_lightning.training.checks import AGREED, check_flags, check_synchronised
 from stsa_lightning.training.folder import RunFolder, sweep_trial
-from stsa_lightning.training.loggers import WandbSettings, kept, make_loggers
+from stsa_lightning.training.loggers import WandbSettings, check_login, chosen_names, kept, make_loggers
 
 LISTS = ("trainer.callbacks", "trainer.logger")
 
@@ -96,6 +98,15 @@ def whole_lists(words: list[str]) -> list[str]:
     return made
 
 
+class TerseParser(LightningArgumentParser):
+    """Says what is wrong without a hundred lines of options before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        lines = [line.rstrip() for line in str(message).splitlines() if line.strip()]
+        print(f"stsa: {chr(10).join(lines)} (all options: --help, --model.help, --data.help)", file=sys.stderr)
+        sys.exit(2)
+
+
 class RunCLI(LightningCLI):
     """Lightning's command line, in which ``--run FOLDER`` says where everything of a run is.
 
@@ -103,13 +114,14 @@ class RunCLI(LightningCLI):
     own below it; a dry run (``--trainer.fast_dev_run``) writes into none. A W&B sweep's trial has a folder of its own.
     """
 
+    words: tuple[str, ...] = ()  # as given
     own_strategy: str | None = None  # on several devices, where none is asked for
     scratch: tempfile.TemporaryDirectory | None = None
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """As Lightning's, with :class:`LaidOver` for ``-c``."""
         kwargs.setdefault("dump_header", None)
-        parser = self.parser_class(**kwargs)
+        parser = TerseParser(**kwargs)
         parser.add_argument("-c", "--config", action=LaidOver, help="YAML of settings; a later one overrides it")
         return parser
 
@@ -125,7 +137,8 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         if args is None or isinstance(args, (list, tuple)):
-            self.config = parser.parse_args(whole_lists(list(sys.argv[1:] if args is None else args)))
+            self.words = tuple(sys.argv[1:] if args is None else args)
+            self.config = parser.parse_args(whole_lists(list(self.words)))
         else:
             super().parse_arguments(parser, args)
 
@@ -169,6 +182,8 @@ class RunCLI(LightningCLI):
             self.folder = self.run.path if self.fitting else self.run.path / str(self.subcommand)
             if self.fitting:
                 self.run.claim(asked, self.checkpoint, settings.overwrite)
+            if "wandb" in chosen_names(settings.logger):
+                check_login()
         settings.overwrite = False  # whoever takes up these settings again has not asked for it
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -183,6 +198,7 @@ class RunCLI(LightningCLI):
             **kwargs,
         }
         trainer = super().instantiate_trainer(**kwargs)
+        check_synchronised(trainer, bool(given.sync_batchnorm))
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and (self.dry or checkpoint.dirpath is None):
                 checkpoint.dirpath = str(self.folder if self.dry else self.run.path.resolve())
@@ -220,14 +236,20 @@ class RunCLI(LightningCLI):
 
 
 class STSACLI(RunCLI):
-    """``stsa fit`` and its kin: :class:`STSA` on :class:`STSADataModule`."""
+    """``stsa fit`` and its kin: :class:`STSA` on :class:`STSADataModule`, or classes of one's own in their place.
+
+    Settings name these by ``class_path`` and ``init_args``, or ``--model`` and ``--data``; without it, what stands
+    under ``model`` and ``data`` are the arguments of the package's own.
+    """
 
     own_strategy = "ddp_alternating"
 
     def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
         super().__init__(
             STSA,
-            STSADataModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
             args=args,
             auto_configure_optimizers=False,  # the module has two, with arguments of its own
             save_config_callback=LoggedSettings,
@@ -238,9 +260,12 @@ class STSACLI(RunCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
+        parser.set_defaults(
+            {"model": {"class_path": class_path(STSA)}, "data": {"class_path": class_path(STSADataModule)}}
+        )
         # What data and networks must agree on is said once, under ``data``.
-        for name in ("features", "face_size", "references", "window", "sigma"):
-            parser.link_arguments(f"data.{name}", f"model.{name}")
+        for name in AGREED:
+            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.add_argument(
             "--phases", type=dict[str, PhaseSettings], default={}, help="LABEL: {epochs: N, lr: X, ...}, in order"
         )
@@ -277,7 +302,9 @@ class STSACLI(RunCLI):
         check_flags(vars(self.settings.trainer))
         super().before_instantiate_classes()
         settings = self.settings
+        self._check_corpus()
         given = {label: PhaseSettings(**vars(phase)) for label, phase in settings.phases.items()}
+        check_options(self.words, chosen_phases(given))
         epochs = len(chosen_phases(given)) if self.smoking else settings.epochs
         if epochs is None or not given:
             return
@@ -286,13 +313,24 @@ class STSACLI(RunCLI):
         for label, phase in settings.phases.items():
             phase.epochs = phases[label].epochs if label in phases else 0
         before = epochs_without_picture(chosen_phases(given))
-        exchanged = settings.data.exchange_epochs
+        data = settings.data.init_args
+        exchanged = data.get("exchange_epochs")
         if exchanged and before:
-            settings.data.exchange_epochs = max(1, exchanged * epochs_without_picture(phases) // before)
+            data["exchange_epochs"] = max(1, exchanged * epochs_without_picture(phases) // before)
+
+    def _check_corpus(self) -> None:
+        """Before weights are fetched for the module: is the data there?"""
+        data = self.settings.data
+        if data.class_path == class_path(STSADataModule):
+            STSADataModule(**data.init_args.clone().as_dict()).look()
 
     def first_callbacks(self) -> list[Callback]:
-        specs = phase_specs(chosen_phases(self.config_init[self.subcommand].phases))
-        return [PhaseSchedule(specs)] if specs else []
+        settings = self.config_init[self.subcommand]
+        specs = phase_specs(chosen_phases(settings.phases))
+        given = settings.trainer
+        bars = any(isinstance(callback, ProgressBar) for callback in as_list(given.callbacks))
+        bar = [] if bars or given.enable_progress_bar is False or given.barebones else [PhaseBar()]
+        return [*([PhaseSchedule(specs)] if specs else []), *bar]
 
     def last_callbacks(self) -> list[Callback]:
         return [RunRecord(), *([SmokeReport()] if self.smoking else [])]
@@ -310,6 +348,10 @@ class STSACLI(RunCLI):
             length |= SmokeReport.limits(total)
         settings.epochs = None  # what it said is in the phases
         return super().instantiate_trainer(**{**length, **kwargs})
+
+
+def class_path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def quiet() -> None:

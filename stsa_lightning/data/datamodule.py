@@ -187,17 +187,20 @@ class STSADataModule(LightningDataModule):
             FileNotFoundError: no prepared corpus; the message says how to obtain and prepare it.
             UserError: the corpus does not fit the arguments.
         """
-        if self.splits:
-            return
+        if not self.splits:
+            self.splits = self._split(self._filtered(self.look()))
+
+    def look(self) -> pd.DataFrame:
+        """The clips that can be used, before filters; that the corpus is there and fits is checked here."""
         options = self._options
         try:
             index = load_index(options.root)
         except FileNotFoundError as error:
             hint = CORPORA[options.corpus].obtain.format(root=options.root, features=options.features)
             raise FileNotFoundError(f"{str(error).split(';')[0]}. {hint}") from None
-        clips = self._filtered(usable(index, options.features, options.window))
+        clips = usable(index, options.features, options.window)
         self._check_face_size(clips)
-        self.splits = self._split(clips)
+        return clips
 
     def _filtered(self, clips: pd.DataFrame) -> pd.DataFrame:
         if self.filters is None:

@@ -47,6 +47,9 @@ class CILSettings:
         return estimator("infonce", dim, temperature=self.temperature, critic=self.critic)
 
 
+INFO_NCE = CILSettings()
+
+
 class CILLoss(nn.Module):
     """Negative mutual information of both paths' feature maps, the mean over their scales.
 

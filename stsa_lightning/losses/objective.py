@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_discriminator, lsgan_generator
 from stsa_lightning.losses.articulation import Listening, articulation_loss
-from stsa_lightning.losses.cil import CILLoss, CILSettings
+from stsa_lightning.losses.cil import INFO_NCE, CILLoss, CILSettings
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.losses.sync import SyncLoss
 from stsa_lightning.losses.term import GeneratorStep, Place, TermSettings, own_terms
 from stsa_lightning.metrics.image import mouth_region
-from stsa_lightning.nets.discriminators import DiscriminatorSettings, TemporalDiscriminator
+from stsa_lightning.nets.discriminators import PATCHES, DiscriminatorSettings, TemporalDiscriminator
 from stsa_lightning.nets.guidance import GuidanceOutput
 from stsa_lightning.nets.synthesis import SynthesisOutput
 
@@ -119,8 +119,8 @@ class Objective(nn.Module):
         mouth_weight: float = 1.0,
         perceptual_net: str = "vgg19",
         perceptual_half: bool = False,
-        cil: CILSettings = CILSettings(),
-        discriminator: DiscriminatorSettings = DiscriminatorSettings(),
+        cil: CILSettings = INFO_NCE,
+        discriminator: DiscriminatorSettings = PATCHES,
         own: Mapping[str, TermSettings] | None = None,
         sync: SyncLoss | None = None,
         sound_width: int = 512,

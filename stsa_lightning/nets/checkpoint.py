@@ -145,7 +145,8 @@ def _build(
     try:
         with uninitialised(holding=sum(value.numel() for value in own.values())):
             network = kind(**settings)
-        network.settings = settings  # type: ignore[assignment]
+        if is_own(said):
+            network.settings = settings  # type: ignore[assignment]
         network.load_state_dict({name.removeprefix(prefix): value for name, value in own.items()}, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its {kind.__name__} weights do not fit its settings: {error}") from error

@@ -86,6 +86,9 @@ class DiscriminatorSettings:
         return imported(self.class_path, nn.Module, "model.discriminator.class_path")(**self.init_args)
 
 
+PATCHES = DiscriminatorSettings()
+
+
 class TemporalDiscriminator(nn.Module):
     """3-d PatchGAN of short windows: each score sees several frames of a patch, so it can tell jitter from motion.
 

@@ -82,6 +82,7 @@ class OptimSettings:
 
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0.0}
+ADAM = OptimSettings()
 ADVERSARIAL = OptimSettings(betas=(0.5, 0.999))
 
 

@@ -29,10 +29,10 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NARROW = {
     "size": "tiny",
     "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
-    "synthesis": {"width": 2, "audio_width": 8, "align_width": 8, "spade_hidden": 4},
+    "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},
     "discriminator": {"width": 4, "scales": 1},
     "weights": {"warp": 0, "perceptual": 0, "warp_pixel": 1, "pixel": 1, "adversarial": 0.1, "feature_matching": 0.1},
-    "lr": 0.001,
+    "optim": {"lr": 0.001},
 }
 
 
@@ -129,12 +129,12 @@ def test_nothing_that_a_run_wrote_is_lost_by_what_follows(
     assert sum(name.startswith("predict/videos/") for name in now) == 1
 
     assert "--ckpt_path last; begin elsewhere: --run FOLDER; or begin anew here: --overwrite" in refused(capsys)
-    assert "holds a run already" in refused(capsys, "--ckpt_path", str(run / "best.ckpt"), "--model.lr", "1") or (
+    assert "holds a run already" in refused(capsys, "--ckpt_path", str(run / "best.ckpt"), "--model.optim.lr", "1") or (
         (run / "best.ckpt").read_bytes() == (run / "last.ckpt").read_bytes()
     )
     assert contents(run) == now
 
-    stsa("--ckpt_path", "last", "--epochs", "6", "--model.lr", "0.0005")
+    stsa("--ckpt_path", "last", "--epochs", "6", "--model.optim.lr", "0.0005")
     after = contents(run)
     assert after["logs/metrics.csv"].startswith(written["logs/metrics.csv"])
     assert after["config-1.yaml"] == written["config.yaml"]
@@ -154,8 +154,8 @@ def test_the_command_line_holds_against_a_checkpoint(
     stsa("--epochs", "4", "--trainer.limit_val_batches", "1")
     options = ["--ckpt_path", "runs/mine/last.ckpt", "--epochs", "8"]
     caplog.set_level("INFO")
-    stsa(*options, "--model.lr", "0.0005", "--model.betas", "[0.8, 0.9]", "--phases.guidance.lr", "null")
-    assert "model.lr 0.0005 (the checkpoint: 0.001)" in caplog.text
+    stsa(*options, "--model.optim.lr", "0.0005", "--model.optim.betas", "[0.8, 0.9]", "--phases.guidance.lr", "null")
+    assert "model.optim.lr 0.0005 (the checkpoint: 0.001)" in caplog.text
     (group, _) = (state["param_groups"][0] for state in torch.load("runs/mine/last.ckpt")["optimizer_states"])
     assert (group["lr"], tuple(group["betas"])) == (0.0005, (0.8, 0.9))
     for command in ("fit", "validate"):
@@ -327,11 +327,11 @@ def test_trials_of_a_sweep_have_folders_of_their_own():
 def test_trials_started_by_wandb_s_agent_write_apart(tree: Path):
     sweep = EXPERIMENTS / "sweeps/learning_rates.yaml"
     for run_id, lr in (("aaa", 0.001), ("bbb", 0.0001)):
-        trial(sweep, run_id, "s1", {"model.lr": lr, "epochs": 4}, "--logger=csv,wandb", "--trainer.max_steps=4")
+        trial(sweep, run_id, "s1", {"model.optim.lr": lr, "epochs": 4}, "--logger=csv,wandb", "--trainer.max_steps=4")
     for run_id, lr in (("aaa", 0.001), ("bbb", 0.0001)):
         folder = tree / "runs/sweeps/s1" / run_id
         assert (folder / "last.ckpt").is_file()
-        assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["lr"] == lr
+        assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]["optim"]["lr"] == lr
         assert rows(folder)
         assert [path.name.split("-")[-1] for path in (folder / "wandb").glob("offline-run-*")] == [run_id]
     assert not (tree / "runs/mine").exists()
@@ -429,7 +429,7 @@ def test_days_of_a_researcher_in_one_tree_lose_nothing(tree: Path):
     look()
     sweep = EXPERIMENTS / "sweeps/learning_rates.yaml"
     for run_id in ("aaa", "bbb"):
-        trial(sweep, run_id, "s1", {"model.lr": 0.001, "epochs": 4}, "--logger=csv,wandb")
+        trial(sweep, run_id, "s1", {"model.optim.lr": 0.001, "epochs": 4}, "--logger=csv,wandb")
         look()
     overlays = tree / "overlays"
     overlays.mkdir()
