@@ -293,7 +293,7 @@ class STSA(LightningModule):
         return ["pixel", *(f.name for f in fields(LossWeights) if self.objective.weight(f.name)), *weighted]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Pictures as floats, whether the data gave floats or bytes."""
+        """Bytes travel to the device, floats are made there; data of one's own may give floats."""
         return as_floats(batch)
 
     # ---- forward

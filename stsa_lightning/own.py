@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from importlib import import_module
-from typing import Any, TypeVar, cast
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from stsa_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ALLOWED = "STSA_ALLOW_CLASSES"  # of the environment: class paths, with commas between them
 _KEYS = {"class_path", "init_args"}
 
 Kind = TypeVar("Kind")
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="nn.Module")
 
 
 def imported(class_path: str, base: type[Kind], option: str) -> type[Kind]:

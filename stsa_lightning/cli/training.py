@@ -10,13 +10,13 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
@@ -48,6 +48,10 @@ from stsa_lightning.training.folder import RunFolder, sweep_trial
 from stsa_lightning.training.loggers import WandbSettings, check_login, chosen_names, kept, make_loggers
 
 LISTS = ("trainer.callbacks", "trainer.logger")
+
+
+def class_path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class LaidOver(ActionConfigFile):
@@ -107,6 +111,19 @@ class TerseParser(LightningArgumentParser):
         sys.exit(2)
 
 
+class Instantiator(_InstantiatorFn):
+    """Keeps what a class says of its arguments, which jsonargparse would bury among its own guesses."""
+
+    # jsonargparse gives links to whoever names them.
+    def __call__(self, class_type: type, *args: Any, applied_instantiation_links: dict, **kwargs: Any) -> Any:
+        links = {"applied_instantiation_links": applied_instantiation_links}
+        try:
+            return super().__call__(class_type, *args, **links, **kwargs)
+        except Exception as error:
+            cast(RunCLI, self.cli).refusal = error
+            raise
+
+
 class RunCLI(LightningCLI):
     """Lightning's command line, in which ``--run FOLDER`` says where everything of a run is.
 
@@ -115,6 +132,8 @@ class RunCLI(LightningCLI):
     """
 
     words: tuple[str, ...] = ()  # as given
+    refusal: Exception | None = None  # of model or data
+    begin: tuple[str, ...] = ()  # options before all others
     own_strategy: str | None = None  # on several devices, where none is asked for
     scratch: tempfile.TemporaryDirectory | None = None
 
@@ -138,7 +157,9 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         if args is None or isinstance(args, (list, tuple)):
             self.words = tuple(sys.argv[1:] if args is None else args)
-            self.config = parser.parse_args(whole_lists(list(self.words)))
+            # As words and not as defaults of the parser: a class named later keeps what was said, and is not given
+            # the defaults of the one before it.
+            self.config = parser.parse_args([*self.words[:1], *self.begin, *whole_lists(list(self.words[1:]))])
         else:
             super().parse_arguments(parser, args)
 
@@ -185,6 +206,19 @@ class RunCLI(LightningCLI):
             if "wandb" in chosen_names(settings.logger):
                 check_login()
         settings.overwrite = False  # whoever takes up these settings again has not asked for it
+
+    def _add_instantiators(self) -> None:
+        kinds = (("model", self._model_class), ("data", self._datamodule_class))
+        for key, kind in kinds:
+            self.parser.add_instantiator(Instantiator(self, key), kind, subclasses=True)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError:
+            if self.refusal is not None:
+                raise self.refusal from None
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with all that writes in the run's folder."""
@@ -243,6 +277,7 @@ class STSACLI(RunCLI):
     """
 
     own_strategy = "ddp_alternating"
+    begin = (f"--model={class_path(STSA)}", f"--data={class_path(STSADataModule)}")
 
     def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
         super().__init__(
@@ -260,9 +295,6 @@ class STSACLI(RunCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.set_defaults(
-            {"model": {"class_path": class_path(STSA)}, "data": {"class_path": class_path(STSADataModule)}}
-        )
         # What data and networks must agree on is said once, under ``data``.
         for name in AGREED:
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
@@ -348,10 +380,6 @@ class STSACLI(RunCLI):
             length |= SmokeReport.limits(total)
         settings.epochs = None  # what it said is in the phases
         return super().instantiate_trainer(**{**length, **kwargs})
-
-
-def class_path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def quiet() -> None:

@@ -59,14 +59,14 @@ class TermSettings:
     """A term of one's own as settings say it, under its name.
 
     Attributes:
-        class_path: of a :class:`LossTerm`.
+        loss: class path of a :class:`LossTerm`.
         weight: as those of the package's terms; 0 leaves it out.
-        init_args: arguments of the class.
+        options: its arguments.
     """
 
-    class_path: str
+    loss: str
     weight: float = 1.0
-    init_args: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def own_terms(settings: Mapping[str, TermSettings], taken: Collection[str]) -> dict[str, LossTerm]:
@@ -86,8 +86,8 @@ def own_terms(settings: Mapping[str, TermSettings], taken: Collection[str]) -> d
         if not said.weight >= 0:
             raise UserError(f"{option}.weight must be 0 or more, got {said.weight}")
         if said.weight:
-            kind = imported(said.class_path, LossTerm, f"{option}.class_path")
+            kind = imported(said.loss, LossTerm, f"{option}.loss")
             if kind.place not in get_args(Place):
-                raise UserError(f"{option}: {said.class_path}.place must be one of {', '.join(get_args(Place))}")
-            terms[name] = kind(**said.init_args)
+                raise UserError(f"{option}: {said.loss}.place must be one of {', '.join(get_args(Place))}")
+            terms[name] = kind(**said.options)
     return terms

@@ -69,21 +69,21 @@ class DiscriminatorSettings:
 
     Attributes:
         width, layers, scales: see :class:`PatchDiscriminator`.
-        class_path: of one's own in its place, a module that makes :data:`Features` of faces (B, 3, S, S).
-        init_args: its arguments.
+        network: class path of one's own in its place, a module that makes :data:`Features` of faces (B, 3, S, S).
+        options: its arguments.
     """
 
     width: int = 64
     layers: int = 3
     scales: int = 2
-    class_path: str | None = None
-    init_args: dict[str, Any] = field(default_factory=dict)
+    network: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> nn.Module:
         """The discriminator, with fresh weights."""
-        if self.class_path is None:
+        if self.network is None:
             return PatchDiscriminator(3, self.width, self.layers, self.scales)
-        return imported(self.class_path, nn.Module, "model.discriminator.class_path")(**self.init_args)
+        return imported(self.network, nn.Module, "model.discriminator.network")(**self.options)
 
 
 PATCHES = DiscriminatorSettings()
