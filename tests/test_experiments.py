@@ -79,6 +79,21 @@ def test_an_experiment_fits(file: Path, prepared_sample: Path, tmp_path: Path, m
     main(["fit", "-c", str(file), *SMALL, f"--data.root={prepared_sample}", "--trainer.fast_dev_run=2"])
 
 
+def test_an_experiment_is_tried_on_a_cpu_with_smoke(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """All phases of HDTF's experiment and every metric, with nothing else changed than where the data are."""
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    files = ["-c", str(EXPERIMENTS / "hdtf.yaml"), "-c", str(EXPERIMENTS / "smoke.yaml")]
+    data = ["--data.features=logmel", "--data.filters=null", "--data.face_size=64", "--data.window=2"]
+    main(["fit", *files, *data, f"--data.root={prepared_sample}", "--data.validation_speakers=[speaker03]", "--smoke"])
+    told = caplog.text
+    assert all(f"\n{phase} " in told for phase in ("guidance", "warp", "synthesis", "end_to_end", "validation"))
+    assert "val/psnr_mouth" in told
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
     """Every setting of hdtf.yaml, over which overlays are laid."""

@@ -9,6 +9,7 @@ import logging
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -111,6 +112,13 @@ class TerseParser(LightningArgumentParser):
         sys.exit(2)
 
 
+def whole_help(words: Sequence[str]) -> list[str]:
+    """``--data.help`` without a class as that of the package's own, rather than of Lightning's empty one."""
+    alone = {place for place, word in enumerate(words) if not words[place + 1 :] or words[place + 1].startswith("-")}
+    named = f"--data.help={class_path(STSADataModule)}"
+    return [named if word == "--data.help" and place in alone else word for place, word in enumerate(words)]
+
+
 class Instantiator(_InstantiatorFn):
     """Keeps what a class says of its arguments, which jsonargparse would bury among its own guesses."""
 
@@ -159,7 +167,7 @@ class RunCLI(LightningCLI):
             self.words = tuple(sys.argv[1:] if args is None else args)
             # As words and not as defaults of the parser: a class named later keeps what was said, and is not given
             # the defaults of the one before it.
-            self.config = parser.parse_args([*self.words[:1], *self.begin, *whole_lists(list(self.words[1:]))])
+            self.config = parser.parse_args([*self.words[:1], *self.begin, *whole_lists(whole_help(self.words[1:]))])
         else:
             super().parse_arguments(parser, args)
 
@@ -288,7 +296,7 @@ class STSACLI(RunCLI):
             args=args,
             auto_configure_optimizers=False,  # the module has two, with arguments of its own
             save_config_callback=LoggedSettings,
-            parser_kwargs={"parser_mode": "omegaconf"},
+            parser_kwargs={"parser_mode": "omegaconf", "default_env": True, "env_prefix": "STSA"},
             seed_everything_default=0,
             **kwargs,
         )
@@ -387,6 +395,7 @@ def quiet() -> None:
     told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     told.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")  # as is meant
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # see RunFolder.claim
 
 

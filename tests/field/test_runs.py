@@ -100,6 +100,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_nothing_that_a_run_wrote_is_lost_by_what_follows(
     tree: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
@@ -295,6 +296,7 @@ def test_phases_of_an_overlay_change_those_they_name(tree: Path, capsys: pytest.
 # ---- W&B
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_stays_one_run_in_wandb(tree: Path):
     for words in (["--epochs", "4"], ["--epochs", "5", "--ckpt_path", "last"]):
         stsa("--logger", "wandb", "--trainer.limit_val_batches", "1", *words)
@@ -367,6 +369,7 @@ def last_values(folder: Path) -> dict[str, float]:
     return {name: float(value) for row in rows(folder) for name, value in row.items() if value}
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_measure_what_one_measures(tree: Path):
     """Five windows on two processes: none counts twice; no strategy was asked for; no doubts are told."""
     uneven = [
