@@ -60,7 +60,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
         ("model", "stsa_lightning.module.STSA"),
         ("data", "stsa_lightning.data.datamodule.STSADataModule"),
     ):
-        if settings[name].get("class_path") == f"stsa_lightning.{kind}":
+        if settings[name].get("class_path") == kind:
             settings[name] = settings[name]["init_args"]
     return settings
 
