@@ -41,7 +41,9 @@ from stsa_lightning.module import STSA
 from stsa_lightning.nets.checkpoint import load_networks, save_networks
 from stsa_lightning.nets.guidance import GuidanceOutput
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput
+from stsa_lightning.own import description
 from stsa_lightning.scratch import scratch_folder
+from stsa_lightning.training.optim import OptimSettings
 from stsa_lightning.weights import cache_dir
 
 RECIPE = 5  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
@@ -144,8 +146,8 @@ def adapt(
         seconds = _prepared(video, folder, meta["features"], guidance.face_size, landmark_model, bars)
         data = _data(folder, seconds, meta, synthesis)
         module = _Looks(
-            guidance=guidance.settings,
-            synthesis=synthesis.settings,
+            guidance=description(guidance),
+            synthesis=description(synthesis),
             features=meta["features"],
             face_size=guidance.face_size,
             references=synthesis.references,
@@ -153,7 +155,7 @@ def adapt(
             sigma=float(meta.get("sigma", 1.0)),
             weights=WEIGHTS,
             mouth_weight=8.0,
-            lr=lr,
+            optim=OptimSettings(lr=lr),
             gradient_clip=5.0,
             phase="synthesis",
             init_from=str(checkpoint),

@@ -17,9 +17,9 @@ end_to_end    predicted heatmaps (section 3 of the paper) both networks, all ter
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -30,33 +30,39 @@ from torch.nn import functional as F
 
 from stsa_lightning.audio import FeatureKind
 from stsa_lightning.data.datamodule import STSADataModule
-from stsa_lightning.data.windows import Batch
+from stsa_lightning.data.windows import Batch, as_floats
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.balance import ShareBalancer, balance_of
-from stsa_lightning.losses.mutual_information import Estimator
-from stsa_lightning.losses.objective import FACE_TERMS, RELEASED_RECIPE, Judgement, LossWeights, Objective, Terms
+from stsa_lightning.losses.cil import INFO_NCE, CILSettings
+from stsa_lightning.losses.objective import RELEASED_RECIPE, Judgement, LossWeights, Objective, Terms
 from stsa_lightning.losses.sync import load_sync_loss
+from stsa_lightning.losses.term import GeneratorStep, TermSettings
 from stsa_lightning.nets.checkpoint import averaged_weights, load_networks
+from stsa_lightning.nets.discriminators import PATCHES, DiscriminatorSettings
 from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
 from stsa_lightning.nets.inference import compose_for_training
 from stsa_lightning.nets.presets import CIL_WIDTH, GUIDANCE, SYNTHESIS
 from stsa_lightning.nets.synthesis import Synthesis, SynthesisOutput, mask_lower_half
+from stsa_lightning.own import built, description, is_own
 from stsa_lightning.training.checks import (
     check_agreement,
     check_batch,
     check_features,
+    check_optimisers,
     check_parts,
     check_settings,
     check_trainer,
     memory_advice,
     told_settings,
 )
+from stsa_lightning.training.optim import ADAM, ADVERSARIAL, OptimSettings
 from stsa_lightning.training.speed import compile_networks
 
 Phase = Literal["listening", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 WITHOUT_PICTURE = ("listening", "guidance")
 Balance = Literal["weights", "shares"]
+Settings = TypeVar("Settings")
 
 
 @dataclass
@@ -86,14 +92,16 @@ class STSA(LightningModule):
 
     Args:
         size: preset of both networks, ``released``, ``small`` or ``tiny``.
-        guidance: settings of :class:`Guidance` that differ from the preset.
-        synthesis: settings of :class:`Synthesis` that differ from the preset.
+        guidance: settings of :class:`Guidance` that differ from the preset; or ``class_path`` and ``init_args`` of a
+            subclass of one's own, which is given the preset too.
+        synthesis: likewise of :class:`Synthesis`.
         features: kind of audio features.
         face_size: S, pixels.
         references: N, reference frames per window.
         window: T, frames per window.
         sigma: width of the heatmaps' ridges, pixels; for whoever uses the networks later.
         weights: weight of each loss term.
+        terms: further terms of one's own by name, see :class:`LossTerm`.
         balance: what the weights of the terms on the generated face mean: ``weights`` multiply the terms, ``shares``
             are parts of the gradient at the face, see :class:`ShareBalancer`.
         balance_every_n_steps: batches between measurements, rounded up to when the trainer logs; 0: none.
@@ -101,14 +109,11 @@ class STSA(LightningModule):
         mouth_weight: weight of the mouth's pixels in ``pixel`` and ``perceptual`` against the others'; 1: equal.
         perceptual_net: torchvision VGG of the perceptual losses.
         perceptual_half: they look at lower halves alone, the part that is made: half the work (ours).
-        information: estimator of mutual information.
-        temperature: of InfoNCE.
+        cil: how mutual information is estimated.
         sync_expert: checkpoint of ``stsa syncnet fit``, of the same audio features, for the term ``sync``.
-        lr: Adam's learning rate for the generator side (a phase may set its own).
-        discriminator: settings of :class:`PatchDiscriminator`.
-        discriminator_lr: Adam's learning rate for the discriminators (a phase may set its own).
-        betas: Adam's betas for the generator side.
-        discriminator_betas: Adam's betas for the discriminators.
+        discriminator: of single faces; the package's or one's own.
+        optim: how the generator side learns.
+        discriminator_optim: how the discriminators learn.
         gradient_clip: largest gradient norm of each optimiser's parameters; None does not clip.
         accumulate: batches whose mean gradient makes one step of either optimiser; what an epoch leaves over makes a
             step of its own. Batch norm and InfoNCE still see single batches.
@@ -132,20 +137,18 @@ class STSA(LightningModule):
         window: int = 5,
         sigma: float = 1.0,
         weights: LossWeights = RELEASED_RECIPE,
+        terms: dict[str, TermSettings] = {},  # noqa: B006 (a type that settings may lay over; nobody changes it)
         balance: Balance = "weights",
         balance_every_n_steps: int = 100,
         foreground_weight: float = 1.0,
         mouth_weight: float = 1.0,
         perceptual_net: str = "vgg19",
         perceptual_half: bool = False,
-        information: Estimator = "infonce",
-        temperature: float = 0.07,
+        cil: CILSettings = INFO_NCE,
         sync_expert: str | None = None,
-        lr: float = 1e-4,
-        discriminator: dict[str, Any] | None = None,
-        discriminator_lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        discriminator_betas: tuple[float, float] = (0.5, 0.999),
+        discriminator: DiscriminatorSettings = PATCHES,
+        optim: OptimSettings = ADAM,
+        discriminator_optim: OptimSettings = ADVERSARIAL,
         gradient_clip: float | None = None,
         accumulate: int = 1,
         channels_last: bool = False,
@@ -155,10 +158,15 @@ class STSA(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if isinstance(weights, Mapping):  # as a checkpoint stores them
-            weights = LossWeights(**weights)
+        weights, cil = settled(LossWeights, weights), settled(CILSettings, cil)
+        discriminator = settled(DiscriminatorSettings, discriminator)
+        terms = {name: settled(TermSettings, term) for name, term in terms.items()}
+        self.optim = settled(OptimSettings, optim), settled(OptimSettings, discriminator_optim)
         self.save_hyperparameters()
-        self.hparams["weights"] = asdict(weights)
+        typed: dict[str, Any] = {"weights": weights, "cil": cil, "discriminator": discriminator}
+        typed |= {"optim": self.optim[0], "discriminator_optim": self.optim[1]}
+        self.hparams.update({name: asdict(value) for name, value in typed.items()})
+        self.hparams["terms"] = {name: asdict(term) for name, term in terms.items()}
         self.automatic_optimization = False
         if accumulate < 1:
             raise UserError(f"accumulate must be 1 batch or more, got {accumulate}")
@@ -166,8 +174,9 @@ class STSA(LightningModule):
             raise UserError(f"balance must be one of {', '.join(get_args(Balance))}, got {balance!r}")
 
         shared = {"audio_dim": check_features(features), "face_size": face_size}
-        self.guidance = Guidance(**{**GUIDANCE[size], **shared, **(guidance or {})})
-        self.synthesis = Synthesis(**{**SYNTHESIS[size], **shared, "references": references, **(synthesis or {})})
+        self.guidance = built(Guidance, {**GUIDANCE[size], **shared}, guidance, "model.guidance")
+        own = {**SYNTHESIS[size], **shared, "references": references}
+        self.synthesis = built(Synthesis, own, synthesis, "model.synthesis")
         self.objective = Objective(
             weights,
             self.synthesis.channels,
@@ -176,15 +185,14 @@ class STSA(LightningModule):
             mouth_weight=mouth_weight,
             perceptual_net=perceptual_net,
             perceptual_half=perceptual_half,
-            information=information,
-            temperature=temperature,
+            cil=cil,
             discriminator=discriminator,
+            own=terms,
             sync=load_sync_loss(sync_expert, features, window) if weights.sync else None,
             sound_width=self.guidance.settings["width"],
         )
         compose_for_training(self.synthesis)
-        on_face = {name: value for name in FACE_TERMS if (value := getattr(weights, name))}
-        self.balancer = ShareBalancer(on_face) if balance == "shares" else None
+        self.balancer = ShareBalancer(self.objective.face_weights()) if balance == "shares" else None
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.set_phase(phase)
@@ -244,9 +252,14 @@ class STSA(LightningModule):
 
     def load_generator(self, path: str | Path) -> None:
         """Take both networks' weights, averaged ones where there are such, from a checkpoint of the same settings."""
-        guidance, synthesis, _ = load_networks(path)
-        for mine, theirs in ((self.guidance, guidance), (self.synthesis, synthesis)):
-            check_settings(str(path), type(mine).__name__.lower(), theirs.settings, mine.settings)
+        # Classes that this run is told to use are used for the checkpoint, too.
+        said = (description(network) for network in (self.guidance, self.synthesis))
+        guidance, synthesis, _ = load_networks(path, [told["class_path"] for told in said if is_own(told)])
+        for name, mine, theirs in (
+            ("guidance", self.guidance, guidance),
+            ("synthesis", self.synthesis, synthesis),
+        ):
+            check_settings(str(path), name, description(theirs), description(mine))
             mine.load_state_dict(theirs.state_dict())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -256,19 +269,32 @@ class STSA(LightningModule):
         if isinstance(data, STSADataModule):
             meta["validation_speakers"] = sorted(set(data.splits["val"]["speaker"]))  # an evaluation measures these
         checkpoint["networks"] = {
-            "guidance": self.guidance.settings,
-            "synthesis": self.synthesis.settings,
+            "guidance": description(self.guidance),
+            "synthesis": description(self.synthesis),
             "meta": meta,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Whoever does not go on training gets the averaged weights, as dubbing does."""
         for name, network in (("guidance", self.guidance), ("synthesis", self.synthesis)):
-            check_settings("the checkpoint", name, checkpoint["networks"][name], network.settings)
-        told_settings(checkpoint.get("hyper_parameters", {}), self.hparams)
+            check_settings("the checkpoint", name, checkpoint["networks"][name], description(network))
+        theirs = checkpoint.get("hyper_parameters", {})
+        told_settings(theirs, self.hparams)
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            check_optimisers(theirs, self.hparams)
         check_parts(checkpoint["state_dict"], self.state_dict())
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             checkpoint["state_dict"] |= averaged_weights(checkpoint)
+
+    @property
+    def validated(self) -> list[str]:
+        """What each validation logs of this module, as ``val/NAME``."""
+        weighted = [name for name in self.objective.own_weights]
+        return ["pixel", *(f.name for f in fields(LossWeights) if self.objective.weight(f.name)), *weighted]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Bytes travel to the device, floats are made there; data of one's own may give floats."""
+        return as_floats(batch)
 
     # ---- forward
 
@@ -308,44 +334,45 @@ class STSA(LightningModule):
         if self.phase == "listening":
             sound = self.guidance.embed_audio(batch["audio"].flatten(0, 1)).unflatten(0, batch["audio"].shape[:2])
             return self.objective.listening_terms(sound, batch), drawn
-        heatmaps = batch["heatmaps"]
+        heatmaps, step = batch["heatmaps"], GeneratorStep(batch)
         if self.phase in ("guidance", "end_to_end"):
             prediction = self.predict_heatmaps(batch)
-            terms |= self.objective.guidance_terms(prediction, batch)
+            step = GeneratorStep(batch, prediction)
+            terms |= self.objective.guidance_terms(prediction, batch) | self.objective.own_terms("heatmap", step)
             heatmaps = prediction.heatmap
             drawn.places["heatmap"] = (prediction.lip, prediction.jaw)
         if self.phase not in WITHOUT_PICTURE:
-            terms |= self._picture_terms(batch, heatmaps, drawn)
+            terms |= self._picture_terms(step, heatmaps, drawn)
         return terms, drawn
 
-    def _picture_terms(self, batch: Batch, heatmaps: Tensor, drawn: Drawn) -> Terms:
+    def _picture_terms(self, step: GeneratorStep, heatmaps: Tensor, drawn: Drawn) -> Terms:
         """Stage 2: of the warped reference and CIL, and (past phase ``warp``) of the face."""
+        batch = step.batch
         objective, with_face = self.objective, self.phase != "warp"
         every_frame = with_face and objective.every_frame
         output, target = self.synthesise(batch, heatmaps, every_frame)
         drawn.places |= {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
         true_maps = objective.true_maps(target)
         mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
-        terms = objective.warp_terms(output, target, true_maps, mouth)
+        step = GeneratorStep(batch, step.guidance, output, target, heatmaps.shape[1] if every_frame else 1)
+        terms = objective.warp_terms(output, target, true_maps, mouth) | objective.own_terms("warped", step)
         if with_face:
             drawn.places["face"] = (output.face,)
-            drawn.face, drawn.frames = output.face, heatmaps.shape[1] if every_frame else 1
+            drawn.face, drawn.frames = output.face, step.frames
             # What the discriminators see in true faces serves feature matching here and their own step after.
             drawn.real = objective.judge(target, drawn.frames)
             self._judges_require_grad(False)
             terms |= objective.face_terms(
                 output.face, target, true_maps, drawn.real, drawn.frames, mouth, batch["audio"]
             )
+            terms |= objective.own_terms("face", step)
             self._judges_require_grad(True)
         return terms
 
     def on_train_start(self) -> None:
         """The settings hold, also for optimisers whose state comes from a checkpoint of others."""
-        hparams = self.hparams
-        own = (("lr", "betas"), ("discriminator_lr", "discriminator_betas"))
-        for optimiser, (rate, betas) in zip(self.trainer.optimizers, own, strict=False):
-            for group in optimiser.param_groups:
-                group["lr"], group["betas"] = hparams[rate], tuple(hparams[betas])
+        for optimiser, settings in zip(self.trainer.optimizers, self.optim, strict=False):
+            settings.renew(optimiser)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of (seed, batch, rank)."""
@@ -381,8 +408,8 @@ class STSA(LightningModule):
 
     def _total(self, terms: Terms, drawn: Drawn) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The sum that is learnt from, and each term's weight in it."""
-        weights: dict[str, Tensor | float] = {name: getattr(self.objective.weights, name) for name in terms}
-        on_face = {name: terms[name] for name in FACE_TERMS if name in terms}
+        weights: dict[str, Tensor | float] = {name: self.objective.weight(name) for name in terms}
+        on_face = {name: terms[name] for name in self.objective.face_weights() if name in terms}
         if self.balancer is None or drawn.face is None or not on_face:
             return torch.stack([weights[name] * value for name, value in terms.items()]).sum(), weights
         balanced, coefficients = self.balancer(on_face, drawn.face)
@@ -422,19 +449,15 @@ class STSA(LightningModule):
             judge.requires_grad_(value)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Adam for guidance + synthesis + CIL, and one for the discriminators where a weight calls for them."""
-        hparams = self.hparams
+        """One for guidance, synthesis, CIL and own terms, one for the discriminators where a weight calls for them."""
         # Hundreds of small tensors: one call for all of them. Under 16-mixed, fused ones unscale gradients by
         # themselves, after they would have been clipped.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         kind: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
         makers = parameters([self.guidance, self.synthesis, *self.objective.makers()])
-        generator = torch.optim.Adam(makers, lr=hparams["lr"], betas=tuple(hparams["betas"]), **kind)
-        optimisers: list[torch.optim.Optimizer] = [generator]
-        if judges := self.objective.judges():
-            rate, betas = hparams["discriminator_lr"], tuple(hparams["discriminator_betas"])
-            optimisers.append(torch.optim.Adam(parameters(judges), lr=rate, betas=betas, **kind))
-        return optimisers
+        judges = self.objective.judges()
+        sides = [makers, parameters(judges)] if judges else [makers]
+        return [settings.make(side, kind) for settings, side in zip(self.optim, sides, strict=False)]
 
     def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer | None]:
         optimisers = self.optimizers()
@@ -467,6 +490,16 @@ class STSA(LightningModule):
         if self.hparams["gradient_clip"] is not None:
             held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(held, self.hparams["gradient_clip"])
+
+
+def settled(kind: type[Settings], value: Any) -> Settings:
+    """Settings as such, also where they come as a checkpoint or plain Python gives them, as names and values."""
+    if isinstance(value, Mapping):
+        known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+        if unknown := value.keys() - set(known):
+            raise UserError(f"{kind.__name__}: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+        return kind(**value)
+    return value
 
 
 def parameters(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stsa_lightning.audio import FeatureKind
-from stsa_lightning.data.windows import Batch
+from stsa_lightning.data.windows import Batch, as_floats
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.mutual_information import InfoNCE
 from stsa_lightning.nets.sync_expert import WINDOW_FRAMES, SyncExpert
@@ -64,6 +64,10 @@ class SyncExpertModule(LightningModule):
         self.save_hyperparameters()
         self.expert = SyncExpert(features, face_size, width, dim, dropout)
         self.across, self.within = InfoNCE(dim, temperature), InfoNCE(dim, temperature, gather=False)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Bytes travel to the device, floats are made there."""
+        return as_floats(batch)
 
     def losses(self, lip: Tensor, speech: Tensor) -> dict[str, Tensor]:
         """InfoNCE as a loss in [0, ...): two (B, W, E) -> ``across`` all windows of the batch, ``within`` clips.

@@ -111,7 +111,7 @@ def test_filters_in_a_file_and_on_the_command_line(tmp_path: Path, capsys: pytes
     words = ["--data.filters.max_yaw", "30", "--data.filters.languages=[en, zh]", "--print_config"]
     with pytest.raises(SystemExit):
         main(["fit", "-c", str(tmp_path / "mine.yaml"), *words])
-    filters = yaml.safe_load(capsys.readouterr().out)["data"]["filters"]
+    filters = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["filters"]
     assert {name: value for name, value in filters.items() if value is not None} == {
         "min_confidence": 1.5,
         "max_yaw": 30.0,

@@ -52,7 +52,18 @@ def parsed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, An
         main([*words, "--print_config"])
     captured = capsys.readouterr()
     assert end.value.code in (0, None), captured.err
-    return yaml.safe_load(captured.out)
+    return flat(yaml.safe_load(captured.out))
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Model and data as experiments say them, without their class paths."""
+    for name, kind in (
+        ("model", "stsa_lightning.module.STSA"),
+        ("data", "stsa_lightning.data.datamodule.STSADataModule"),
+    ):
+        if settings[name].get("class_path") == kind:
+            settings[name] = settings[name]["init_args"]
+    return settings
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -69,13 +80,28 @@ def test_an_experiment_fits(file: Path, prepared_sample: Path, tmp_path: Path, m
     main(["fit", "-c", str(file), *SMALL, f"--data.root={prepared_sample}", "--trainer.fast_dev_run=2"])
 
 
+def test_an_experiment_is_tried_on_a_cpu_with_smoke(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """All phases of HDTF's experiment and every metric, with nothing else changed than where the data are."""
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    files = ["-c", str(EXPERIMENTS / "hdtf.yaml"), "-c", str(EXPERIMENTS / "smoke.yaml")]
+    data = ["--data.features=logmel", "--data.filters=null", "--data.face_size=64", "--data.window=2"]
+    main(["fit", *files, *data, f"--data.root={prepared_sample}", "--data.validation_speakers=[speaker03]", "--smoke"])
+    told = caplog.text
+    assert all(f"\n{phase} " in told for phase in ("guidance", "warp", "synthesis", "end_to_end", "validation"))
+    assert "val/psnr_mouth" in told
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def base() -> dict[str, Any]:
     """Every setting of hdtf.yaml, over which overlays are laid."""
     said = io.StringIO()
     with pytest.raises(SystemExit), contextlib.redirect_stdout(said):
         main(["fit", "-c", str(EXPERIMENTS / "hdtf.yaml"), "--print_config"])
-    return dict(leaves(yaml.safe_load(said.getvalue())))
+    return dict(leaves(flat(yaml.safe_load(said.getvalue()))))
 
 
 @pytest.mark.parametrize("file", [*ABLATIONS, *LAID_OVER], ids=lambda path: path.stem)

@@ -62,7 +62,7 @@ def data(root: Path, windows_per_clip: int = 2) -> STSADataModule:
 def module(**options: Any) -> STSA:
     seed_everything(0)
     settings = {"size": "tiny", "face_size": 64, "window": 3, "references": 2, "weights": WEIGHTS}
-    return STSA(**{**settings, "discriminator": {"width": 8, "scales": 1}, "lr": 1e-3, **options})
+    return STSA(**{**settings, "discriminator": {"width": 8, "scales": 1}, "optim": {"lr": 1e-3}, **options})
 
 
 def trainer(folder: Path, epochs: int, *callbacks: Callback, **options: Any) -> Trainer:
@@ -141,7 +141,7 @@ def test_validation_of_a_checkpoint_repeats_the_runs_own(uninterrupted, prepared
 
 def test_each_phase_runs_alone_from_a_checkpoint(uninterrupted, prepared_sample: Path, tmp_path: Path):
     folder, _, _ = uninterrupted
-    model = module(init_from=str(folder / "last.ckpt"), phase="end_to_end", information="mine")
+    model = module(init_from=str(folder / "last.ckpt"), phase="end_to_end", cil={"estimator": "mine"})
     Trainer(accelerator="cpu", fast_dev_run=1, enable_progress_bar=False).fit(model, data(prepared_sample))
     assert model.phase == "end_to_end"
 

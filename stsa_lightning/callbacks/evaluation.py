@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
+from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.case import Case, View
 from stsa_lightning.evaluation.figures import Column, Figure
 from stsa_lightning.evaluation.registry import METRICS, Bench, Options, build, chosen_metrics
@@ -41,6 +42,7 @@ class EvaluationCallback(Callback):
         landmark_frames: frames per rank in which metrics of frames look for landmarks, from the first batches on.
         landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
         sync, identity, weights_dir: see ``stsa evaluate``.
+        strict: a metric that cannot be measured (weights or a package are missing) stops the run at its start.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class EvaluationCallback(Callback):
         sync: Variant = "tracked",
         identity: IdentityName = "arcface",
         weights_dir: str | None = None,
+        strict: bool = False,
     ) -> None:
+        self.strict = strict
         self.names = chosen_metrics(metrics)
         self.options = Options(tuple(regions), 0, sync, identity, weights_dir)
         self.clips, self.every_n_validations = clips, every_n_validations
@@ -75,7 +79,7 @@ class EvaluationCallback(Callback):
             try:
                 self.detector = landmark_detector(self.landmark_model, static=True)
             except ImportError as error:
-                rank_zero_warn(f"metrics of landmarks are not measured: {error}")
+                self._tell_absent("metrics of landmarks are", str(error))
         if self.detector is None:
             names = [name for name in names if not METRICS[name].landmarks]
         elif not self.landmark_frames:
@@ -86,7 +90,18 @@ class EvaluationCallback(Callback):
         self.frame_sums = FigureSums(self.frames.columns.values())
         self.clip_sums = FigureSums(self.whole.columns.values())
         for name, reason in (self.frames.absent | self.whole.absent).items():
-            rank_zero_warn(f"{name} is not measured: {reason}")
+            self._tell_absent(f"{name} is", reason)
+
+    def _tell_absent(self, what: str, reason: str) -> None:
+        if self.strict:
+            raise UserError(f"evaluation.strict: {what} not measured: {reason}")
+        rank_zero_warn(f"{what} not measured: {reason}")
+
+    @property
+    def columns(self) -> list[str]:
+        """What each validation logs."""
+        of_clips = self.clip_sums.names if self.every_n_validations == 1 else []
+        return [*self.frame_sums.names, *of_clips, *self.frames.set_meters]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.detector is not None:
@@ -241,6 +256,10 @@ class FigureSums(Metric):
         for name in ("total", "weight", "missed"):
             zeros = torch.zeros(len(self.columns), dtype=torch.float64)
             self.add_state(name, zeros, dist_reduce_fx="sum")
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
 
     def update(self, figures: Mapping[str, Figure]) -> None:
         """Figures by column; others stay as they are."""

@@ -12,6 +12,15 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from stsa_lightning.errors import UserError
 from stsa_lightning.module import PHASES, STSA, WITHOUT_PICTURE, Phase
+from stsa_lightning.training.optim import SCHEDULES, Schedule, share_of_rate
+
+# Options that a phase's own settings override.
+OVERRIDDEN = {
+    "model.optim.lr": "lr",
+    "model.discriminator_optim.lr": "discriminator_lr",
+    "model.optim.schedule": "schedule",
+    "model.discriminator_optim.schedule": "schedule",
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,7 @@ class PhaseSpec:
         lr: learning rate of the generator side; None keeps the module's own.
         discriminator_lr: learning rate of the discriminators; None keeps the module's own.
         warmup: batches over which both rates rise from nearly 0 in a straight line.
+        schedule: how they go on within the phase; None keeps the module's own, see :class:`OptimSettings`.
         freeze: parts of the networks that do not learn in it though the phase would have them, such as
             ``guidance.audio_encoder``; their batch norms stand still as well.
     """
@@ -33,6 +43,7 @@ class PhaseSpec:
     lr: float | None = None
     discriminator_lr: float | None = None
     warmup: int = 0
+    schedule: Schedule | None = None
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -44,6 +55,10 @@ class PhaseSpec:
             value = getattr(self, option)
             if value is not None and not value >= 0:
                 raise UserError(f"phases: {option} of {self.name} must be 0 or more, got {value}")
+        if self.schedule not in (None, *SCHEDULES):
+            raise UserError(
+                f"phases: schedule of {self.name} must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ class PhaseSettings:
         epochs: its length; 0 leaves it out.
         name: which phase it is; None: its label, so that a phase can come twice, with other rates; ``before``: the one
             before it goes on, as it is.
-        lr, discriminator_lr, warmup, freeze: see :class:`PhaseSpec`.
+        lr, discriminator_lr, warmup, schedule, freeze: see :class:`PhaseSpec`.
     """
 
     epochs: int = 0
@@ -64,6 +79,7 @@ class PhaseSettings:
     lr: float | None = None
     discriminator_lr: float | None = None
     warmup: int = 0
+    schedule: Schedule | None = None
     freeze: tuple[str, ...] = ()
 
 
@@ -128,6 +144,18 @@ def scaled(lengths: Sequence[int], total: int) -> list[int]:
     return whole
 
 
+def check_options(words: Sequence[str], phases: Mapping[str, PhaseSettings]) -> None:
+    """Raises `UserError` for options of a command line that would have no effect, as every phase says the same."""
+    specs = phase_specs(phases)
+    for option, name in OVERRIDDEN.items():
+        given = any(word.partition("=")[0] == f"--{option}" for word in words)
+        if given and specs and all(getattr(spec, name) is not None for spec in specs):
+            raise UserError(
+                f"--{option}: has no effect, as every phase sets its own {name}; change --phases.LABEL.{name}, or set "
+                "it to null there"
+            )
+
+
 def epochs_without_picture(phases: Mapping[str, PhaseSettings]) -> int:
     """Epochs at the beginning of a run in which nothing is drawn."""
     return sum(spec.epochs for spec in takewhile(lambda spec: spec.name in WITHOUT_PICTURE, phase_specs(phases)))
@@ -160,12 +188,29 @@ class PhaseSchedule(Callback):
         """The phase of an epoch, counted from 0."""
         return self.place_at(epoch)[0]
 
-    def rates_at(self, module: STSA, epoch: int, batches_done: int) -> list[float]:
-        """Learning rates of the generator side and of the discriminators, ``batches_done`` into the phase."""
+    def length_of(self, spec: PhaseSpec, begun: int, epochs: int | None) -> int | None:
+        """Epochs that a phase lasts: the last one until those of the run, None without an end.
+
+        Args:
+            begun: the epoch it begins with.
+            epochs: of the run.
+        """
+        if spec is not self.phases[-1]:
+            return spec.epochs
+        return None if epochs is None or epochs < 0 else max(epochs - begun, spec.epochs)
+
+    def rates_at(self, module: STSA, epoch: int, batches_done: int, batches: int | None = None) -> list[float]:
+        """Learning rates of the generator side and of the discriminators, ``batches_done`` into the phase.
+
+        Args:
+            batches: of the whole phase; None: without an end.
+        """
         spec = self.phase_at(epoch)
-        own = (("lr", spec.lr), ("discriminator_lr", spec.discriminator_lr))
-        rates = [module.hparams[name] if rate is None else rate for name, rate in own]
-        return [rate * min(1.0, (batches_done + 1) / max(1, spec.warmup)) for rate in rates]
+        rates = []
+        for settings, rate in zip(module.optim, (spec.lr, spec.discriminator_lr), strict=True):
+            part = share_of_rate(spec.schedule or settings.schedule, spec.warmup, batches_done, batches)
+            rates.append((settings.lr if rate is None else rate) * part)
+        return rates
 
     # ---- hooks
 
@@ -186,10 +231,25 @@ class PhaseSchedule(Callback):
             )
         self._check_exchange(trainer)
         module = cast(STSA, pl_module)
+        self._check_overridden(trainer, module)
         for spec in self.phases:
             module.check_phase(spec.name)
             for name in spec.freeze:
                 module.part(name)
+
+    def _check_overridden(self, trainer: Trainer, module: STSA) -> None:
+        """What was asked for and would have no effect, since the phases say it."""
+        if schedulers := getattr(trainer, "lr_scheduler_configs", []):
+            kinds = ", ".join(type(config.scheduler).__name__ for config in schedulers)
+            raise UserError(
+                f"configure_optimizers: got {kinds}, but the phases set the learning rates: expected optimisers alone, "
+                "and model.optim.schedule or phases.LABEL.schedule"
+            )
+        if module.hparams["phase"] != "end_to_end":
+            raise UserError(
+                f"model.phase: the phases of the run override it; leave it out, or the phases; got "
+                f"{module.hparams['phase']!r}"
+            )
 
     def _check_exchange(self, trainer: Trainer) -> None:
         exchanged = getattr(getattr(trainer, "datamodule", None), "hparams", {}).get("exchange_epochs", 0)
@@ -222,9 +282,11 @@ class PhaseSchedule(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         epoch = trainer.current_epoch
-        _, begun = self.place_at(epoch)
+        spec, begun = self.place_at(epoch)
+        length = self.length_of(spec, begun, trainer.max_epochs)
+        batches = None if length is None else int(length * trainer.num_training_batches)
         done = int((epoch - begun) * trainer.num_training_batches) + batch_idx
-        for optimiser, rate in zip(trainer.optimizers, self.rates_at(pl_module, epoch, done), strict=False):  # type: ignore[arg-type]
+        for optimiser, rate in zip(trainer.optimizers, self.rates_at(pl_module, epoch, done, batches), strict=False):  # type: ignore[arg-type]
             for group in optimiser.param_groups:
                 group["lr"] = rate
 

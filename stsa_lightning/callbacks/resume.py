@@ -25,7 +25,7 @@ LAST = "last.ckpt"
 
 
 class ResumePoint(Callback):
-    """Keeps ``last.ckpt`` fresh within epochs, and writes it when a scheduler tells the run to stop.
+    """Keeps ``last.ckpt`` fresh within epochs, and writes it at the run's end and when a scheduler tells it to stop.
 
     It lies beside the checkpoints of the run's ModelCheckpoint and is what ``--ckpt_path last`` goes on from: weights,
     averages, both optimisers, phase, the place in the epoch's order of windows. It appears whole or not at all. A run
@@ -36,7 +36,7 @@ class ResumePoint(Callback):
     SIGUSR1 in a SLURM job, the job is put back into the queue; its command should have ``--ckpt_path last``.
 
     Args:
-        every_n_minutes: between two writings, at the end of a step; 0: only at signals.
+        every_n_minutes: between two writings, at the end of a step; 0: only at signals and at the end.
         every_n_steps: optimiser steps between two writings; 0: by the clock alone.
         requeue: ``scontrol requeue`` on SIGUSR1 in a SLURM job.
     """
@@ -103,6 +103,7 @@ class ResumePoint(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.folder is not None:
             self._ask(None)
+            self._due |= ends(trainer)  # Lightning's last.ckpt is that of the last best one
             self._write_if_due(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -142,6 +143,13 @@ class ResumePoint(Callback):
         name = signal.Signals(self._received).name
         rank_zero_info(f"{name}: stopped; the same command with --ckpt_path last goes on from {self.folder}/{LAST}")
         raise SIGTERMException(128 + signal.SIGTERM)
+
+
+def ends(trainer: Trainer) -> bool:
+    """Whether the epoch that ends is the run's last."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    last = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+    return last or 0 <= steps <= trainer.global_step or trainer.should_stop
 
 
 def folder_of(trainer: Trainer) -> Path | None:

@@ -17,6 +17,7 @@ from stsa_lightning import __version__
 from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, reproduce, syncnet, weights
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.errors import UserError
+from stsa_lightning.own import allow_classes
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS = (*LIGHTNING_COMMANDS, "prepare", "dub", "app", "evaluate", "ablate", "syncnet", "weights")
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             syncnet.run(words[1:])
         else:
             arguments = build_parser().parse_args(words)
+            allow_classes(getattr(arguments, "allow_class", ()))
             arguments.run(arguments)
     except BrokenPipeError:  # whoever read the output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from stsa_lightning.cli.command import command
+from stsa_lightning.cli.command import add_allow_class, command
 from stsa_lightning.errors import MissingPackageError, UserError
 from stsa_lightning.nets import BUNDLED
 from stsa_lightning.scratch import scratch_folder
@@ -21,6 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         default=BUNDLED,
         help="trained networks: .ckpt or .safetensors; without it, those that come with the package",
     )
+    add_allow_class(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
     parser.add_argument(
         "--host",

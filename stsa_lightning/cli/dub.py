@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stsa_lightning.cli.command import command
+from stsa_lightning.cli.command import add_allow_class, command
 from stsa_lightning.errors import UserError
 from stsa_lightning.nets import BUNDLED
 
@@ -26,6 +26,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="which of several sound tracks of the speech's file, counted from 1; without it, the file's default track",
     )
+    add_allow_class(parser)
     parser.add_argument("-o", "--out", type=Path, help="dubbed video (.mp4)")
     parser.add_argument(
         "--manifest",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stsa_lightning.cli.command import command
+from stsa_lightning.cli.command import add_allow_class, command
 from stsa_lightning.errors import UserError
 
 _LISTS = ("tasks", "regions", "metrics", "speakers")
@@ -24,6 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     checkpoint = command(actions, "checkpoint", _checkpoint, "a checkpoint on clips of a prepared corpus")
     checkpoint.add_argument("checkpoint", type=Path, help="trained networks: .ckpt of a run, or .safetensors")
+    add_allow_class(checkpoint)
     checkpoint.add_argument("--data", type=Path, required=True, help="prepared corpus")
     _add_shared(checkpoint)
     checkpoint.add_argument("--split", help="clips of the corpus's own split, val or test (default: val)")

@@ -7,7 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from stsa_lightning.cli.command import command
+from stsa_lightning.cli.command import add_allow_class, command
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -23,6 +23,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="trained networks: .ckpt of a run, or .safetensors"
     )
+    add_allow_class(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of all results; the same command goes on there")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its hours, and write nothing")
     parser.add_argument("--metrics", help="fast (needs no weights), all, or names separated by commas (default: all)")

@@ -23,9 +23,9 @@ def _say(_: argparse.Namespace) -> None:
 def run(argv: Sequence[str]) -> None:
     """Lightning's commands on :class:`SyncExpertModule`; ``argv`` begins with one of them."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser
 
+    from stsa_lightning.callbacks.checkpoint import RunCheckpoint
     from stsa_lightning.cli.settings import LoggedSettings
     from stsa_lightning.cli.training import RunCLI
     from stsa_lightning.data.datamodule import STSADataModule
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> None:
             super().add_arguments_to_parser(parser)
             for name in ("features", "face_size", "window"):
                 parser.link_arguments(f"data.{name}", f"model.{name}")
-            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+            parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
             parser.set_defaults(
                 {
                     "checkpoint.filename": "best",

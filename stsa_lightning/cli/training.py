@@ -9,23 +9,27 @@ import logging
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import yaml
 from jsonargparse import ActionConfigFile
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 
+from stsa_lightning.callbacks.bar import PhaseBar
+from stsa_lightning.callbacks.checkpoint import RunCheckpoint
 from stsa_lightning.callbacks.ema import GeneratorEMA
 from stsa_lightning.callbacks.evaluation import EvaluationCallback
 from stsa_lightning.callbacks.phases import (
     PhaseSchedule,
     PhaseSettings,
+    check_options,
     chosen_phases,
     epochs_without_picture,
     phase_specs,
@@ -40,11 +44,15 @@ from stsa_lightning.cli.settings import LoggedSettings
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.errors import UserError
 from stsa_lightning.module import STSA
-from stsa_lightning.training.checks import check_flags
+from stsa_lightning.training.checks import AGREED, check_flags, check_synchronised
 from stsa_lightning.training.folder import RunFolder, sweep_trial
-from stsa_lightning.training.loggers import WandbSettings, kept, make_loggers
+from stsa_lightning.training.loggers import WandbSettings, check_login, chosen_names, kept, make_loggers
 
 LISTS = ("trainer.callbacks", "trainer.logger")
+
+
+def class_path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class LaidOver(ActionConfigFile):
@@ -95,6 +103,35 @@ def whole_lists(words: list[str]) -> list[str]:
     return made
 
 
+class TerseParser(LightningArgumentParser):
+    """Says what is wrong without a hundred lines of options before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        lines = [line.rstrip() for line in str(message).splitlines() if line.strip()]
+        print(f"stsa: {chr(10).join(lines)} (all options: --help, --model.help, --data.help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def whole_help(words: Sequence[str]) -> list[str]:
+    """``--data.help`` without a class as that of the package's own, rather than of Lightning's empty one."""
+    alone = {place for place, word in enumerate(words) if not words[place + 1 :] or words[place + 1].startswith("-")}
+    named = f"--data.help={class_path(STSADataModule)}"
+    return [named if word == "--data.help" and place in alone else word for place, word in enumerate(words)]
+
+
+class Instantiator(_InstantiatorFn):
+    """Keeps what a class says of its arguments, which jsonargparse would bury among its own guesses."""
+
+    # jsonargparse gives links to whoever names them.
+    def __call__(self, class_type: type, *args: Any, applied_instantiation_links: dict, **kwargs: Any) -> Any:
+        links = {"applied_instantiation_links": applied_instantiation_links}
+        try:
+            return super().__call__(class_type, *args, **links, **kwargs)
+        except Exception as error:
+            cast(RunCLI, self.cli).refusal = error
+            raise
+
+
 class RunCLI(LightningCLI):
     """Lightning's command line, in which ``--run FOLDER`` says where everything of a run is.
 
@@ -102,13 +139,16 @@ class RunCLI(LightningCLI):
     own below it; a dry run (``--trainer.fast_dev_run``) writes into none. A W&B sweep's trial has a folder of its own.
     """
 
+    words: tuple[str, ...] = ()  # as given
+    refusal: Exception | None = None  # of model or data
+    begin: tuple[str, ...] = ()  # options before all others
     own_strategy: str | None = None  # on several devices, where none is asked for
     scratch: tempfile.TemporaryDirectory | None = None
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """As Lightning's, with :class:`LaidOver` for ``-c``."""
         kwargs.setdefault("dump_header", None)
-        parser = self.parser_class(**kwargs)
+        parser = TerseParser(**kwargs)
         parser.add_argument("-c", "--config", action=LaidOver, help="YAML of settings; a later one overrides it")
         return parser
 
@@ -124,7 +164,10 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         if args is None or isinstance(args, (list, tuple)):
-            self.config = parser.parse_args(whole_lists(list(sys.argv[1:] if args is None else args)))
+            self.words = tuple(sys.argv[1:] if args is None else args)
+            # As words and not as defaults of the parser: a class named later keeps what was said, and is not given
+            # the defaults of the one before it.
+            self.config = parser.parse_args([*self.words[:1], *self.begin, *whole_lists(whole_help(self.words[1:]))])
         else:
             super().parse_arguments(parser, args)
 
@@ -168,7 +211,22 @@ class RunCLI(LightningCLI):
             self.folder = self.run.path if self.fitting else self.run.path / str(self.subcommand)
             if self.fitting:
                 self.run.claim(asked, self.checkpoint, settings.overwrite)
+            if "wandb" in chosen_names(settings.logger):
+                check_login()
         settings.overwrite = False  # whoever takes up these settings again has not asked for it
+
+    def _add_instantiators(self) -> None:
+        kinds = (("model", self._model_class), ("data", self._datamodule_class))
+        for key, kind in kinds:
+            self.parser.add_instantiator(Instantiator(self, key), kind, subclasses=True)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError:
+            if self.refusal is not None:
+                raise self.refusal from None
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with all that writes in the run's folder."""
@@ -182,6 +240,7 @@ class RunCLI(LightningCLI):
             **kwargs,
         }
         trainer = super().instantiate_trainer(**kwargs)
+        check_synchronised(trainer, bool(given.sync_batchnorm))
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and (self.dry or checkpoint.dirpath is None):
                 checkpoint.dirpath = str(self.folder if self.dry else self.run.path.resolve())
@@ -219,18 +278,25 @@ class RunCLI(LightningCLI):
 
 
 class STSACLI(RunCLI):
-    """``stsa fit`` and its kin: :class:`STSA` on :class:`STSADataModule`."""
+    """``stsa fit`` and its kin: :class:`STSA` on :class:`STSADataModule`, or classes of one's own in their place.
+
+    Settings name these by ``class_path`` and ``init_args``, or ``--model`` and ``--data``; without it, what stands
+    under ``model`` and ``data`` are the arguments of the package's own.
+    """
 
     own_strategy = "ddp_alternating"
+    begin = (f"--model={class_path(STSA)}", f"--data={class_path(STSADataModule)}")
 
     def __init__(self, args: ArgsType = None, **kwargs: Any) -> None:
         super().__init__(
             STSA,
-            STSADataModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
             args=args,
             auto_configure_optimizers=False,  # the module has two, with arguments of its own
             save_config_callback=LoggedSettings,
-            parser_kwargs={"parser_mode": "omegaconf"},
+            parser_kwargs={"parser_mode": "omegaconf", "default_env": True, "env_prefix": "STSA"},
             seed_everything_default=0,
             **kwargs,
         )
@@ -238,8 +304,8 @@ class STSACLI(RunCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         # What data and networks must agree on is said once, under ``data``.
-        for name in ("features", "face_size", "references", "window", "sigma"):
-            parser.link_arguments(f"data.{name}", f"model.{name}")
+        for name in AGREED:
+            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.add_argument(
             "--phases", type=dict[str, PhaseSettings], default={}, help="LABEL: {epochs: N, lr: X, ...}, in order"
         )
@@ -251,7 +317,7 @@ class STSACLI(RunCLI):
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
         parser.add_lightning_class_args(ValidationPictures, "pictures")
         parser.add_lightning_class_args(Predictions, "predictions")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -276,7 +342,9 @@ class STSACLI(RunCLI):
         check_flags(vars(self.settings.trainer))
         super().before_instantiate_classes()
         settings = self.settings
+        self._check_corpus()
         given = {label: PhaseSettings(**vars(phase)) for label, phase in settings.phases.items()}
+        check_options(self.words, chosen_phases(given))
         epochs = len(chosen_phases(given)) if self.smoking else settings.epochs
         if epochs is None or not given:
             return
@@ -285,13 +353,24 @@ class STSACLI(RunCLI):
         for label, phase in settings.phases.items():
             phase.epochs = phases[label].epochs if label in phases else 0
         before = epochs_without_picture(chosen_phases(given))
-        exchanged = settings.data.exchange_epochs
+        data = settings.data.init_args
+        exchanged = data.get("exchange_epochs")
         if exchanged and before:
-            settings.data.exchange_epochs = max(1, exchanged * epochs_without_picture(phases) // before)
+            data["exchange_epochs"] = max(1, exchanged * epochs_without_picture(phases) // before)
+
+    def _check_corpus(self) -> None:
+        """Before weights are fetched for the module: is the data there?"""
+        data = self.settings.data
+        if data.class_path == class_path(STSADataModule):
+            STSADataModule(**data.init_args.clone().as_dict()).look()
 
     def first_callbacks(self) -> list[Callback]:
-        specs = phase_specs(chosen_phases(self.config_init[self.subcommand].phases))
-        return [PhaseSchedule(specs)] if specs else []
+        settings = self.config_init[self.subcommand]
+        specs = phase_specs(chosen_phases(settings.phases))
+        given = settings.trainer
+        bars = any(isinstance(callback, ProgressBar) for callback in as_list(given.callbacks))
+        bar = [] if bars or given.enable_progress_bar is False or given.barebones else [PhaseBar()]
+        return [*([PhaseSchedule(specs)] if specs else []), *bar]
 
     def last_callbacks(self) -> list[Callback]:
         return [RunRecord(), *([SmokeReport()] if self.smoking else [])]
@@ -316,6 +395,7 @@ def quiet() -> None:
     told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     told.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")  # as is meant
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # see RunFolder.claim
 
 

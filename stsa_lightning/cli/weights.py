@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stsa_lightning.cli.command import command
+from stsa_lightning.cli.command import add_allow_class, command
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,6 +25,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("-o", "--out", type=Path, required=True, help="file to write (.safetensors)")
     onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> two ONNX graphs for other programs")
     onnx.add_argument("checkpoint", type=Path, help=".safetensors, or .ckpt of a run")
+    for parser in (export, onnx):
+        add_allow_class(parser)
     onnx.add_argument("-o", "--out", type=Path, required=True, help="folder to write to")
 
 

@@ -20,7 +20,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.filters import Filters, apply_filters, failures
 from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
-from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset, as_floats
+from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset
 from stsa_lightning.errors import UserError
 
 Corpus = Literal["folder", "sample", "lrs2", "hdtf", "cmlr"]
@@ -187,17 +187,20 @@ class STSADataModule(LightningDataModule):
             FileNotFoundError: no prepared corpus; the message says how to obtain and prepare it.
             UserError: the corpus does not fit the arguments.
         """
-        if self.splits:
-            return
+        if not self.splits:
+            self.splits = self._split(self._filtered(self.look()))
+
+    def look(self) -> pd.DataFrame:
+        """The clips that can be used, before filters; that the corpus is there and fits is checked here."""
         options = self._options
         try:
             index = load_index(options.root)
         except FileNotFoundError as error:
             hint = CORPORA[options.corpus].obtain.format(root=options.root, features=options.features)
             raise FileNotFoundError(f"{str(error).split(';')[0]}. {hint}") from None
-        clips = self._filtered(usable(index, options.features, options.window))
+        clips = usable(index, options.features, options.window)
         self._check_face_size(clips)
-        self.splits = self._split(clips)
+        return clips
 
     def _filtered(self, clips: pd.DataFrame) -> pd.DataFrame:
         if self.filters is None:
@@ -268,10 +271,6 @@ class STSADataModule(LightningDataModule):
     @property
     def _as_dubbed(self) -> ReferencePolicy:
         return "nearest" if self._options.reference_policy == "posed" else "openness"
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Bytes travel to the device, floats are made there."""
-        return as_floats(batch)
 
     def train_dataloader(self) -> DataLoader:
         dataset = self.dataset("train")

@@ -287,7 +287,11 @@ def planes(faces: np.ndarray) -> Tensor:
 
 def as_floats(batch: Batch) -> Batch:
     """A batch, or an item, as loaded -> as the networks are given it: images in [0, 1] on the device they are on."""
-    images = {name: batch[name].float() / 255 for name in ("faces", "references")}
+    images = {
+        name: batch[name] if batch[name].is_floating_point() else batch[name].float() / 255
+        for name in ("faces", "references")
+        if name in batch  # what lacks one is told so by its user
+    }
     return cast(Batch, {**batch, **images})
 
 

@@ -85,6 +85,8 @@ class RenderEngine:
         self.guidance = for_inference(guidance).to(self.device)
         self.synthesis = for_inference(synthesis, shared=on_cpu and not synthesis.aligned).to(self.device)
         self.quick: Synthesis | None = None
+        if type(synthesis) is not Synthesis:  # of parts that nobody here knows
+            precision = "exact"
         if precision == "fast" and on_cpu and int8_is_fast():
             self.quick = with_winograd(quantise_rendering(copy.deepcopy(self.synthesis)))
         elif precision == "fast" and self.device.type == "cuda":

@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.losses.mutual_information import MINE, InfoNCE
+from stsa_lightning.errors import UserError
+from stsa_lightning.losses.mutual_information import MINE, Critic, Estimator, InfoNCE, estimator
 from stsa_lightning.nets.layers import ConvBlock
+
+
+@dataclass(frozen=True)
+class CILSettings:
+    """How CIL estimates mutual information; its weight is ``weights.information``.
+
+    Attributes:
+        estimator: ``infonce``, or ``mine``, that of the released code.
+        temperature, critic: of :class:`InfoNCE`.
+        momentum: of :class:`MINE`.
+    """
+
+    estimator: Estimator = "infonce"
+    temperature: float = 0.07
+    critic: Critic = "cosine"
+    momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("estimator", Estimator), ("critic", Critic)):
+            if getattr(self, name) not in get_args(kind):
+                raise UserError(f"cil.{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        if not self.temperature > 0:
+            raise UserError(f"cil.temperature must be above 0, got {self.temperature}")
+        if self.momentum is not None and (self.estimator != "mine" or not 0 < self.momentum < 1):
+            raise UserError(f"cil.momentum must be between 0 and 1, of estimator mine alone, got {self.momentum}")
+        if self.estimator == "mine" and self.critic != "cosine":
+            raise UserError(f"cil.critic is InfoNCE's: leave it out with estimator mine, got {self.critic!r}")
+
+    def make(self, dim: int) -> InfoNCE | MINE:
+        """The estimator for embeddings of `dim` values."""
+        if self.estimator == "mine":
+            return estimator("mine", dim, momentum=self.momentum)
+        return estimator("infonce", dim, temperature=self.temperature, critic=self.critic)
+
+
+INFO_NCE = CILSettings()
 
 
 class CILLoss(nn.Module):

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_discriminator, lsgan_generator
 from stsa_lightning.losses.articulation import Listening, articulation_loss
-from stsa_lightning.losses.cil import CILLoss
+from stsa_lightning.losses.cil import INFO_NCE, CILLoss, CILSettings
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
-from stsa_lightning.losses.mutual_information import Estimator, estimator
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.losses.sync import SyncLoss
+from stsa_lightning.losses.term import GeneratorStep, Place, TermSettings, own_terms
 from stsa_lightning.metrics.image import mouth_region
-from stsa_lightning.nets.discriminators import PatchDiscriminator, TemporalDiscriminator
+from stsa_lightning.nets.discriminators import PATCHES, DiscriminatorSettings, TemporalDiscriminator
 from stsa_lightning.nets.guidance import GuidanceOutput
 from stsa_lightning.nets.synthesis import SynthesisOutput
 
@@ -103,9 +103,9 @@ class Objective(nn.Module):
             one far from it; 1 is the plain mean, see :func:`mouth_map`.
         perceptual_net: torchvision VGG of the perceptual losses.
         perceptual_half: it looks at lower halves alone, the part that is made: half the work (ours).
-        information: estimator of mutual information.
-        temperature: of InfoNCE.
-        discriminator: settings of :class:`PatchDiscriminator`.
+        cil: how mutual information is estimated.
+        discriminator: of single faces.
+        own: terms of one's own by name.
         sync: the loss of the term ``sync``.
         sound_width: size of the guidance network's tokens, which the term ``listening`` reads.
     """
@@ -119,9 +119,9 @@ class Objective(nn.Module):
         mouth_weight: float = 1.0,
         perceptual_net: str = "vgg19",
         perceptual_half: bool = False,
-        information: Estimator = "infonce",
-        temperature: float = 0.07,
-        discriminator: Mapping[str, Any] | None = None,
+        cil: CILSettings = INFO_NCE,
+        discriminator: DiscriminatorSettings = PATCHES,
+        own: Mapping[str, TermSettings] | None = None,
         sync: SyncLoss | None = None,
         sound_width: int = 512,
     ) -> None:
@@ -133,18 +133,33 @@ class Objective(nn.Module):
         self.temporal = TemporalLoss()
         self.perceptual = PerceptualLoss(perceptual_net) if weights.perceptual or weights.warp else None
         self.perceptual_half = perceptual_half
-        options = {"temperature": temperature} if information == "infonce" else {}
-        self.cil = CILLoss(channels, estimator(information, cil_width, **options)) if weights.information else None
+        self.cil = CILLoss(channels, cil.make(cil_width)) if weights.information else None
         judged = weights.adversarial or weights.feature_matching
-        self.discriminator = PatchDiscriminator(**(discriminator or {})) if judged else None
+        self.discriminator = discriminator.make() if judged else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
         self.sync = sync
         self.listening = Listening(sound_width) if weights.listening else None
+        names = {field.name for field in fields(weights)}
+        self.own = nn.ModuleDict(own_terms(own or {}, names | {"loss", "discriminator", "temporal_discriminator"}))
+        self.own_weights = {name: (own or {})[name].weight for name in self.own}
 
     @property
     def every_frame(self) -> bool:
         """Whether a term looks at the motion of a window, all of whose frames must then be drawn."""
         return self.temporal_discriminator is not None or self.sync is not None
+
+    def weight(self, name: str) -> float:
+        """Of a term by its name."""
+        return self.own_weights[name] if name in self.own_weights else getattr(self.weights, name)
+
+    def face_weights(self) -> dict[str, float]:
+        """Weights of the terms that reach the networks through the generated face alone, those above 0."""
+        own = [name for name, term in self.own.items() if term.place == "face"]
+        return {name: weight for name in (*FACE_TERMS, *own) if (weight := self.weight(name))}
+
+    def own_terms(self, place: Place, step: GeneratorStep) -> Terms:
+        """Terms of one's own that look at `place`."""
+        return {name: term(step) for name, term in self.own.items() if term.place == place}
 
     # ---- stage 1
 
@@ -242,8 +257,8 @@ class Objective(nn.Module):
         return [judge for judge in (self.discriminator, self.temporal_discriminator) if judge is not None]
 
     def makers(self) -> list[nn.Module]:
-        """What learns with the generator: CIL's heads and estimator, the reader of the sound's tokens."""
-        return [part for part in (self.cil, self.listening) if part is not None]
+        """What learns with the generator: CIL's heads and estimator, the reader of the sound's tokens, own terms."""
+        return [part for part in (self.cil, self.listening, *self.own.values()) if part is not None]
 
     def judge(self, faces: Tensor, frames: int) -> Judgement:
         """What the discriminators say of faces (F, 3, S, S) that windows of ``frames`` form."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from stsa_lightning.files import written_whole
 from stsa_lightning.nets.description import check_description
 from stsa_lightning.nets.guidance import Guidance
 from stsa_lightning.nets.synthesis import Synthesis
+from stsa_lightning.own import allowed, description, is_own
 from stsa_lightning.tensors import load_tensors, uninitialised
 
 FORMAT = 1
@@ -45,8 +46,8 @@ def save_networks(
         tensors = {name: _halved(t) for name, t in tensors.items()}
     described = {
         "format": FORMAT,
-        "guidance": guidance.settings,
-        "synthesis": synthesis.settings,
+        "guidance": description(guidance),
+        "synthesis": description(synthesis),
         "meta": dict(meta),
     }
     try:
@@ -63,10 +64,12 @@ def _halved(tensor: Tensor) -> Tensor:
     return half if half.isfinite().all() else tensor
 
 
-def load_networks(path: str | Path) -> tuple[Guidance, Synthesis, dict[str, Any]]:
+def load_networks(path: str | Path, allow: Collection[str] = ()) -> tuple[Guidance, Synthesis, dict[str, Any]]:
     """Rebuild both networks, in eval mode on the CPU, from a safetensors export or a training checkpoint (``.ckpt``).
 
-    Of a training checkpoint the averaged weights are taken where it holds such; no code in it is run.
+    Of a training checkpoint the averaged weights are taken where it holds such; no code in it is run. Networks of
+    classes that are not this package's are built if their class paths are in `allow`, or were allowed for the process
+    (see :func:`stsa_lightning.own.allow_classes`).
 
     Returns:
         The networks and the ``meta`` that was saved with them.
@@ -81,8 +84,8 @@ def load_networks(path: str | Path) -> tuple[Guidance, Synthesis, dict[str, Any]
         raise FileNotFoundError(f"{path}: no such checkpoint")
     described, tensors = (_read_safetensors if path.suffix == ".safetensors" else _read_training)(path)
     described = check_description(path, described)
-    guidance = _build(Guidance, described["guidance"], "guidance.", tensors, path)
-    synthesis = _build(Synthesis, described["synthesis"], "synthesis.", tensors, path)
+    guidance = _build(Guidance, described["guidance"], "guidance.", tensors, path, allow)
+    synthesis = _build(Synthesis, described["synthesis"], "synthesis.", tensors, path, allow)
     return guidance, synthesis, described["meta"]
 
 
@@ -129,12 +132,21 @@ def averaged_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _build(
-    kind: type[Network], settings: dict[str, Any], prefix: str, tensors: Mapping[str, Tensor], path: Path
+    base: type[Network],
+    said: dict[str, Any],
+    prefix: str,
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    allow: Collection[str],
 ) -> Network:
+    kind = allowed(said["class_path"], base, str(path), allow) if is_own(said) else base
+    settings = said["init_args"] if is_own(said) else said
     own = {name: _weight(path, name, value) for name, value in tensors.items() if str(name).startswith(prefix)}
     try:
         with uninitialised(holding=sum(value.numel() for value in own.values())):
             network = kind(**settings)
+        if is_own(said):
+            network.settings = settings  # type: ignore[assignment]
         network.load_state_dict({name.removeprefix(prefix): value for name, value in own.items()}, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: its {kind.__name__} weights do not fit its settings: {error}") from error

@@ -13,6 +13,7 @@ from stsa_lightning.audio import FeatureKind
 from stsa_lightning.errors import UserError
 from stsa_lightning.nets.guidance import MAX_TOKENS, Guidance
 from stsa_lightning.nets.synthesis import Paths, Synthesis
+from stsa_lightning.own import is_own
 
 # Least and largest value of every number that a checkpoint states: far beyond what was ever trained, and within what
 # can be built.
@@ -54,8 +55,7 @@ def check_description(path: Path, described: object) -> dict[str, Any]:
         raise UserError(
             f"{path}: it does not say how its networks are built (guidance, synthesis, meta). Export it again"
         )
-    _check(path, "guidance", described["guidance"], _defaults(Guidance))
-    _check(path, "synthesis", described["synthesis"], _defaults(Synthesis))
+    settings = {part: _check_network(path, part, described[part], kind) for part, kind in _PARTS.items()}
     meta = described["meta"]
     _check(path, "meta", meta, _META, closed=False)
     missing = {"features", "window"} - meta.keys()
@@ -65,13 +65,26 @@ def check_description(path: Path, described: object) -> dict[str, Any]:
     if not isinstance(speakers, list) or not all(isinstance(name, str) for name in speakers):
         raise _wrong(path, "meta", "validation_speakers", "a list of names", speakers)
     for name in ("audio_dim", "face_size"):
-        values = [described[part].get(name, _defaults(kind)[name]) for part, kind in _PARTS.items()]
+        values = [settings[part].get(name, _defaults(kind)[name]) for part, kind in _PARTS.items()]
         if values[0] != values[1]:
             raise UserError(f"{path}: its networks do not fit each other: {name} {values[0]} and {values[1]}")
     return described
 
 
 _PARTS: dict[str, type[nn.Module]] = {"guidance": Guidance, "synthesis": Synthesis}
+
+
+def _check_network(path: Path, part: str, said: object, kind: type[nn.Module]) -> dict[str, Any]:
+    """The arguments of a network, the package's or one's own, whose further arguments are its own business."""
+    own = is_own(said)
+    if own:
+        assert isinstance(said, dict)
+        if said.keys() != {"class_path", "init_args"} or not isinstance(said["class_path"], str):
+            raise _wrong(path, part, "class_path", "the path of a class, and init_args", said["class_path"])
+        said = said["init_args"]
+    _check(path, part, said, _defaults(kind), closed=not own)
+    assert isinstance(said, dict)
+    return said
 
 
 def _defaults(kind: type[nn.Module]) -> dict[str, Any]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stsa_lightning.own import imported
 
 Features = list[list[Tensor]]  # over scales, of layers; the last layer is the score
 
@@ -56,6 +61,32 @@ class PatchDiscriminator(nn.Module):
                 images = F.avg_pool2d(images, 3, 2, 1, count_include_pad=False)
             answers.append(_features(layers, images))  # type: ignore[arg-type]
         return answers
+
+
+@dataclass(frozen=True)
+class DiscriminatorSettings:
+    """The discriminator of single faces as settings say it.
+
+    Attributes:
+        width, layers, scales: see :class:`PatchDiscriminator`.
+        network: class path of one's own in its place, a module that makes :data:`Features` of faces (B, 3, S, S).
+        options: its arguments.
+    """
+
+    width: int = 64
+    layers: int = 3
+    scales: int = 2
+    network: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> nn.Module:
+        """The discriminator, with fresh weights."""
+        if self.network is None:
+            return PatchDiscriminator(3, self.width, self.layers, self.scales)
+        return imported(self.network, nn.Module, "model.discriminator.network")(**self.options)
+
+
+PATCHES = DiscriminatorSettings()
 
 
 class TemporalDiscriminator(nn.Module):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -83,17 +84,23 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
 def check_trainer(strategy: object) -> None:
     """How a trainer shares the work, against two optimisers that take turns while some networks do not learn.
 
+    Args:
+        strategy: Lightning's, or its name.
+
     Raises:
         UserError: a strategy that this training cannot work with.
     """
-    if isinstance(strategy, DDPStrategy):
-        fine = isinstance(strategy, AlternatingDDP) or strategy._ddp_kwargs.get("find_unused_parameters")
+    if isinstance(strategy, str):  # before there is a trainer; of others its kind is known then
+        fine = strategy.split("_")[0] not in ("fsdp", "deepspeed", "dp", "xla")
+    elif isinstance(strategy, DDPStrategy):
+        fine = isinstance(strategy, AlternatingDDP) or bool(strategy._ddp_kwargs.get("find_unused_parameters"))
     else:
         fine = isinstance(strategy, SingleDeviceStrategy)
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if not fine:
         raise UserError(
-            f"trainer.strategy: expected ddp_alternating (or ddp_find_unused_parameters_true) on several devices, got "
-            f"{type(strategy).__name__}; two optimisers take turns here, and each phase leaves some networks alone"
+            "trainer.strategy: expected ddp_alternating (or ddp_find_unused_parameters_true) on several devices, got "
+            f"{name}; two optimisers take turns here, and each phase leaves some networks alone"
         )
 
 
@@ -110,6 +117,15 @@ def check_flags(trainer: Mapping[str, Any]) -> None:
     ):
         if trainer.get(flag) not in idle:
             raise UserError(f"trainer.{flag}: two optimisers take turns here; give --{ours} in its place")
+    check_trainer(trainer.get("strategy") if isinstance(trainer.get("strategy"), str) else "auto")
+
+
+def check_synchronised(trainer: Trainer, wanted: bool) -> None:
+    """Raises `UserError` where batch norm over processes is asked for on processors, for which PyTorch has none."""
+    if wanted and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError(
+            "trainer.sync_batchnorm: expected false on CPUs, for which PyTorch's SyncBatchNorm is not made, got true"
+        )
 
 
 def plain(settings: Any) -> Any:
@@ -142,18 +158,37 @@ def check_parts(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     if apart:
         raise UserError(
             f"the checkpoint and this run do not have the same parts; one of them lacks {', '.join(sorted(apart))}. "
-            "Give the run the checkpoint's model.weights and model.information, or begin from its networks alone: "
+            "Give the run the checkpoint's model.weights, model.terms and model.cil, or begin from its networks alone: "
             "--model.init_from FILE in place of --ckpt_path"
         )
 
 
+def check_optimisers(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Raises `UserError` where a checkpoint holds the state of another kind of optimiser than this run's."""
+    for side in ("optim", "discriminator_optim"):
+        there, here = (hparams.get(side, {}).get("optimizer") for hparams in (theirs, mine))
+        if there is not None and there != here:
+            raise UserError(
+                f"model.{side}.optimizer: the checkpoint holds the state of {there}, got {here}. Give the run the "
+                "checkpoint's, or begin from its networks alone: --model.init_from FILE in place of --ckpt_path"
+            )
+
+
+def _named(settings: Mapping[str, Any], above: str = "model.") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _named(value, f"{above}{name}.") if isinstance(value, dict) and value else {f"{above}{name}": value}
+    return found
+
+
 def told_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """Say in which settings a run differs from the checkpoint that it goes on from: its own hold."""
-    there, here = plain(dict(theirs)), plain(dict(mine))
+    there, here = (_named(plain(dict(settings))) for settings in (theirs, mine))
     differ = [
-        f"model.{name} {here[name]} (the checkpoint: {value})"
+        f"{name} {here[name]} (the checkpoint: {value})"
         for name, value in there.items()
-        if name in here and here[name] != value and name not in ("init_from", "phase")
+        if name in here and here[name] != value and name not in ("model.init_from", "model.phase")
     ]
     if differ:
         rank_zero_info(f"settings of this run hold: {'; '.join(differ)}")

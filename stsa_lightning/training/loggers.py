@@ -102,6 +102,18 @@ class ToldWandbLogger(WandbLogger):
             ) from error
 
 
+def check_login() -> None:
+    """Raises `UserError` where W&B's record would go to its servers and nobody is logged in."""
+    import wandb
+
+    settings = wandb.setup().settings
+    if settings.mode in (None, "online", "run") and not settings.api_key and not wandb.api.api_key:
+        raise UserError(
+            "W&B: no API key. Log in with `wandb login`, keep its record on this machine (WANDB_MODE=offline), or do "
+            "without it: --logger csv"
+        )
+
+
 def kept(logger: Logger) -> Logger:
     """Lightning's own CSVLogger as one that keeps its rows, with the same settings; others as they are."""
     if type(logger) is not CSVLogger:

@@ -9,6 +9,7 @@ from stsa_lightning.callbacks.phases import PhaseSchedule, PhaseSpec
 from stsa_lightning.errors import UserError
 from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.module import STSA
+from stsa_lightning.training.optim import OptimSettings
 
 NOTHING = LossWeights(**dict.fromkeys(LossWeights.__dataclass_fields__, 0.0))
 RUN = [PhaseSpec("guidance", 2), PhaseSpec("warp", 1), PhaseSpec("end_to_end", 1, lr=1e-5, discriminator_lr=2e-5)]
@@ -16,7 +17,9 @@ RUN = [PhaseSpec("guidance", 2), PhaseSpec("warp", 1), PhaseSpec("end_to_end", 1
 
 @pytest.fixture(scope="module")
 def module() -> STSA:
-    return STSA("tiny", face_size=64, weights=NOTHING, lr=1e-3, discriminator_lr=1e-4)
+    return STSA(
+        "tiny", face_size=64, weights=NOTHING, optim=OptimSettings(1e-3), discriminator_optim=OptimSettings(1e-4)
+    )
 
 
 def test_phases_follow_each_other_and_the_last_one_stays():

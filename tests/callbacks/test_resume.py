@@ -22,6 +22,7 @@ from stsa_lightning.callbacks.watch import LossWatch
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.errors import UserError
 from stsa_lightning.module import STSA, LossWeights
+from stsa_lightning.training.optim import OptimSettings
 
 WEIGHTS = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=1, adversarial=0.1, feature_matching=0.1)
 SIZES: dict[str, Any] = {"face_size": 64, "window": 2, "references": 2}
@@ -40,7 +41,12 @@ def data(root: str | Path, **options: Any) -> STSADataModule:
 def fit(root: str | Path, folder: str | Path, *callbacks: Callback, workers: int = 0, **options: Any) -> dict[str, Any]:
     """Two epochs, synthesis and end to end, from `last.ckpt` where there is one; what the last checkpoint holds."""
     seed_everything(options.pop("seed", 0), verbose=False)
-    settings: dict[str, Any] = {"weights": WEIGHTS, "balance_every_n_steps": 3, "lr": 1e-3, "gradient_clip": 1.0}
+    settings: dict[str, Any] = {
+        "weights": WEIGHTS,
+        "balance_every_n_steps": 3,
+        "optim": OptimSettings(1e-3),
+        "gradient_clip": 1.0,
+    }
     module = STSA("tiny", **SIZES, **NARROW, **settings, discriminator={"width": 4, "scales": 1}, **options)
     trainer = Trainer(
         accelerator="cpu",

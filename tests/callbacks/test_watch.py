@@ -33,7 +33,7 @@ def test_the_first_bad_term_is_named_with_its_windows_at_the_next_reading():
     message = str(error.value)
     assert message.startswith("warp became infinite or no number in epoch 3, batch 1 (rank 1)")
     assert "anna/a frame 10, bob/b frame 7" in message
-    assert "model.lr" in message
+    assert "model.optim.lr" in message
 
 
 def test_a_checkpoint_is_not_written_over_with_what_came_after():

@@ -38,10 +38,10 @@ def test_files_of_settings_come_before_options(words: list[str], expected: list[
 
 
 def test_option_before_a_file_of_settings_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.yaml").write_text("model: {lr: 0.25}\n")
+    (tmp_path / "a.yaml").write_text("model: {optim: {lr: 0.25}}\n")
     with pytest.raises(SystemExit):
-        main(["fit", "--model.lr", "0.5", "-c", str(tmp_path / "a.yaml"), "--data.root", "x", "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out)["model"]["lr"] == 0.5
+        main(["fit", "--model.optim.lr", "0.5", "-c", str(tmp_path / "a.yaml"), "--data.root", "x", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optim"]["lr"] == 0.5
 
 
 @pytest.mark.parametrize("name", ["-take1.mp4", "-o1.mp4", "--take.mp4"])

@@ -1,0 +1,93 @@
+"""Loss terms of one's own: named in settings, logged, weighted and balanced like the package's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from torch import Tensor, nn
+
+from stsa_lightning.errors import UserError
+from stsa_lightning.nets.guidance import GuidanceOutput
+from stsa_lightning.nets.synthesis import SynthesisOutput
+from stsa_lightning.own import imported
+
+if TYPE_CHECKING:
+    from stsa_lightning.data.windows import Batch
+
+Place = Literal["heatmap", "warped", "face"]
+
+
+@dataclass(frozen=True)
+class GeneratorStep:
+    """What the networks made of one batch.
+
+    Attributes:
+        batch: windows, see :class:`stsa_lightning.data.windows.Batch`.
+        guidance: heatmaps and keypoints (B, T, ...), where the phase predicts them.
+        synthesis: F frames, where the phase draws them: the centre of each window, or all, B * T.
+        target: their true faces (F, 3, S, S).
+        frames: of a window that were drawn, 1 or T.
+    """
+
+    batch: Batch
+    guidance: GuidanceOutput | None = None
+    synthesis: SynthesisOutput | None = None
+    target: Tensor | None = None
+    frames: int = 1
+
+
+class LossTerm(nn.Module):
+    """A term of one's own: a subclass says where it looks and what it costs.
+
+    ``place`` is what it looks at, and so in which phases it is there: ``heatmap`` (``step.guidance``: guidance and end
+    to end), ``warped`` (``step.synthesis.warped`` and the paths' maps: from phase warp on) or ``face``
+    (``step.synthesis.face`` alone, so that it can be balanced: synthesis and end to end). Its parameters, if it has
+    any, learn with the networks and are in the checkpoint.
+    """
+
+    place: ClassVar[Place] = "face"
+
+    def forward(self, step: GeneratorStep) -> Tensor:
+        """Scalar, the lower the better."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TermSettings:
+    """A term of one's own as settings say it, under its name.
+
+    Attributes:
+        loss: class path of a :class:`LossTerm`.
+        weight: as those of the package's terms; 0 leaves it out.
+        options: its arguments.
+    """
+
+    loss: str
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def own_terms(settings: Mapping[str, TermSettings], taken: Collection[str]) -> dict[str, LossTerm]:
+    """The terms that have a weight.
+
+    Args:
+        taken: names of the package's own.
+
+    Raises:
+        UserError: a name that is taken or can be no name, a weight below 0, a class that is no term.
+    """
+    terms: dict[str, LossTerm] = {}
+    for name, said in settings.items():
+        option = f"model.terms.{name}"
+        if name in taken or not name.isidentifier() or hasattr(nn.ModuleDict, name):
+            raise UserError(f"{option}: expected a name of letters, digits and _ that is not taken, got {name!r}")
+        if not said.weight >= 0:
+            raise UserError(f"{option}.weight must be 0 or more, got {said.weight}")
+        if said.weight:
+            kind = imported(said.loss, LossTerm, f"{option}.loss")
+            if kind.place not in get_args(Place):
+                raise UserError(f"{option}: {said.loss}.place must be one of {', '.join(get_args(Place))}")
+            terms[name] = kind(**said.options)
+    return terms
