@@ -60,6 +60,20 @@ def test_a_mask_of_any_colour_covers(colour: tuple[int, int, int]) -> None:
     assert covered(masked(colour))
 
 
+def with_microphone(colour: tuple[int, int, int]) -> np.ndarray:
+    frame = picture()
+    cv2.circle(frame, (100, 142), 28, colour, -1)
+    cv2.circle(frame, (100, 142), 28, tuple(v // 2 for v in colour), 3)
+    for x in range(78, 126, 8):  # its mesh is as uneven as lips
+        cv2.line(frame, (x, 118), (x, 166), tuple(v // 2 for v in colour), 2)
+    return cv2.GaussianBlur(frame, (0, 0), 1)
+
+
+@pytest.mark.parametrize("colour", [(40, 40, 42), (120, 120, 120), (225, 225, 225), (50, 80, 160), (220, 190, 60)])
+def test_a_microphone_before_the_lips_covers(colour: tuple[int, int, int]) -> None:
+    assert covered(with_microphone(colour))
+
+
 def test_no_lips_for_a_moment_or_outside_the_frame_say_nothing() -> None:
     contrast = np.tile(lip_contrast(picture(), landmarks()), (40, 1))
     contrast[10:16] = lip_contrast(masked((225, 225, 225)), landmarks())
