@@ -32,6 +32,10 @@ _REDNESS, _VARIETY = 1.5, 1.5  # what redder and what uneven lips count for, aga
 # Contrast of lips below which there are none, and how much more of it is asked for as the colours around the mouth are
 # not those of the nose. The least of 53 real faces, beards and lipstick among them, was 14.
 _NO_LIPS, _FOREIGN = 10.0, 0.6
+_LONG_S, _BRIEFLY_S = 2.0, 0.28  # over that long no lips are seen
+# For a moment lips that are pursed or blurred stand out less: there are none where it is still less, and less than this
+# share of what is usual of the person.
+_NO_LIPS_BRIEFLY, _OF_USUAL = 7.0, 0.5
 # By how much less red and less yellow than the nose lips may be, as a share of its chroma. Of 549 frames of 130 real
 # people the furthest were 0.25 and 0.57; grey things are 0.3 to 0.9 less red, blue ones 0.9 and more less yellow.
 _LESS_RED, _LESS_YELLOW = 0.30, 0.85
@@ -111,21 +115,29 @@ def lip_contrast(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     return np.array([gain * out, np.linalg.norm((around - nose)[1:]), strange], np.float32)
 
 
-def no_lips(contrast: np.ndarray, frames: int) -> np.ndarray:
+def no_lips(contrast: np.ndarray, fps: float) -> np.ndarray:
     """Where no lips are seen for a while.
 
     Args:
         contrast: (n, 3) of `lip_contrast`, of one person in one shot.
-        frames: of which the middle one's neighbours count.
+        fps: frames a second.
 
     Returns:
         (n,) bool.
     """
+    known = np.where(np.isfinite(contrast), contrast, [np.inf, 0, 0])
+    out, strange = known[:, 0] - _FOREIGN * known[:, 1], known[:, 2]
+    for_long, briefly = (_median(out, round(seconds * fps)) for seconds in (_LONG_S, _BRIEFLY_S))
+    usual = np.median(out) if len(out) else 0.0
+    hidden = briefly < min(_NO_LIPS_BRIEFLY, _OF_USUAL * usual)
+    return (for_long < _NO_LIPS) | hidden | (_median(strange, round(_BRIEFLY_S * fps)) > 1)
+
+
+def _median(values: np.ndarray, frames: int) -> np.ndarray:
+    """Over the frames around each; beyond the ends mirrored, so that the outermost frame counts no more than others."""
     from scipy.ndimage import median_filter
 
-    known = np.where(np.isfinite(contrast), contrast, [np.inf, 0, 0])
-    out, foreign, strange = median_filter(known, (frames | 1, 1), mode="reflect").T
-    return (out < _NO_LIPS + _FOREIGN * foreign) | (strange > 1)
+    return median_filter(values, frames | 1, mode="reflect")
 
 
 def _blocks(colours: np.ndarray) -> list[np.ndarray]:
@@ -133,7 +145,11 @@ def _blocks(colours: np.ndarray) -> list[np.ndarray]:
 
 
 def _apart(colours: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """(n, places around the mouth): grey levels between what is and what is usual in this light."""
+    """(n, places around the mouth): grey levels between what is and what is usual, in the light on the nose or as ever.
+
+    The nose tells of a lamp that is switched on; a reflection on it, or on glasses, tells nothing of the cheeks.
+    """
     now = colours.astype(np.float32)
     light = (now[:, :_LIGHT].mean(axis=(1, 2)) + 8) / (usual[:_LIGHT].mean() + 8)
-    return np.abs(now[:, _LIGHT:] / np.clip(light, 0.5, 2)[:, None, None] - usual[_LIGHT:]).max(axis=2)
+    lit = now[:, _LIGHT:] / np.clip(light, 0.5, 2)[:, None, None]
+    return np.minimum(*(np.abs(seen - usual[_LIGHT:]).max(axis=2) for seen in (lit, now[:, _LIGHT:])))
