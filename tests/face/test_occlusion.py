@@ -107,4 +107,3 @@ def test_covered_share_counts_the_places_that_changed() -> None:
     assert share[10] == pytest.approx(around // 2 / around, abs=0.02)
     assert not share[:10].any()
     assert not share[15:].any()
-
