@@ -22,7 +22,6 @@ RAMP_S = 0.2  # the new mouth comes and goes over that long
 # Two limits each, so that what lies between does not flicker.
 _PROFILE_DEGREES = (44.0, 38.0)
 _COVERED = (0.36, 0.18)
-_LIPLESS_S = 2.0  # over that long no lips are seen behind what covers a mouth
 # Of the face's size, mouth and jaw beyond the picture's edge: up to 0.06 mouths come out right, at 0.12 torn.
 _BEYOND = (0.08, 0.05)
 _MARGIN_S = 0.08  # a hand is near the mouth before it covers it
@@ -111,7 +110,7 @@ def settle_faces(
         size: width and height of the frames.
         choice: see `Faces`.
         steady: smooth over time; False takes each frame as it is found.
-        contrast: (F, 2) float32 of `lip_contrast`; None: lips are taken to be there.
+        contrast: (F, 3) float32 of `lip_contrast`; None: lips are taken to be there.
     """
     count = len(landmarks)
     boxes, why = np.zeros((count, 4), np.int32), np.full(count, NO_FACE, np.uint8)
@@ -163,7 +162,7 @@ def _why(
         margin = round(_MARGIN_S * fps)
         why[np.convolve(covered, np.ones(2 * margin + 1), mode="same")[: len(why)] > 0] = OCCLUDED
     if contrast is not None:
-        why[no_lips(contrast[part][seen], round(_LIPLESS_S * fps))] = OCCLUDED
+        why[no_lips(contrast[part][seen], fps)] = OCCLUDED
     why[_between(beyond[part][seen], *_BEYOND)] = OUT_OF_FRAME
     return why
 

@@ -120,7 +120,7 @@ class FaceFinder:
         """
         landmarks = np.full((self.frames, len(LANDMARKS), 2), np.nan, np.float32)
         colours = np.zeros((self.frames, PLACES, 3), np.uint8)
-        contrast = np.full((self.frames, 2), np.nan, np.float32)
+        contrast = np.full((self.frames, 3), np.nan, np.float32)
         choices, starts = Counter[str](), []
         heard = None if level is None else _at(level, times_s)
         for start, stop, people in self._follower.shots():
@@ -132,7 +132,7 @@ class FaceFinder:
             person.put(landmarks[start:stop], start)
             seen = np.frombuffer(self._colours[id(person)], np.uint8).reshape(-1, PLACES, 3)
             colours[person.frames] = seen
-            contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, 2)
+            contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, 3)
             choices[reason] += 1
         self.close()
         told = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"

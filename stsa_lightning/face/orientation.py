@@ -1,8 +1,9 @@
 """Which way up the faces of a video are.
 
 Landmark models follow a head tilted by up to a right angle. One that is further turned they fit the wrong way round, a
-mouth put where its forehead is, and say nothing of it. The detector of whole faces knows better: of real heads tilted
-by up to 60 degrees it is surer (0.81 to 0.99) than of those tilted by 120 and more (0 to 0.83).
+mouth put where its forehead is, and say nothing of it. The detector of whole faces knows better when it compares: of 19
+real heads at 24 angles and two sizes, the way of which it was surest was right for 910 of 912; surer than 0.85 alone
+says little, as it can be of a head upside down (up to 0.91; upright 0.79 to 0.98).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import numpy as np
 from stsa_lightning.face.face_detector import FaceDetector
 from stsa_lightning.face.landmarks import LandmarkDetector
 
-_SURE = 0.85  # an upright face that is found so surely is upright
-_LEAST = 0.80  # less speaks for no other way
+_SURE = 0.85  # so sure of the best way, it need not be looked for again
+_LEAST = 0.70  # less speaks for no other way
 _SURER = 0.05  # by so much another way must be better than the frame as it is
 
 
@@ -35,15 +36,13 @@ class Orientation:
     def look(self, frame: np.ndarray) -> int:
         """Look which way up faces are, unless that is certain; how many are seen.
 
-        A face that is certainly upright costs one detection; otherwise it is four, a few milliseconds each.
+        It costs four detections, a few milliseconds each, and one once the way is certain.
         """
         if self.sure:
             return len(self._scores(frame, self.quarters))
-        scores = {0: self._scores(frame, 0)}
-        if max(scores[0], default=0) < _SURE:
-            scores |= {quarters: self._scores(frame, quarters) for quarters in (1, 2, 3)}
-        best = {quarters: max(found, default=0.0) for quarters, found in scores.items()}
-        way = max(best, key=best.__getitem__)
+        scores = [self._scores(frame, quarters) for quarters in range(4)]
+        best = [max(found, default=0.0) for found in scores]
+        way = best.index(max(best))
         if best[way] < max(_LEAST, best[0] + _SURER):
             way = 0
         self.quarters, self.sure = way, best[way] >= _SURE

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stsa_lightning.face.occlusion import lip_contrast, no_lips
+from stsa_lightning.face.occlusion import PLACES, covered_share, lip_contrast, no_lips
 from stsa_lightning.face.topology import LANDMARKS, positions
 
 OUTER = positions([61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146])
@@ -37,7 +37,7 @@ def masked(colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def covered(frame: np.ndarray) -> bool:
-    return bool(no_lips(lip_contrast(frame, landmarks())[None].repeat(9, 0), 5).all())
+    return bool(no_lips(lip_contrast(frame, landmarks())[None].repeat(9, 0), 25).all())
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,50 @@ def test_a_mask_of_any_colour_covers(colour: tuple[int, int, int]) -> None:
     assert covered(masked(colour))
 
 
-def test_no_lips_for_a_moment_or_outside_the_frame_say_nothing() -> None:
+def with_microphone(colour: tuple[int, int, int]) -> np.ndarray:
+    frame = picture()
+    cv2.circle(frame, (100, 142), 28, colour, -1)
+    cv2.circle(frame, (100, 142), 28, tuple(v // 2 for v in colour), 3)
+    for x in range(78, 126, 8):  # its mesh is as uneven as lips
+        cv2.line(frame, (x, 118), (x, 166), tuple(v // 2 for v in colour), 2)
+    return cv2.GaussianBlur(frame, (0, 0), 1)
+
+
+@pytest.mark.parametrize("colour", [(40, 40, 42), (120, 120, 120), (225, 225, 225), (50, 80, 160), (220, 190, 60)])
+def test_a_microphone_before_the_lips_covers(colour: tuple[int, int, int]) -> None:
+    assert covered(with_microphone(colour))
+
+
+def test_no_lips_for_two_frames_or_outside_the_frame_say_nothing() -> None:
     contrast = np.tile(lip_contrast(picture(), landmarks()), (40, 1))
-    contrast[10:16] = lip_contrast(masked((225, 225, 225)), landmarks())
+    contrast[10:12] = lip_contrast(masked((225, 225, 225)), landmarks())
     contrast[30] = lip_contrast(picture(), landmarks() + 500)
     assert np.isnan(contrast[30]).all()
     assert not no_lips(contrast, 25).any()
+
+
+@pytest.mark.parametrize("colour", [(225, 225, 225), (40, 40, 42), SKIN])
+@pytest.mark.parametrize("place", [slice(15, 27), slice(0, 12), slice(28, 40)])
+def test_no_lips_for_half_a_second_are_covered_there_alone(colour: tuple[int, int, int], place: slice) -> None:
+    contrast = np.tile(lip_contrast(picture(), landmarks()), (40, 1))
+    contrast[place] = lip_contrast(masked(colour), landmarks())
+    expected = np.zeros(40, bool)
+    expected[place] = True
+    np.testing.assert_array_equal(no_lips(contrast, 25), expected)
+
+
+def test_covered_share_of_a_reflection_on_the_nose_and_of_another_light_is_zero() -> None:
+    colours = np.tile(np.uint8([150, 110, 90]), (30, PLACES, 1))
+    colours[5:9, :6] = 250
+    colours[20:25] = colours[20:25] // 2
+    assert not covered_share(colours).any()
+
+
+def test_covered_share_counts_the_places_that_changed() -> None:
+    colours = np.tile(np.uint8([150, 110, 90]), (30, PLACES, 1))
+    around = PLACES - 6
+    colours[10:15, -around // 2 :] = (60, 90, 160)
+    share = covered_share(colours)
+    assert share[10] == pytest.approx(around // 2 / around, abs=0.02)
+    assert not share[:10].any()
+    assert not share[15:].any()

@@ -57,14 +57,21 @@ def test_faces_are_found_whichever_way_up_they_are(quarters: int) -> None:
     assert frame[int(y), int(x), 0] == 99
 
 
-def test_a_clear_upright_face_costs_one_detection() -> None:
+def test_a_clear_face_is_looked_at_every_way_once() -> None:
     pictures = Pictures()
-    Orientation(pictures).look(picture(0))  # type: ignore[arg-type]
-    assert pictures.looked == 1
+    orientation = Orientation(pictures)  # type: ignore[arg-type]
+    assert [orientation.look(picture(0)) for _ in range(3)] == [1, 1, 1]
+    assert pictures.looked == 4 + 1 + 1
+
+
+def test_a_face_that_is_clear_upside_down_but_clearer_another_way_is_turned() -> None:
+    orientation = Orientation(Pictures(sure=0.96, aside=0.8, over=0.9))  # type: ignore[arg-type]
+    orientation.look(picture(2))
+    assert orientation.quarters == 2
 
 
 def test_a_face_that_is_clear_no_way_stays_as_it_is() -> None:
-    orientation = Orientation(Pictures(sure=0.79, aside=0.6, over=0.5))  # type: ignore[arg-type]
+    orientation = Orientation(Pictures(sure=0.69, aside=0.6, over=0.5))  # type: ignore[arg-type]
     orientation.look(picture(2))
     assert orientation.quarters == 0
 
