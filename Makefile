@@ -10,7 +10,7 @@ OUT := outputs/demo
 RUN := $(OUT)/run
 VIDEOS := $(OUT)/sample/videos
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-slow lint docs install clean
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,15 @@ demo: $(OUT)/evaluation/report.json $(OUT)/dubbed.mp4
 # Two processes of one thread each: threads that share two cores wait for each other.
 test: $(VENV)/.developed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 15
+
+# What takes minutes rather than seconds.
+test-slow: $(VENV)/.developed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --durations 15
+
+# The pages, into site/. The variable silences an advertisement.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check .

@@ -21,22 +21,23 @@ import numpy as np
 import torch
 from common import parser, table, write_json
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ, load_audio
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.face.topology import MOUTH, positions
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.video import VideoReader
 from stsa_lightning.metrics.identity import CSIM, IdentityNetwork, identity_network
 from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance
-from stsa_lightning.metrics.opening import opening_sync
+from stsa_lightning.metrics.mouth_sync import opening_sync
 from stsa_lightning.metrics.perceptual import FID, LPIPS, FrechetDistance, LPIPSNetwork
 from stsa_lightning.metrics.stability import FlowWarpedError, Jitter
 from stsa_lightning.metrics.sync import SyncMeter
-from stsa_lightning.nets.syncnet import PICTURE_PX, load_syncnet
-from stsa_lightning.video import VideoReader
-from stsa_lightning.weights import WeightsError
+from stsa_lightning.models.syncnet import PICTURE_PX, load_syncnet
+from stsa_lightning.utils.weights import WeightsError
 
 FPS = 25
 SIDE_PX = 128

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stsa_lightning.files import written_whole
+from stsa_lightning.utils.files import written_whole
 
 
 def machine() -> str:

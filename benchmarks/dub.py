@@ -29,18 +29,18 @@ from straightforward import StraightForm, seeded
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stsa_lightning.dubbing.draw import choose_device
-from stsa_lightning.dubbing.engine import EngineReferences, Precision, RenderEngine, psnr_db
 from stsa_lightning.face.alignment import reference_places
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.references import choose_references
-from stsa_lightning.nets.checkpoint import load_networks
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.nets.synthesis import Synthesis, mask_lower_half
-from stsa_lightning.video import VideoReader
+from stsa_lightning.inference.engine import EngineReferences, Precision, RenderEngine, psnr_db
+from stsa_lightning.media.video import VideoReader
+from stsa_lightning.models.checkpoint import load_networks
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
+from stsa_lightning.utils.device import choose_device
 
 WINDOW = 5
 REAL_TIME_FPS = 25

@@ -26,14 +26,14 @@ import torch
 from common import write_json
 from torch import Tensor
 
-from stsa_lightning.audio import LogMel
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.video import VideoReader, VideoWriter
+from stsa_lightning.features.spectral import LogMel
+from stsa_lightning.media.video import VideoReader, VideoWriter
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.models.synthesis import Synthesis
 
 FPS, SIDE, RATE_HZ = 25, 160, 44_100
 

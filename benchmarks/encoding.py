@@ -18,7 +18,7 @@ import numpy as np
 from common import machine, parser, table, write_json
 from skimage.metrics import mean_squared_error
 
-from stsa_lightning.video import VideoReader, VideoWriter
+from stsa_lightning.media.video import VideoReader, VideoWriter
 
 YARDSTICK = ("medium", 16)
 CHOICES = (YARDSTICK, ("fast", 16), ("faster", 16), ("veryfast", 16), ("veryfast", 15), ("superfast", 14))

@@ -22,14 +22,14 @@ from stsa_lightning.data.sample import render_sample
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.media.video import VideoReader
 from stsa_lightning.metrics.identity import embeddings, identity_network
 from stsa_lightning.metrics.image import psnr, ssim
 from stsa_lightning.metrics.landmarks import lmd, velocity
 from stsa_lightning.metrics.perceptual import FID, LPIPSNetwork, lpips_distance, video_samples
 from stsa_lightning.metrics.stability import flow_warped_error, landmark_jitter
-from stsa_lightning.nets.syncnet import SyncNet
-from stsa_lightning.video import VideoReader
-from stsa_lightning.weights import WeightsError
+from stsa_lightning.models.syncnet import SyncNet
+from stsa_lightning.utils.weights import WeightsError
 
 LRS2_CLIPS, LRS2_FRAMES = 1243, 60
 SIDE_PX = 128

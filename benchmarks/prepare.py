@@ -26,14 +26,15 @@ from common import machine, median_time, parser, table, write_json
 
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import Source, find_sources
-from stsa_lightning.data.extract import PrepareSettings, Stages, prepare_clip
+from stsa_lightning.data.extract import Stages, prepare_clip
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.prepare import prepare
+from stsa_lightning.data.settings import PrepareSettings
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import LANDMARKS
-from stsa_lightning.stream import VideoStream
+from stsa_lightning.media.stream import VideoStream
 
 SETTINGS = PrepareSettings().resolved()
 BORDER_PX = 8  # around a frame, where static mode is compared with itself

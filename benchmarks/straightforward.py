@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stsa_lightning.losses.perceptual import BLOCKS, WIDTHS
-from stsa_lightning.nets.adaat import AdaAT
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.nets.temporal import TemporalPath, Warped, deformation, resize_deformation
+from stsa_lightning.models.adaat import AdaAT
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.synthesis import Synthesis
+from stsa_lightning.models.temporal_path import TemporalPath, Warped, deformation, resize_deformation
 
 Network = TypeVar("Network", bound=nn.Module)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)

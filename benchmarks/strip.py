@@ -16,9 +16,9 @@ import numpy as np
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.face.heatmaps import lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.files import written_whole
-from stsa_lightning.nets import BUNDLED
-from stsa_lightning.video import VideoReader
+from stsa_lightning.media.video import VideoReader
+from stsa_lightning.models import BUNDLED
+from stsa_lightning.utils.files import written_whole
 
 ROWS = ("source", "dubbed", "says it")
 APART = 6  # frames, at least, between two that are shown

@@ -2,7 +2,7 @@
 
     python benchmarks/sync.py speed                  SyncNet's embeddings, sliding against window by window
     python benchmarks/sync.py trials --corpus DIR    delays found again, sound of other clips refused
-    python benchmarks/sync.py fit --corpus DIR       the weights of metrics/opening.py anew
+    python benchmarks/sync.py fit --corpus DIR       the weights of metrics/mouth_sync.py anew
 
 DIR holds MANIFEST.json (a list `files` with `file` and `av_sync`) and the clips. Trials use, for each clip, weights
 fitted without its speaker.
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from common import median_time, parser, table, write_json
 
-from stsa_lightning.audio import load_audio
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.metrics import opening as filters
-from stsa_lightning.nets.syncnet import STEPS_PER_FRAME, WINDOW_FRAMES, WINDOW_STEPS, SyncNet
-from stsa_lightning.video import VideoReader
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.video import VideoReader
+from stsa_lightning.metrics import mouth_sync as filters
+from stsa_lightning.models.syncnet import STEPS_PER_FRAME, WINDOW_FRAMES, WINDOW_STEPS, SyncNet
 
 LATE = {"spk23_01": -3, "spk24_01": -6, "spk24_03": -4, "spk35_01": 3}  # clips known to be off, frames
 DELAYS = range(-12, 13, 2)

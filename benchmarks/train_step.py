@@ -30,13 +30,13 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from stsa_lightning.callbacks.ema import GeneratorEMA
-from stsa_lightning.callbacks.watch import LossWatch
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.losses import perceptual
 from stsa_lightning.losses.objective import LossWeights
-from stsa_lightning.module import STSA
+from stsa_lightning.training.callbacks.ema import GeneratorEMA
+from stsa_lightning.training.callbacks.watch import LossWatch
 from stsa_lightning.training.checks import OutOfMemoryError, batch_shapes
+from stsa_lightning.training.module import STSA
 
 # Dense bf16 TFLOP/s of the makers' data sheets, by a part of the device's name.
 PEAKS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}

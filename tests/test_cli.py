@@ -13,9 +13,9 @@ import yaml
 from stsa_lightning import __version__
 from stsa_lightning.cli import build_parser, main
 from stsa_lightning.data.index import load_index
-from stsa_lightning.moonshine import ENCODER
-from stsa_lightning.nets import BUNDLED
-from stsa_lightning.nets.checkpoint import load_networks
+from stsa_lightning.features.moonshine import ENCODER
+from stsa_lightning.models import BUNDLED
+from stsa_lightning.models.checkpoint import load_networks
 
 
 def failed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -151,10 +151,10 @@ def test_the_reader_of_a_pipe_may_leave():
 def test_a_device_that_is_not_there(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     import torch
 
-    from stsa_lightning.nets.checkpoint import save_networks
-    from stsa_lightning.nets.guidance import Guidance
-    from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
-    from stsa_lightning.nets.synthesis import Synthesis
+    from stsa_lightning.models.checkpoint import save_networks
+    from stsa_lightning.models.guidance import Guidance
+    from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+    from stsa_lightning.models.synthesis import Synthesis
 
     torch.manual_seed(0)
     networks = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])

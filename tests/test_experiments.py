@@ -58,7 +58,7 @@ def parsed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, An
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Model and data as experiments say them, without their class paths."""
     for name, kind in (
-        ("model", "stsa_lightning.module.STSA"),
+        ("model", "stsa_lightning.training.module.STSA"),
         ("data", "stsa_lightning.data.datamodule.STSADataModule"),
     ):
         if settings[name].get("class_path") == kind:

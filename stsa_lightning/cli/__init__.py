@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from stsa_lightning import __version__
 from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, reproduce, syncnet, weights
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
-from stsa_lightning.errors import UserError
-from stsa_lightning.own import allow_classes
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.own import allow_classes
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS = (*LIGHTNING_COMMANDS, "prepare", "dub", "app", "evaluate", "ablate", "syncnet", "weights")
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"stsa: {error}", file=sys.stderr)
         sys.exit(2)
     except pickle.UnpicklingError as error:  # Lightning reads the checkpoint that a run goes on from itself
-        from stsa_lightning.tensors import refusal
+        from stsa_lightning.utils.safe_load import refusal
 
         print(f"stsa: --ckpt_path: {refusal(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from stsa_lightning.cli.command import command
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 OVERLAYS = Path("experiments/ablations")
 
@@ -39,10 +39,10 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _ablate(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from stsa_lightning.ablation import BASE, Ablation
-    from stsa_lightning.ablation_tables import long_table, markdown, paired_differences, task_tables, write
-    from stsa_lightning.evaluation.figures import Column
-    from stsa_lightning.evaluation.report import Report, load_report
+    from stsa_lightning.ablation.runner import BASE, Ablation
+    from stsa_lightning.ablation.tables import long_table, markdown, paired_differences, task_tables, write
+    from stsa_lightning.evaluation.metrics.columns import Column
+    from stsa_lightning.evaluation.report.report import Report, load_report
 
     options = [*arguments.options]
     if arguments.max_steps is not None:

@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 
 from stsa_lightning.cli.command import add_allow_class, command
-from stsa_lightning.errors import MissingPackageError, UserError
-from stsa_lightning.nets import BUNDLED
-from stsa_lightning.scratch import scratch_folder
+from stsa_lightning.models import BUNDLED
+from stsa_lightning.utils.errors import MissingPackageError, UserError
+from stsa_lightning.utils.scratch import scratch_folder
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -52,13 +52,13 @@ def _app(arguments: argparse.Namespace) -> None:
     with scratch_folder("stsa-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")  # read by Gradio when it is imported
         try:
-            from stsa_lightning.app import Limits, serve
+            from stsa_lightning.app.page import Limits, serve
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
             raise MissingPackageError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
+        from stsa_lightning.app.same_origin import TrustedHosts
         from stsa_lightning.dubbing import Dubber
-        from stsa_lightning.same_origin import TrustedHosts
 
         dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device, check=arguments.check)
         limits = Limits(arguments.max_seconds, arguments.max_mb)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stsa_lightning.cli.command import add_allow_class, command
-from stsa_lightning.errors import UserError
-from stsa_lightning.nets import BUNDLED
+from stsa_lightning.models import BUNDLED
+from stsa_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from stsa_lightning.adaptation import Adaptation
+    from stsa_lightning.training.personalisation import Adaptation
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -142,7 +142,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _adapted(arguments: argparse.Namespace) -> Adaptation:
-    from stsa_lightning.adaptation import adapt
+    from stsa_lightning.training.personalisation import adapt
 
     adapted = adapt(
         arguments.checkpoint,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stsa_lightning.cli.command import add_allow_class, command
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 _LISTS = ("tasks", "regions", "metrics", "speakers")
 _PROTOCOL = ("split", "clips", "references", "crop", "sync", "identity", "resamples")
@@ -82,8 +82,8 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.evaluation.report import load_report
-    from stsa_lightning.evaluation.tables import print_report
+    from stsa_lightning.evaluation.report.report import load_report
+    from stsa_lightning.evaluation.report.tables import print_report
 
     if arguments.show is None:
         raise UserError("evaluate needs checkpoint, videos or --show FOLDER (see stsa evaluate --help)")
@@ -104,10 +104,10 @@ def _videos(arguments: argparse.Namespace) -> None:
 
 
 def _table(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.evaluation.benchmark import benchmark_sheet
-    from stsa_lightning.evaluation.paired import compare, comparison_sheet
-    from stsa_lightning.evaluation.published import load_published
-    from stsa_lightning.evaluation.systems import named_reports
+    from stsa_lightning.evaluation.report.benchmark import benchmark_sheet
+    from stsa_lightning.evaluation.report.paired import compare, comparison_sheet
+    from stsa_lightning.evaluation.report.published import load_published
+    from stsa_lightning.evaluation.report.systems import named_reports
 
     if arguments.paired and arguments.format == "csv":
         raise UserError("--paired: a CSV file holds one table; stsa evaluate compare --format csv writes the other")
@@ -128,8 +128,8 @@ def _table(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.evaluation.paired import compare, comparison_sheet
-    from stsa_lightning.evaluation.systems import named_reports
+    from stsa_lightning.evaluation.report.paired import compare, comparison_sheet
+    from stsa_lightning.evaluation.report.systems import named_reports
 
     named = named_reports(arguments.reports)
     comparisons = compare(named, arguments.columns)
@@ -141,7 +141,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _hand_over(arguments: argparse.Namespace, sheets: list[Any]) -> None:
-    from stsa_lightning.files import written_whole
+    from stsa_lightning.utils.files import written_whole
 
     text = "\n".join(sheet.text(arguments.format) for sheet in sheets)
     if arguments.out is None:
@@ -155,7 +155,7 @@ def _hand_over(arguments: argparse.Namespace, sheets: list[Any]) -> None:
 
 def _finish(evaluate: Any, arguments: argparse.Namespace, *inputs: Path, **named: Any) -> None:
     from stsa_lightning.evaluation.protocol import Protocol, load_protocol
-    from stsa_lightning.evaluation.tables import print_report
+    from stsa_lightning.evaluation.report.tables import print_report
 
     protocol = load_protocol(arguments.protocol) if arguments.protocol else Protocol()
     options = {name: getattr(arguments, name, None) for name in _PROTOCOL}

@@ -140,7 +140,7 @@ def _filters(words: list[str]):
     from dataclasses import fields
 
     from stsa_lightning.data.filters import Filters
-    from stsa_lightning.errors import UserError
+    from stsa_lightning.utils.errors import UserError
 
     names = [field.name for field in fields(Filters)]
     limits: dict[str, object] = {}

@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _reproduce(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.corpora import MissingVideosWarning
-    from stsa_lightning.reproduction import Reproduction, make_plan, reproduce, told
+    from stsa_lightning.evaluation.reproduction import Reproduction, make_plan, reproduce, told
 
     def parts(text: str | None) -> tuple[str, ...] | None:
         return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())

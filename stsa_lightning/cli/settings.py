@@ -9,8 +9,8 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from stsa_lightning.files import set_aside, written_whole
-from stsa_lightning.training.folder import CONFIG
+from stsa_lightning.training.run_folder import CONFIG
+from stsa_lightning.utils.files import set_aside, written_whole
 
 
 class LoggedSettings(SaveConfigCallback):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from stsa_lightning.cli.command import command
 from stsa_lightning.cli.words import files_first, lightning_words
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,11 +25,11 @@ def run(argv: Sequence[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from lightning.pytorch.cli import LightningArgumentParser
 
-    from stsa_lightning.callbacks.checkpoint import RunCheckpoint
     from stsa_lightning.cli.settings import LoggedSettings
     from stsa_lightning.cli.training import RunCLI
     from stsa_lightning.data.datamodule import STSADataModule
-    from stsa_lightning.sync_training import SyncExpertModule
+    from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint
+    from stsa_lightning.training.sync_expert import SyncExpertModule
 
     class SyncCLI(RunCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

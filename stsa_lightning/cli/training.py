@@ -22,11 +22,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.connectors.accelerator_connector import _AcceleratorConnector
 
-from stsa_lightning.callbacks.bar import PhaseBar
-from stsa_lightning.callbacks.checkpoint import RunCheckpoint
-from stsa_lightning.callbacks.ema import GeneratorEMA
-from stsa_lightning.callbacks.evaluation import EvaluationCallback
-from stsa_lightning.callbacks.phases import (
+from stsa_lightning.cli.settings import LoggedSettings
+from stsa_lightning.data.datamodule import STSADataModule
+from stsa_lightning.training.callbacks.bar import PhaseBar
+from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint
+from stsa_lightning.training.callbacks.ema import GeneratorEMA
+from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
+from stsa_lightning.training.callbacks.phases import (
     PhaseSchedule,
     PhaseSettings,
     check_options,
@@ -34,19 +36,17 @@ from stsa_lightning.callbacks.phases import (
     epochs_without_picture,
     phase_specs,
 )
-from stsa_lightning.callbacks.pictures import ValidationPictures
-from stsa_lightning.callbacks.predictions import Predictions
-from stsa_lightning.callbacks.record import RunRecord
-from stsa_lightning.callbacks.resume import ResumePoint
-from stsa_lightning.callbacks.smoke import SmokeReport
-from stsa_lightning.callbacks.watch import LossWatch
-from stsa_lightning.cli.settings import LoggedSettings
-from stsa_lightning.data.datamodule import STSADataModule
-from stsa_lightning.errors import UserError
-from stsa_lightning.module import STSA
+from stsa_lightning.training.callbacks.pictures import ValidationPictures
+from stsa_lightning.training.callbacks.predictions import Predictions
+from stsa_lightning.training.callbacks.record import RunRecord
+from stsa_lightning.training.callbacks.resume import ResumePoint
+from stsa_lightning.training.callbacks.smoke import SmokeReport
+from stsa_lightning.training.callbacks.watch import LossWatch
 from stsa_lightning.training.checks import AGREED, check_flags, check_synchronised
-from stsa_lightning.training.folder import RunFolder, sweep_trial
 from stsa_lightning.training.loggers import WandbSettings, check_login, chosen_names, kept, make_loggers
+from stsa_lightning.training.module import STSA
+from stsa_lightning.training.run_folder import RunFolder, sweep_trial
+from stsa_lightning.utils.errors import UserError
 
 LISTS = ("trainer.callbacks", "trainer.logger")
 

@@ -34,7 +34,7 @@ def _weights_list(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from stsa_lightning.weights import KNOWN
+    from stsa_lightning.utils.weights import KNOWN
 
     table = Table("name", "what", "licence", "url")
     for name, weight in KNOWN.items():
@@ -43,19 +43,19 @@ def _weights_list(arguments: argparse.Namespace) -> None:
 
 
 def _weights_fetch(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.weights import weights_path
+    from stsa_lightning.utils.weights import weights_path
 
     print(weights_path(arguments.name))
 
 
 def _weights_import(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.nets.released import import_released
+    from stsa_lightning.models.convert_released import import_released
 
     print(import_released(arguments.guidance, arguments.synthesis, arguments.out))
 
 
 def _weights_export(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.nets.checkpoint import load_networks, save_networks
+    from stsa_lightning.models.checkpoint import load_networks, save_networks
 
     guidance, synthesis, meta = load_networks(arguments.checkpoint)
     save_networks(arguments.out, guidance, synthesis, meta, half=arguments.half)
@@ -63,8 +63,8 @@ def _weights_export(arguments: argparse.Namespace) -> None:
 
 
 def _weights_export_onnx(arguments: argparse.Namespace) -> None:
-    from stsa_lightning.nets.checkpoint import load_networks
-    from stsa_lightning.nets.export import export_onnx
+    from stsa_lightning.inference.onnx import export_onnx
+    from stsa_lightning.models.checkpoint import load_networks
 
     guidance, synthesis, meta = load_networks(arguments.checkpoint)
     for path in export_onnx(guidance, synthesis, arguments.out, meta):

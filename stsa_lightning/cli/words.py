@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 _CONFIG = ("-c", "--config")
 _WHOLE = ("--model", "--data", "--trainer")  # a class, or a file of settings: what follows a dot is set in it

@@ -14,8 +14,8 @@ from typing import cast
 import cv2
 import numpy as np
 
-from stsa_lightning.audio import LogMel
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MASKED_POSITIONS, MIRROR
+from stsa_lightning.features.spectral import LogMel
 
 TURN_DEGREES = 10.0  # the most that strength 1 draws, to either side
 ZOOM = 0.1  # likewise: sizes from 1 / 1.1 to 1.1
@@ -178,7 +178,7 @@ def augment_voice(logmel: np.ndarray, strength: float, rng: np.random.Generator)
     With few speakers a network learns what *they* sound like; lips follow what is said.
 
     Args:
-        logmel: (steps, 80) features of :class:`stsa_lightning.audio.LogMel`.
+        logmel: (steps, 80) features of :class:`stsa_lightning.features.spectral.LogMel`.
         strength: 0 changes nothing; 1 draws loudness within 8 dB, vocal tracts up to 15 % longer or shorter, responses
             of up to 6 dB a wave, noise of up to -45 dB of full scale in half of the cases.
         rng: draws.

@@ -27,10 +27,10 @@ import cv2
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ
-from stsa_lightning.errors import UserError
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
-from stsa_lightning.files import written_whole
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import written_whole
 
 # Raised with what a clip holds, too: the sound of clips up to 3 may lie off the picture.
 FORMAT_VERSION = 4

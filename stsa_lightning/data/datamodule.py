@@ -15,13 +15,13 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from stsa_lightning.audio import FeatureKind
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.filters import Filters, apply_filters, failures
 from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
 from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset
-from stsa_lightning.errors import UserError
+from stsa_lightning.features.base import FeatureKind
+from stsa_lightning.utils.errors import UserError
 
 Corpus = Literal["folder", "sample", "lrs2", "hdtf", "cmlr"]
 

@@ -6,105 +6,39 @@ decoded once and kept in between, a long one is decoded again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby, pairwise
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import shorten
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from stsa_lightning.audio import (
-    INAUDIBLE,
-    AudioFeatures,
-    FeatureKind,
-    audio_features,
-    load_audio,
-    other_audible_tracks,
-    probe_audio,
-)
-from stsa_lightning.data.clip import FORMAT_VERSION, FPS, ClipMeta, ClipWriter, WriteError, encode_picture
+from stsa_lightning.constants import SAMPLES_PER_FRAME
+from stsa_lightning.data.clip import FPS, ClipMeta, ClipWriter, WriteError, encode_picture
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.data.corpora.tree import fault_of_contents
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
-from stsa_lightning.errors import UserError
-from stsa_lightning.face.heatmaps import inner_lip_opening
-from stsa_lightning.face.tracks import FaceFollower, Following
+from stsa_lightning.data.settings import PrepareSettings
+from stsa_lightning.data.sync_offset import _Face, _in_sync, _opening_reading, _SyncNet
+from stsa_lightning.face.tracks import FaceFollower
 from stsa_lightning.face.turned import TurnedBox, steady_turns, to_upright, upright_box
-from stsa_lightning.metrics.opening import SAMPLES_PER_FRAME, opening_sync, shift_sound
-from stsa_lightning.stream import VideoStream
-from stsa_lightning.video import VideoInfo, probe
-
-SyncSetting = Literal["auto", "syncnet", "opening", "none"]
+from stsa_lightning.features.base import AudioFeatures
+from stsa_lightning.features.build import audio_features
+from stsa_lightning.media.audio import INAUDIBLE, load_audio, other_audible_tracks, probe_audio
+from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.media.video import VideoInfo, probe
 
 _BLOCK_BYTES = 32 << 20  # decoded frames held at a time
 _KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
-_SYNC_FRAMES = 120 * FPS  # two minutes tell the offset of a longer video
 _MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
 _RANGE_ROUNDING_S = 1.0  # lists state whole seconds
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What decides the contents of a clip file; another setting makes another corpus.
-
-    Args:
-        face_size: side of the stored faces, pixels.
-        margin_px: added on each side of the landmarks' box, pixels of the video.
-        features: kinds of audio features to store.
-        min_frames: fewest frames with a face, at 25/s; a video with fewer is rejected.
-        landmark_model: a FaceLandmarker `.task` file; None for FaceMesh.
-        wav2vec2_model: name or folder of another wav 2 vec 2.0 model; None for the usual one.
-        sync: what finds the offset of sound and lips: "syncnet" (its weights are fetched if need be), "opening" of the
-            mouth (weaker, needs nothing), "none"; "auto": SyncNet where its weights lie already, else the opening.
-        correct_sync: move the sound of a clip whose offset is clear.
-    """
-
-    face_size: int = 128
-    margin_px: int = 5
-    features: tuple[str, ...] = ("logmel",)
-    min_frames: int = 25
-    landmark_model: str | None = None
-    wav2vec2_model: str | None = None
-    sync: SyncSetting = "auto"
-    correct_sync: bool = True
-
-    def __post_init__(self) -> None:
-        for name, least in {"face_size": 16, "margin_px": 0, "min_frames": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        kinds = get_args(FeatureKind)
-        if not self.features or set(self.features) - set(kinds):
-            raise UserError(f"features: expected one or more of {list(kinds)}, got {list(self.features)}")
-        if self.sync not in get_args(SyncSetting):
-            raise UserError(f"sync: expected one of {list(get_args(SyncSetting))}, got {self.sync!r}")
-
-    def resolved(self) -> PrepareSettings:
-        """With "auto" decided by what this machine has."""
-        from stsa_lightning.weights import find_weights
-
-        if self.sync != "auto":
-            return self
-        return replace(self, sync="syncnet" if find_weights("syncnet") else "opening")
-
-    def record(self) -> dict[str, Any]:
-        """The settings as kept in clip files; of model files the name alone, so that they may move."""
-        models = {k: v and Path(v).name for k, v in asdict(self).items() if k.endswith("_model")}
-        return {**asdict(self), "features": list(self.features), **models}
-
-    @property
-    def hash(self) -> str:
-        """Identifies the settings and the clip format."""
-        text = json.dumps([FORMAT_VERSION, self.record()], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class RejectedError(ValueError):
@@ -250,17 +184,6 @@ class _Video:
         self._kept = kept
 
 
-@dataclass(frozen=True)
-class _Face:
-    """The chosen face, upright: landmarks (F, 131, 2), NaN where there is none; boxes (F, 4); degrees, valid (F,)."""
-
-    landmarks: np.ndarray
-    boxes: np.ndarray
-    degrees: np.ndarray
-    valid: np.ndarray
-    following: Following
-
-
 def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> _Face:
     """The face of every frame.
 
@@ -325,60 +248,6 @@ def _cut_out(
         if sync is not None:
             return np.stack(samples), sync.finish(wave)
         return np.stack(samples), _opening_reading(face, wave) if settings.sync == "opening" else None
-
-
-def _stretch(face: _Face) -> tuple[int, int]:
-    """First frame and end of the stretch whose sync stands for all: the middle of a long video."""
-    first = max(0, (len(face.valid) - _SYNC_FRAMES) // 2)
-    return first, min(len(face.valid), first + _SYNC_FRAMES)
-
-
-def _opening_reading(face: _Face, wave: np.ndarray) -> SyncReading:
-    first, stop = _stretch(face)
-    heights = face.boxes[first:stop, 3] - face.boxes[first:stop, 1]
-    opening = inner_lip_opening(face.landmarks[first:stop]) / np.maximum(heights, 1)
-    offset, confidence = opening_sync(opening, wave[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME])
-    return SyncReading(float(offset), float(confidence), "opening")
-
-
-class _SyncNet:
-    """SyncNet's reading of a face, whose frames come block by block."""
-
-    def __init__(self, face: _Face) -> None:
-        from stsa_lightning.metrics.sync import SyncMeter, tracked_boxes
-
-        self.first, self.stop = _stretch(face)
-        boxes = np.where(face.valid[:, None], face.boxes, np.nan)
-        self._squares = tracked_boxes(boxes[self.first : self.stop])
-        self._degrees = face.degrees[self.first : self.stop]
-        self._meter = SyncMeter(_syncnet(), "tracked")
-
-    def update(self, block: np.ndarray, number: int) -> None:
-        """The frames from `number` on."""
-        from stsa_lightning.metrics.sync import crop_tracked
-
-        low, high = max(self.first, number), min(self.stop, number + len(block))
-        if low < high:
-            part = slice(low - self.first, high - self.first)
-            frames = block[low - number : high - number]
-            self._meter.update(crop_tracked(frames, self._squares[part], self._degrees[part]))
-
-    def finish(self, wave: np.ndarray) -> SyncReading:
-        score = self._meter.finish(wave[self.first * SAMPLES_PER_FRAME : self.stop * SAMPLES_PER_FRAME])
-        return SyncReading(float(score.offset), float(score.lse_c), "syncnet")
-
-
-@lru_cache(maxsize=1)
-def _syncnet() -> Any:
-    import torch
-
-    from stsa_lightning.nets.syncnet import load_syncnet
-
-    return load_syncnet().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _in_sync(wave: np.ndarray, shift: int) -> np.ndarray:
-    return shift_sound(wave, shift) if shift else wave
 
 
 def _write_sound(writer: ClipWriter, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 
 @dataclass(frozen=True)

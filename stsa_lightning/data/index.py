@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from stsa_lightning.data.measures import MEASURES, no_measures
-from stsa_lightning.errors import UserError
-from stsa_lightning.files import written_whole
-from stsa_lightning.names import storable
-from stsa_lightning.tables import list_lines, read_text
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import written_whole
+from stsa_lightning.utils.names import storable
+from stsa_lightning.utils.tables import list_lines, read_text
 
 INDEX_FILE = "index.parquet"
 

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.face.speaking import sound_level
-from stsa_lightning.metrics.opening import CLEAR_CONFIDENCE
+from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE
 
 SyncMethod = Literal["syncnet", "opening", "none"]
 

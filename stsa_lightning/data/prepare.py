@@ -20,12 +20,13 @@ from typing import Any
 
 from stsa_lightning.data.clip import FPS, Clip, ClipError, ClipMeta, WriteError
 from stsa_lightning.data.corpora import Source
-from stsa_lightning.data.extract import PrepareSettings, RejectedError, extractors, prepare_clip
+from stsa_lightning.data.extract import RejectedError, extractors, prepare_clip
 from stsa_lightning.data.index import clip_path, empty_row, is_row, load_index, save_index
+from stsa_lightning.data.settings import PrepareSettings
 from stsa_lightning.data.workers import WorkerDied, make_workers
-from stsa_lightning.errors import UserError
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.names import from_legible, legible_text
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.names import from_legible, legible_text
 
 __all__ = ["PrepareReport", "PrepareSettings", "prepare"]
 
@@ -303,7 +304,7 @@ def _check_models(settings: PrepareSettings) -> None:
     landmark_detector(settings.landmark_model).close()
     extractors(settings)
     if settings.sync == "syncnet":
-        from stsa_lightning.weights import weights_path
+        from stsa_lightning.utils.weights import weights_path
 
         weights_path("syncnet")
 

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stsa_lightning.audio import WINDOW_STEPS, feature_windows
 from stsa_lightning.data import augment
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
-from stsa_lightning.errors import UserError
 from stsa_lightning.face.alignment import pose_distances, reference_places
 from stsa_lightning.face.box import denormalise_landmarks
 from stsa_lightning.face.heatmaps import articulation, draw_all_kinds, draw_heatmaps, lip_openness
 from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
+from stsa_lightning.features.base import WINDOW_STEPS, feature_windows
+from stsa_lightning.utils.errors import UserError
 
 VARIED = (0.2, 1.0)  # share of a clip's frames that references of "varied" and "posed" are chosen among, drawn between
 

@@ -21,8 +21,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
-from stsa_lightning.errors import MissingPackageError, UserError
-from stsa_lightning.memory import release_free_memory
+from stsa_lightning.utils.errors import MissingPackageError, UserError
+from stsa_lightning.utils.memory import release_free_memory
 
 Job = TypeVar("Job")
 TRIES = 2

@@ -1,11 +1,12 @@
 """Video + speech -> dubbed video."""
 
-from stsa_lightning.dubbing.draw import choose_device, draw_faces
 from stsa_lightning.dubbing.dubber import Dubber
-from stsa_lightning.dubbing.faces import Faces, find_faces
+from stsa_lightning.dubbing.face_track import Faces, find_faces
+from stsa_lightning.dubbing.renderer import Scene, block_size
 from stsa_lightning.dubbing.report import DubError, DubReport
-from stsa_lightning.dubbing.scene import Scene, block_size
 from stsa_lightning.dubbing.schedule import Schedule, make_schedule, ping_pong
+from stsa_lightning.inference.reference import draw_faces
+from stsa_lightning.utils.device import choose_device
 
 __all__ = [
     "DubError",

@@ -17,25 +17,28 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from stsa_lightning.audio import FEATURE_DIMS, SAMPLE_RATE_HZ, AudioError, AudioFeatures, audio_features
-from stsa_lightning.dubbing.draw import choose_device
-from stsa_lightning.dubbing.engine import Precision, RenderEngine
-from stsa_lightning.dubbing.faces import FAILED, REASONS, Faces, ramp_frames
-from stsa_lightning.dubbing.finding import FaceFinder, checked_who, source_level
-from stsa_lightning.dubbing.footage import Footage, longest_gap_s
+from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.dubbing.face_selection import FaceFinder, checked_who, source_level
+from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces, ramp_frames
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars, Tell, progress_bars
+from stsa_lightning.dubbing.renderer import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.report import DubError, DubReport
-from stsa_lightning.dubbing.scene import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
 from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
-from stsa_lightning.memory import release_free_memory
-from stsa_lightning.nets.checkpoint import load_networks
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.video import VideoWriter, check_output
+from stsa_lightning.features.base import FEATURE_DIMS, AudioFeatures
+from stsa_lightning.features.build import audio_features
+from stsa_lightning.inference.engine import Precision, RenderEngine
+from stsa_lightning.media.audio import AudioError
+from stsa_lightning.media.footage import Footage, longest_gap_s
+from stsa_lightning.media.video import VideoWriter, check_output
+from stsa_lightning.models.checkpoint import load_networks
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.synthesis import Synthesis
+from stsa_lightning.utils.device import choose_device
+from stsa_lightning.utils.memory import release_free_memory
 
 REFERENCE_SECONDS = 10.0  # references come from this much of the video at least, even if the speech is shorter
 # Half the work of x264's own preset at 16; files up to a sixth larger, 0.1 to 0.6 dB of 41 to 45 less (benchmarks).

@@ -9,8 +9,8 @@ from typing import Any
 
 from stsa_lightning.dubbing.dubber import Dubber
 from stsa_lightning.dubbing.report import DubError, DubReport
-from stsa_lightning.errors import UserError
-from stsa_lightning.tables import read_table
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.tables import read_table
 
 COLUMNS = ("video", "audio", "out")
 

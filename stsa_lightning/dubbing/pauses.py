@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stsa_lightning.audio import FEATURE_RATE_HZ, HOP
-from stsa_lightning.spool import Spool
+from stsa_lightning.features.base import FEATURE_RATE_HZ, HOP
+from stsa_lightning.utils.disk_array import Spool
 
 _LOUD, _FLOOR = 95, 10  # percentiles of the level that stand for speech and for the room
 _SHARE = 0.3  # of the way from the room's level up to the speech's: what is quieter is no speech

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 
 class DubError(UserError):

@@ -11,22 +11,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from stsa_lightning.audio import (
-    HOP,
-    INAUDIBLE,
-    SAMPLE_RATE_HZ,
-    SPAN,
-    WINDOW_STEPS,
-    AudioFeatures,
-    AudioTrack,
-    feature_windows,
-    load_audio,
-    other_audible_tracks,
-    probe_audio,
-)
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.pauses import pauses
-from stsa_lightning.spool import Spool
-from stsa_lightning.video import AAC_RATES_HZ, MOST_CHANNELS
+from stsa_lightning.features.base import HOP, SPAN, WINDOW_STEPS, AudioFeatures, feature_windows
+from stsa_lightning.media.audio import INAUDIBLE, AudioTrack, load_audio, other_audible_tracks, probe_audio
+from stsa_lightning.media.video import AAC_RATES_HZ, MOST_CHANNELS
+from stsa_lightning.utils.disk_array import Spool
 
 Silence = Literal["keep", "close"]
 

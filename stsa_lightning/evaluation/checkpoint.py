@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from stsa_lightning.audio import AudioFeatures, audio_features
 from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
-from stsa_lightning.errors import UserError
-from stsa_lightning.evaluation.case import TRUTH, Case
-from stsa_lightning.evaluation.networks import Networks, resized
+from stsa_lightning.evaluation.clip_result import TRUTH, Case
+from stsa_lightning.evaluation.generate import Networks, resized
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Pending
-from stsa_lightning.evaluation.spool import in_blocks, spooled
 from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.features.base import AudioFeatures
+from stsa_lightning.features.build import audio_features
+from stsa_lightning.utils.disk_array import in_blocks, spooled
+from stsa_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
     from stsa_lightning.evaluation.whole_frames import SourceVideos

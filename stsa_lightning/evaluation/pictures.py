@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stsa_lightning.evaluation.case import Case, View
+from stsa_lightning.evaluation.clip_result import Case, View
 from stsa_lightning.face.heatmaps import draw_heatmap
 
 COLUMNS = ("reference", "true", "generated", "difference", "heatmap")

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from stsa_lightning.errors import UserError
-from stsa_lightning.evaluation.case import Task
-from stsa_lightning.evaluation.networks import ReferencePolicy
+from stsa_lightning.evaluation.clip_result import Task
+from stsa_lightning.evaluation.generate import ReferencePolicy
 from stsa_lightning.metrics.base import Region
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
-from stsa_lightning.tables import read_text
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.tables import read_text
 
 Split = Literal["val", "test"]
 

@@ -12,14 +12,13 @@ import torch
 
 from stsa_lightning import __version__
 from stsa_lightning.dubbing import choose_device
-from stsa_lightning.errors import UserError
-from stsa_lightning.evaluation.case import TRUTH
 from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips
-from stsa_lightning.evaluation.html import write_page
-from stsa_lightning.evaluation.networks import Networks
+from stsa_lightning.evaluation.clip_result import TRUTH
+from stsa_lightning.evaluation.generate import Networks
+from stsa_lightning.evaluation.metrics.registry import Bench, Options, build, chosen_metrics
 from stsa_lightning.evaluation.protocol import Protocol
-from stsa_lightning.evaluation.registry import Bench, Options, build, chosen_metrics
-from stsa_lightning.evaluation.report import (
+from stsa_lightning.evaluation.report.page import write_page
+from stsa_lightning.evaluation.report.report import (
     REPORT_FILE,
     Cell,
     Report,
@@ -28,15 +27,16 @@ from stsa_lightning.evaluation.report import (
     reasons_of_absence,
     table_rows,
 )
+from stsa_lightning.evaluation.report.tables import write_tables
 from stsa_lightning.evaluation.scoring import ClipScores, Pending, feature_key, kept_features, score_all
-from stsa_lightning.evaluation.tables import write_tables
 from stsa_lightning.evaluation.videos import DEFAULT_CROP_PX, REFERENCES, match, pending_videos
 from stsa_lightning.evaluation.whole_frames import SourceVideos
 from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.files import sha256_of
 from stsa_lightning.metrics.perceptual import frechet_distance, moments
-from stsa_lightning.nets.checkpoint import load_networks
+from stsa_lightning.models.checkpoint import load_networks
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import sha256_of
 
 PARTS = "parts"
 _REFERENCES = {

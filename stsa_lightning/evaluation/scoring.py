@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from stsa_lightning.data.clip import encode_picture
-from stsa_lightning.errors import UserError
-from stsa_lightning.evaluation.case import TRUTH, Case, FindLandmarks, View
-from stsa_lightning.evaluation.figures import Figure
+from stsa_lightning.evaluation.clip_result import TRUTH, Case, FindLandmarks, View
+from stsa_lightning.evaluation.metrics.columns import Figure
+from stsa_lightning.evaluation.metrics.registry import Bench
 from stsa_lightning.evaluation.pictures import strip
-from stsa_lightning.evaluation.registry import Bench
-from stsa_lightning.files import written_whole
 from stsa_lightning.metrics.perceptual import FVD, FrechetDistance
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import written_whole
 
 # task -> answer -> column -> figure, or the reason why there is none.
 Figures = dict[str, dict[str, dict[str, Figure]]]

@@ -12,20 +12,20 @@ from tempfile import TemporaryFile
 import cv2
 import numpy as np
 
-from stsa_lightning.audio import AudioError, load_audio, probe_audio
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
 from stsa_lightning.dubbing import Faces, block_size, find_faces
-from stsa_lightning.errors import UserError
-from stsa_lightning.evaluation.case import CLOCK_FPS, TRUTH, Case
 from stsa_lightning.evaluation.checkpoint import evenly, trivial
+from stsa_lightning.evaluation.clip_result import CLOCK_FPS, TRUTH, Case
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Pending
-from stsa_lightning.evaluation.spool import BLOCK, spooled
 from stsa_lightning.face.heatmaps import lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.orientation import UprightingDetector
 from stsa_lightning.face.references import choose_references
-from stsa_lightning.video import VideoReader, nearest
+from stsa_lightning.media.audio import AudioError, load_audio, probe_audio
+from stsa_lightning.media.video import VideoReader, nearest
+from stsa_lightning.utils.disk_array import BLOCK, spooled
+from stsa_lightning.utils.errors import UserError
 
 REFERENCES = 5
 SAME_RATE = 1e-3  # relative difference of frame rates that is rounding

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.dubbing import block_size
-from stsa_lightning.evaluation.case import TRUTH
-from stsa_lightning.evaluation.spool import BLOCK
+from stsa_lightning.evaluation.clip_result import TRUTH
 from stsa_lightning.face.blend import blend_face
-from stsa_lightning.stream import VideoStream
-from stsa_lightning.video import VideoWriter, probe
+from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.media.video import VideoWriter, probe
+from stsa_lightning.utils.disk_array import BLOCK
 
 VIDEO_CRF = 12  # the videos are for the eye and for other systems; what is measured are the frames themselves
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 from stsa_lightning.face.topology import LANDMARKS
 
@@ -81,3 +86,8 @@ def _corner_and_extent(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"box: expected (..., 4): x0, y0, x1, y1, got shape {box.shape}")
     corner = box[..., None, :2]
     return corner, box[..., None, 2:] - corner
+
+
+def mouth_region(faces: Tensor) -> Tensor:
+    """The lower half of face crops, (..., S, S) -> (..., S / 2, S): the half that was generated."""
+    return faces[..., faces.shape[-2] // 2 :, :]

@@ -9,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from stsa_lightning.onnx_session import onnx_session
+from stsa_lightning.utils.onnx_session import onnx_session
 
 FACE_MESH_ASSETS: Final = Path(__file__).parents[1] / "assets" / "face_mesh"
 

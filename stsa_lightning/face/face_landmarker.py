@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.errors import MissingPackageError
 from stsa_lightning.face.face_detector import checked_frame
 from stsa_lightning.face.topology import LANDMARKS
+from stsa_lightning.utils.errors import MissingPackageError
 
 _NO_FACE = np.zeros((64, 64, 3), np.uint8)
 _FRAME_MS = 40  # the step of the time stamps that the task wants; only their order matters to it

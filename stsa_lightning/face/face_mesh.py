@@ -13,7 +13,7 @@ import numpy as np
 
 from stsa_lightning.face.face_detector import FACE_MESH_ASSETS, Detections, FaceDetector, checked_frame, iou
 from stsa_lightning.face.topology import LANDMARKS
-from stsa_lightning.onnx_session import onnx_session
+from stsa_lightning.utils.onnx_session import onnx_session
 
 _SIDE_PX = 192  # of the network's input
 _LEAST_SCORE = 0.5  # the network's own word that its region shows a face

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from stsa_lightning.errors import UserError
 from stsa_lightning.face.face_landmarker import FaceLandmarkerDetector
 from stsa_lightning.face.face_mesh import FaceMeshDetector
+from stsa_lightning.utils.errors import UserError
 
 
 class LandmarkDetector(Protocol):

@@ -20,7 +20,7 @@ from stsa_lightning.face.orientation import Orientation
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.speaking import mouth_follows_sound, sound_level
 from stsa_lightning.face.topology import LANDMARKS
-from stsa_lightning.spool import Spool
+from stsa_lightning.utils.disk_array import Spool
 
 MAX_FACES = 5  # followed at once
 _LOOK_EVERY = 25  # frames between two looks for further faces

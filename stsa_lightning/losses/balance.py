@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 
 def gradient_norms(terms: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> dict[str, Tensor]:

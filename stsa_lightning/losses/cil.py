@@ -9,9 +9,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.errors import UserError
 from stsa_lightning.losses.mutual_information import MINE, Critic, Estimator, InfoNCE, estimator
-from stsa_lightning.nets.layers import ConvBlock
+from stsa_lightning.models.layers import ConvBlock
+from stsa_lightning.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """All loss terms of one training step, by name and unweighted, with the networks that judge a picture.
 
 Terms of the guidance network come from its heatmaps and keypoints, terms of the picture from the generated face, the
-warped reference and the codes of both paths. Which apply is the phase's business (see :mod:`stsa_lightning.module`).
+warped reference and the codes of both paths. Which apply is the phase's business (see `training.module`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.face.box import mouth_region
 from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_discriminator, lsgan_generator
 from stsa_lightning.losses.articulation import Listening, articulation_loss
 from stsa_lightning.losses.cil import INFO_NCE, CILLoss, CILSettings
@@ -22,10 +22,10 @@ from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.losses.sync import SyncLoss
 from stsa_lightning.losses.term import GeneratorStep, Place, TermSettings, own_terms
-from stsa_lightning.metrics.image import mouth_region
-from stsa_lightning.nets.discriminators import PATCHES, DiscriminatorSettings, TemporalDiscriminator
-from stsa_lightning.nets.guidance import GuidanceOutput
-from stsa_lightning.nets.synthesis import SynthesisOutput
+from stsa_lightning.models.discriminators import PATCHES, DiscriminatorSettings, TemporalDiscriminator
+from stsa_lightning.models.guidance import GuidanceOutput
+from stsa_lightning.models.synthesis import SynthesisOutput
+from stsa_lightning.utils.errors import UserError
 
 Terms = dict[str, Tensor]
 

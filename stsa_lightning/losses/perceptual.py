@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.tensors import load_entries
-from stsa_lightning.weights import KNOWN, weights_path
+from stsa_lightning.utils.safe_load import load_entries
+from stsa_lightning.utils.weights import KNOWN, weights_path
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 # Convolutions in each of the five blocks, and their width (Simonyan & Zisserman 2015, table 1).
@@ -65,7 +65,7 @@ class VGGFeatures(nn.Module):
     Args:
         net: ``vgg11``, ``vgg13``, ``vgg16``, ``vgg19``, or one of them with ``_bn``.
         weights: state dict of torchvision's network, whole or ``features.*`` alone, as a file, as a folder to look
-            in, or as a name of :data:`stsa_lightning.weights.KNOWN`; None: by the name of ``net``.
+            in, or as a name of :data:`stsa_lightning.utils.weights.KNOWN`; None: by the name of ``net``.
         layers: ``relu<block>_<index>``, any order; nothing beyond the deepest is built.
 
     Raises:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.errors import UserError
-from stsa_lightning.nets.sync_expert import WINDOW_FRAMES, load_sync_expert
+from stsa_lightning.models.sync_expert import WINDOW_FRAMES, load_sync_expert
+from stsa_lightning.utils.errors import UserError
 
 
 def sync_distance(lip: Tensor, speech: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class SyncLoss(nn.Module):
     """:func:`sync_distance` under an expert that learns nothing and is in no checkpoint of the network it judges.
 
     Args:
-        expert: has ``lip`` and ``speech``, such as :class:`stsa_lightning.nets.sync_expert.SyncExpert`.
+        expert: has ``lip`` and ``speech``, such as :class:`stsa_lightning.models.sync_expert.SyncExpert`.
     """
 
     def __init__(self, expert: nn.Module) -> None:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from stsa_lightning.errors import UserError
-from stsa_lightning.nets.guidance import GuidanceOutput
-from stsa_lightning.nets.synthesis import SynthesisOutput
-from stsa_lightning.own import imported
-
-if TYPE_CHECKING:
-    from stsa_lightning.data.windows import Batch
+from stsa_lightning.models.guidance import GuidanceOutput
+from stsa_lightning.models.synthesis import SynthesisOutput
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.own import imported
 
 Place = Literal["heatmap", "warped", "face"]
 
@@ -31,7 +28,7 @@ class GeneratorStep:
         frames: of a window that were drawn, 1 or T.
     """
 
-    batch: Batch
+    batch: Mapping[str, Any]
     guidance: GuidanceOutput | None = None
     synthesis: SynthesisOutput | None = None
     target: Tensor | None = None

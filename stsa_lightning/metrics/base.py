@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from stsa_lightning.face.box import mouth_region
+
 Region = Literal["face", "mouth", "frame"]
-
-
-def mouth_region(faces: Tensor) -> Tensor:
-    """The lower half of face crops, (..., S, S) -> (..., S / 2, S): the half that was generated."""
-    return faces[..., faces.shape[-2] // 2 :, :]
 
 
 def checked_region(region: Region) -> Region:

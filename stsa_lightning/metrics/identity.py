@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stsa_lightning.errors import MissingPackageError
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.topology import positions
 from stsa_lightning.metrics.base import checked_frames
-from stsa_lightning.weights import weights_path
+from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.weights import weights_path
 
 IdentityName = Literal["arcface", "sface", "dlib"]
 

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from stsa_lightning.metrics.base import FrameMean, Region, checked_pair, checked_region, mouth_region
+from stsa_lightning.face.box import mouth_region
+from stsa_lightning.metrics.base import FrameMean, Region, checked_pair, checked_region
 
 __all__ = ["PSNR", "SSIM", "Region", "mouth_region", "psnr", "ssim"]
 

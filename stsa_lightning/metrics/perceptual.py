@@ -12,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.errors import MissingPackageError
 from stsa_lightning.metrics.base import (
     FrameMean,
     NetworkMetric,
@@ -22,8 +21,9 @@ from stsa_lightning.metrics.base import (
     checked_region,
     frozen,
 )
-from stsa_lightning.tensors import load_entries, uninitialised
-from stsa_lightning.weights import weights_path
+from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.safe_load import load_entries, uninitialised
+from stsa_lightning.utils.weights import weights_path
 
 LPIPSNet = Literal["alex", "vgg"]
 # Backbone, name of its weights, and the layers of torchvision's `features` that are compared.
@@ -40,7 +40,7 @@ class LPIPSNetwork(nn.Module):
 
     Args:
         net: ``alex``, the usual one in tables, or ``vgg``.
-        weights_dir: folder to look for the backbone in first, see :func:`stsa_lightning.weights.weights_path`.
+        weights_dir: folder to look for the backbone in first, see :func:`stsa_lightning.utils.weights.weights_path`.
 
     Raises:
         ValueError: unknown net, or a file that does not fit.

@@ -1,6 +1,6 @@
 """Lips and sound: LSE-D, LSE-C and offset of SyncNet v2.
 
-A positive offset: the sound is early, as in :mod:`stsa_lightning.metrics.opening`, the weaker measure of sync.
+A positive offset: the sound is early, as in :mod:`stsa_lightning.metrics.mouth_sync`, the weaker measure of sync.
 
 LSE-D and LSE-C are taken at the best shift, so neither sees a constant delay: print the offset beside them.
 """
@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stsa_lightning.errors import MissingPackageError, UserError
+from stsa_lightning.constants import SAMPLES_PER_FRAME
 from stsa_lightning.face.turned import TurnedBox
-from stsa_lightning.metrics.opening import MAX_SHIFT, SAMPLES_PER_FRAME
-from stsa_lightning.nets.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
+from stsa_lightning.metrics.mouth_sync import MAX_SHIFT
+from stsa_lightning.models.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
+from stsa_lightning.utils.errors import MissingPackageError, UserError
 
 MFCC_HOP = 160  # samples: 100 Hz
 PADDING_VALUE = 110  # outside the picture, in the tracked variant
@@ -158,7 +159,7 @@ class SyncMeter:
     """Score of one clip whose frames come in blocks; of each frame its 4 kB embedding is kept, not the picture.
 
     Args:
-        network: from :func:`stsa_lightning.nets.syncnet.load_syncnet`, on the device that shall do the work.
+        network: from :func:`stsa_lightning.models.syncnet.load_syncnet`, on the device that shall do the work.
         variant: "lrs", whole frames squashed to 224 x 224 (right for face-centred clips alone); "tracked", crops that
             :func:`crop_tracked` made.
     """

@@ -13,9 +13,9 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from stsa_lightning.audio import FEATURE_DIMS
-from stsa_lightning.errors import UserError
+from stsa_lightning.features.base import FEATURE_DIMS
 from stsa_lightning.training.strategy import AlternatingDDP
+from stsa_lightning.utils.errors import UserError
 
 AGREED = ("features", "face_size", "references", "window", "sigma")  # what data and networks must agree on
 

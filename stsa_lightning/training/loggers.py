@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
-from stsa_lightning.errors import UserError
-from stsa_lightning.files import set_aside, written_whole
-from stsa_lightning.training.folder import LOGS
+from stsa_lightning.training.run_folder import LOGS
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import set_aside, written_whole
 
 NAMES = ("csv", "tensorboard", "wandb")
 WANDB_ID = "wandb_id"

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from stsa_lightning.errors import UserError
-from stsa_lightning.own import imported
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.own import imported
 
 Schedule = Literal["constant", "cosine", "linear"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)

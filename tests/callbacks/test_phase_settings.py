@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stsa_lightning.callbacks.phases import PhaseSettings, chosen_phases, epochs_without_picture, phase_specs
-from stsa_lightning.errors import UserError
+from stsa_lightning.training.callbacks.phases import PhaseSettings, chosen_phases, epochs_without_picture, phase_specs
+from stsa_lightning.utils.errors import UserError
 
 SMALL = {
     "synthesis": PhaseSettings(4, lr=0.1),

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from stsa_lightning.audio import SAMPLE_RATE_HZ, LogMel
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.data import augment
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MIRROR
+from stsa_lightning.features.spectral import LogMel
 
 SIZE = 128
 PHOTOMETRIC = (augment.augment_colour, augment.augment_resolution, augment.augment_jpeg)

@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from scipy.io import wavfile
 
-from stsa_lightning.audio import load_audio
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA, LayoutError, MissingVideosWarning, Source, find_sources
 from stsa_lightning.data.corpora.hdtf import read_lists, speaker
 from stsa_lightning.data.index import clip_path, load_index
 from stsa_lightning.data.prepare import PrepareSettings, prepare
-from stsa_lightning.errors import UserError
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.utils.errors import UserError
 
 
 def _write(root: Path, files: dict[str, str] | list[str]) -> Path:

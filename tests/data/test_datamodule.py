@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.datamodule import STSADataModule, WindowSampler
 from stsa_lightning.data.filters import Filters
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 
 def _module(root: Path, **options: Any) -> STSADataModule:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from stsa_lightning.data.filters import Filters, apply_filters, failures, judged_values, reasons, suggested_filters
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 GOOD = {
     "sync_offset": 0.0,

@@ -20,7 +20,7 @@ from stsa_lightning.data.index import (
     split_by_speaker,
     usable,
 )
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 
 @pytest.fixture

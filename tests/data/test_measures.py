@@ -19,7 +19,7 @@ from stsa_lightning.data.measures import (
     sharpness,
     speech_ratio,
 )
-from stsa_lightning.metrics.opening import CLEAR_CONFIDENCE
+from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE
 
 
 def clip(frames: int = 10, **changes):

@@ -17,7 +17,6 @@ import av
 import numpy as np
 import pytest
 
-from stsa_lightning.audio import audio_features, load_audio
 from stsa_lightning.data import extract
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import find_sources
@@ -26,9 +25,11 @@ from stsa_lightning.data.measures import SyncReading
 from stsa_lightning.data.prepare import JOURNAL, LOCK, Job, PrepareReport, PrepareSettings, prepare
 from stsa_lightning.data.windows import WindowDataset
 from stsa_lightning.data.workers import WorkerDied
-from stsa_lightning.errors import UserError
 from stsa_lightning.face.box import crop_face, face_box
-from stsa_lightning.video import VideoReader, write_video
+from stsa_lightning.features.build import audio_features
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.video import VideoReader, write_video
+from stsa_lightning.utils.errors import UserError
 
 SETTINGS = PrepareSettings(face_size=64, features=("logmel", "mfcc"), sync="none")
 TONE = (0.1 * np.sin(np.arange(3 * 16000) / 20)).astype(np.float32)

@@ -14,7 +14,7 @@ from stsa_lightning.data.report import corpus_report
 from stsa_lightning.data.report.figures import histograms
 from stsa_lightning.data.report.tables import duration, groups, rejections, removals, speakers
 from stsa_lightning.data.report.worst import badness, worst_clips
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 _VOID = {"meta", "img", "rect", "line", "br", "link", "input"}
 _GOOD = {

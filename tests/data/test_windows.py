@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
-from stsa_lightning.errors import UserError
 from stsa_lightning.face.heatmaps import articulation, draw_heatmaps
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MASKED_POSITIONS, MIRROR
-from stsa_lightning.nets.synthesis import moved_references
+from stsa_lightning.models.synthesis import moved_references
+from stsa_lightning.utils.errors import UserError
 
 VALID = np.array([1] * 8 + [0] * 3 + [1] * 4 + [0] + [1] * 14, bool)  # 30 frames; runs of 8, 4 and 14
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stsa_lightning.data.workers import InThisProcess, ProcessWorkers, RayWorkers, WorkerDied, make_workers
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 # Workers get functions by their module's name, so they are those of a module that every process can import.
 

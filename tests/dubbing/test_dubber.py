@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.audio import AudioError, LogMel, feature_windows, load_audio, write_wav
 from stsa_lightning.dubbing import Dubber, DubError, ping_pong
-from stsa_lightning.dubbing.draw import PlainEngine
-from stsa_lightning.dubbing.faces import ramp_frames
+from stsa_lightning.dubbing.face_track import ramp_frames
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmap
-from stsa_lightning.nets.checkpoint import save_networks
-from stsa_lightning.nets.guidance import Guidance, GuidanceOutput
-from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.video import VideoError, VideoReader, VideoWriter, probe, write_video
+from stsa_lightning.features.base import feature_windows
+from stsa_lightning.features.spectral import LogMel
+from stsa_lightning.inference.reference import PlainEngine
+from stsa_lightning.media.audio import AudioError, load_audio, write_wav
+from stsa_lightning.media.video import VideoError, VideoReader, VideoWriter, probe, write_video
+from stsa_lightning.models.checkpoint import save_networks
+from stsa_lightning.models.guidance import Guidance, GuidanceOutput
+from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.models.synthesis import Synthesis
 from tests.field.media import SoundTrack, make_media
 
 WIDTH, HEIGHT, SIZE = 160, 120, 64
@@ -451,7 +453,9 @@ def checking_dubber(monkeypatch: pytest.MonkeyPatch, block: int) -> Dubber:
     made = stub_dubber(detector=Detector(), block=block)
     monkeypatch.setattr(made, "check", True)
     monkeypatch.setattr(made, "_result_check", Verdicts)
-    monkeypatch.setattr("stsa_lightning.dubbing.faces.no_lips", lambda contrast, frames: np.zeros(len(contrast), bool))
+    monkeypatch.setattr(
+        "stsa_lightning.dubbing.face_track.no_lips", lambda contrast, frames: np.zeros(len(contrast), bool)
+    )
     return made
 
 

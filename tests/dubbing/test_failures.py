@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 
-from stsa_lightning.audio import write_wav
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber, DubError
 from stsa_lightning.dubbing.manifest import read_manifest
-from stsa_lightning.errors import UserError
-from stsa_lightning.nets.checkpoint import save_networks
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.video import VideoError, VideoWriter
+from stsa_lightning.media.audio import write_wav
+from stsa_lightning.media.video import VideoError, VideoWriter
+from stsa_lightning.models.checkpoint import save_networks
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.models.synthesis import Synthesis
+from stsa_lightning.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_manifests_that_make_no_sense(tmp_path: Path, text: str, message: str) -
 
 
 def test_live_frames_are_those_of_the_file(tmp_path: Path, clip: Path, speech: Path, checkpoint: Path) -> None:
-    from stsa_lightning.audio import load_audio
+    from stsa_lightning.media.audio import load_audio
 
     wave = load_audio(speech)
     live = Dubber.from_checkpoint(checkpoint, block=1, check=False).frames(clip, iter(np.array_split(wave, 9)))

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stsa_lightning.audio import MFCC, AudioFeatures, LogMel, feature_windows, write_wav
 from stsa_lightning.dubbing.pauses import pauses
 from stsa_lightning.dubbing.speech import LiveSpeech, Speech, windows
-from stsa_lightning.moonshine import Moonshine
+from stsa_lightning.features.base import AudioFeatures, feature_windows
+from stsa_lightning.features.moonshine import Moonshine
+from stsa_lightning.features.spectral import MFCC, LogMel
+from stsa_lightning.media.audio import write_wav
 
 RATE = 16_000
 

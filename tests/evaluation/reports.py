@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stsa_lightning.evaluation.figures import Column, Figure
-from stsa_lightning.evaluation.report import Report, clip_records, table_rows
+from stsa_lightning.evaluation.metrics.columns import Column, Figure
+from stsa_lightning.evaluation.report.report import Report, clip_records, table_rows
 from stsa_lightning.evaluation.scoring import ClipScores
 
 PSNR = Column("psnr_mouth", "PSNR mouth", "dB", "higher", "RGB", 2)

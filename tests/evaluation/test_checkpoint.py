@@ -10,20 +10,20 @@ import torch
 
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import empty_row, save_index
-from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation import run as runs
 from stsa_lightning.evaluation import scoring
 from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips
-from stsa_lightning.evaluation.networks import Networks, resized
+from stsa_lightning.evaluation.generate import Networks, resized
+from stsa_lightning.evaluation.metrics.registry import METRICS
 from stsa_lightning.evaluation.protocol import Protocol
-from stsa_lightning.evaluation.registry import METRICS
-from stsa_lightning.evaluation.report import load_report
+from stsa_lightning.evaluation.report.report import load_report
 from stsa_lightning.evaluation.run import evaluate_checkpoint
-from stsa_lightning.nets.checkpoint import save_networks
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.nets.synthesis import Synthesis
-from stsa_lightning.weights import WeightsError
+from stsa_lightning.models.checkpoint import save_networks
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.models.synthesis import Synthesis
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.weights import WeightsError
 
 FAST = Protocol(speakers=("speaker01", "speaker02"), metrics=("psnr", "ssim", "lmd", "opening", "jitter", "silence"))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.evaluation.metrics.registry import METRICS, Options, chosen_metrics
 from stsa_lightning.evaluation.protocol import Protocol, load_protocol
-from stsa_lightning.evaluation.registry import METRICS, Options, chosen_metrics
+from stsa_lightning.utils.errors import UserError
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "protocols"
 

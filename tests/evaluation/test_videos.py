@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from stsa_lightning.audio import load_audio
-from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.run import evaluate_videos
 from stsa_lightning.evaluation.videos import match, match_times
-from stsa_lightning.video import VideoReader, write_video
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.video import VideoReader, write_video
+from stsa_lightning.utils.errors import UserError
 
 
 def touched(root: Path, *names: str) -> Path:

@@ -7,7 +7,7 @@ import torch
 
 from stsa_lightning.face.alignment import pose_distances, reference_places
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MASKED_POSITIONS
-from stsa_lightning.nets.synthesis import moved_references
+from stsa_lightning.models.synthesis import moved_references
 
 
 def faces(count: int, seed: int) -> np.ndarray:

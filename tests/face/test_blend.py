@@ -127,7 +127,7 @@ def test_errors(frame: np.ndarray) -> None:
 
 def test_real_frames(corpus: Path) -> None:
     from stsa_lightning.face.landmarks import landmark_detector
-    from stsa_lightning.video import VideoReader
+    from stsa_lightning.media.video import VideoReader
 
     detector = landmark_detector(static=True)
     for name in ("clips/spk20_01.mp4", "hard/vertical_fullbody_01.mp4"):

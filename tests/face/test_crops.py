@@ -10,7 +10,7 @@ from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import MOUTH
-from stsa_lightning.video import VideoReader
+from stsa_lightning.media.video import VideoReader
 
 
 @pytest.mark.parametrize("size", [64, 128])

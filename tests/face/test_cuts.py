@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stsa_lightning.face.cuts import CutDetector
-from stsa_lightning.video import VideoReader
+from stsa_lightning.media.video import VideoReader
 
 
 def _scene(seed: int, size: tuple[int, int] = (120, 160)) -> np.ndarray:

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 
 from stsa_lightning.face.face_detector import FaceDetector
-from stsa_lightning.face.face_mesh import (
-    FaceMesh,
-    FaceMeshDetector,
-    apart,
-    regions_of_detections,
-    regions_of_landmarks,
-)
+from stsa_lightning.face.face_mesh import FaceMesh, FaceMeshDetector, apart, regions_of_detections, regions_of_landmarks
 from tests.face.mediapipe_record import RECORD, moving, photo, still
 
 

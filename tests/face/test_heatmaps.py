@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from stsa_lightning.face.heatmaps import (
-    draw_all_kinds,
-    draw_heatmap,
-    draw_heatmaps,
-    inner_lip_opening,
-    lip_openness,
-)
+from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmap, draw_heatmaps, inner_lip_opening, lip_openness
 from stsa_lightning.face.topology import HEATMAP_KINDS, LANDMARKS, LINES, HeatmapKind
 
 
@@ -40,7 +34,7 @@ def test_equals_the_recorded_heatmaps_pixel_by_pixel(record: dict[str, np.ndarra
 @pytest.mark.parametrize("kind", HEATMAP_KINDS)
 @pytest.mark.parametrize(("size", "sigma"), [(64, 1.0), (128, 1.0), (128, 2.5)])
 def test_definition(scattered: np.ndarray, kind: HeatmapKind, size: int, sigma: float) -> None:
-    """Ridges are 1 on the lines and fall with the distance to them as a Gaussian does.
+    """HeatmapRenderer are 1 on the lines and fall with the distance to them as a Gaussian does.
 
     OpenCV's mask of 5 approximates the Euclidean distance within 2 %.
     """

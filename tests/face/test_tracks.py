@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from stsa_lightning.audio import load_audio
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import positions
 from stsa_lightning.face.tracks import FaceFollower, FaceTrack, Following, choose
-from stsa_lightning.video import VideoReader
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.video import VideoReader
 
 COUNT = 50  # frames of a rendered video: 2 s
 

@@ -6,14 +6,7 @@ import pytest
 
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.topology import MOUTH, positions
-from stsa_lightning.face.turned import (
-    TurnedBox,
-    from_upright,
-    roll_degrees,
-    steady_turns,
-    to_upright,
-    upright_box,
-)
+from stsa_lightning.face.turned import TurnedBox, from_upright, roll_degrees, steady_turns, to_upright, upright_box
 
 SIZE = (320, 240)
 

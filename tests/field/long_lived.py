@@ -40,7 +40,7 @@ def digest(path: Path) -> str:
 
 def dubber() -> Any:
     from stsa_lightning.dubbing import Dubber
-    from stsa_lightning.nets import BUNDLED
+    from stsa_lightning.models import BUNDLED
 
     return Dubber.from_checkpoint(BUNDLED, block=16)
 
@@ -66,7 +66,7 @@ def manifest(folder: Path, out: Path, times: int) -> Iterator[str]:
 
 
 def desk(folder: Path, out: Path, times: int) -> Iterator[str]:
-    from stsa_lightning.app import Desk, Limits
+    from stsa_lightning.app.page import Desk, Limits
 
     page = Desk(dubber(), out / "results", Limits())
     for video, speech in clips_of(folder, times):
@@ -82,7 +82,8 @@ def frames(folder: Path, out: Path, times: int) -> Iterator[str]:
 def prepared(job: tuple[Path, Path]) -> dict[str, float]:
     """What a worker holds before it prepares a clip."""
     from stsa_lightning.data.corpora import find_sources
-    from stsa_lightning.data.extract import PrepareSettings, prepare_clip
+    from stsa_lightning.data.extract import prepare_clip
+    from stsa_lightning.data.settings import PrepareSettings
 
     folder, out = job
     before = held()

@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import save_file
 
-from stsa_lightning.callbacks.whole_files import WholeFiles, use_whole_files
 from stsa_lightning.cli.words import lightning_words
-from stsa_lightning.errors import UserError
-from stsa_lightning.nets.checkpoint import load_networks, save_networks
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.synthesis import Synthesis
+from stsa_lightning.models.checkpoint import load_networks, save_networks
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.synthesis import Synthesis
+from stsa_lightning.training.callbacks.whole_files import WholeFiles, use_whole_files
+from stsa_lightning.utils.errors import UserError
 
 SIZES = {
     "guidance": {"audio_dim": 80, "face_size": 64, "width": 16, "base": 4, "layers": 2, "heads": 2, "feedforward": 16},

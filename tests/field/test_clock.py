@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stsa_lightning.audio import AudioError, load_audio, other_audible_tracks, probe_audio
-from stsa_lightning.audio.clock import in_seconds, placed, stretch
-from stsa_lightning.audio.mixing import to_mono
 from stsa_lightning.data.corpora import find_sources
 from stsa_lightning.data.extract import _load_sound
-from stsa_lightning.dubbing.footage import Footage
 from stsa_lightning.dubbing.speech import Speech
-from stsa_lightning.stream import VideoStream
-from stsa_lightning.video import VideoReader, VideoWriter, probe
+from stsa_lightning.media.audio import AudioError, load_audio, other_audible_tracks, probe_audio
+from stsa_lightning.media.audio_clock import in_seconds, placed, stretch
+from stsa_lightning.media.footage import Footage
+from stsa_lightning.media.mixing import to_mono
+from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.media.video import VideoReader, VideoWriter, probe
 from tests.field.media import (
     FRAGMENTED,
     Picture,
@@ -386,7 +386,7 @@ def test_load_audio_takes_the_default_track(tmp_path: Path) -> None:
 
 
 def test_speech_of_a_silent_default_track_names_the_one_that_speaks(tmp_path: Path) -> None:
-    from stsa_lightning.audio import LogMel
+    from stsa_lightning.features.spectral import LogMel
 
     file = two_tracks(tmp_path, second_is_default=False)
     assert other_audible_tracks(probe_audio(file)) == [2]
@@ -409,7 +409,7 @@ def test_speech_of_a_silent_default_track_names_the_one_that_speaks(tmp_path: Pa
     [("mono", 1, "mono"), ("stereo", 2, "stereo"), ("quad", 4, "quad"), ("5.1(side)", 6, "5.1"), ("7.1", 8, "7.1")],
 )
 def test_speech_and_writer_keep_channels_and_rate(tmp_path: Path, layout: str, channels: int, written: str) -> None:
-    from stsa_lightning.audio import LogMel
+    from stsa_lightning.features.spectral import LogMel
 
     own_hz = 44_100
     tones = [220 * (k + 2) for k in range(channels)]  # each channel a tone of its own; the LFE's is low

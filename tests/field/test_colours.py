@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from stsa_lightning.dubbing.footage import Footage
-from stsa_lightning.shown import Colours, usual_matrix
-from stsa_lightning.stream import VideoStream
-from stsa_lightning.video import VideoReader, VideoWriter
+from stsa_lightning.media.footage import Footage
+from stsa_lightning.media.shown import Colours, usual_matrix
+from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.media.video import VideoReader, VideoWriter
 from tests.field.pictures import encode, inner, patches, rgb_of, yuv_frame
 
 SD, HD = (96, 128), (96, 1280)

@@ -20,17 +20,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from stsa_lightning.audio import LogMel
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
-from stsa_lightning.dubbing.engine import EngineReferences, Precision, RenderEngine, _workers
 from stsa_lightning.dubbing.manifest import Job, dub_all
-from stsa_lightning.nets import BUNDLED
-from stsa_lightning.nets.checkpoint import load_networks
-from stsa_lightning.nets.guidance import Guidance
-from stsa_lightning.nets.int8 import int8_is_fast
-from stsa_lightning.nets.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.nets.synthesis import Synthesis, mask_lower_half
+from stsa_lightning.features.spectral import LogMel
+from stsa_lightning.inference.engine import EngineReferences, Precision, RenderEngine, _workers
+from stsa_lightning.inference.int8 import int8_is_fast
+from stsa_lightning.models import BUNDLED
+from stsa_lightning.models.checkpoint import load_networks
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
 
 PRECISIONS = get_args(Precision)
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
@@ -216,7 +216,10 @@ def test_frames_given_up_while_live_speech_is_awaited_end(clips: list[Path]) -> 
 
 
 def test_an_onnx_session_asks_nothing_of_the_network_and_leaves_nothing(tmp_path: Path) -> None:
-    script = "from stsa_lightning.moonshine import Moonshine; import numpy; Moonshine()(numpy.zeros(8000, 'float32'))"
+    script = (
+        "import numpy; from stsa_lightning.features.moonshine import Moonshine; "
+        "Moonshine()(numpy.zeros(8000, 'float32'))"
+    )
     dropped = ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED")
     own = {name: value for name, value in os.environ.items() if name not in dropped}
     folders = {name: str(tmp_path) for name in ("TMPDIR", "XDG_CACHE_HOME", "HOME")}

@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from stsa_lightning.cli import main
-from stsa_lightning.errors import UserError
 from stsa_lightning.losses.objective import Objective
 from stsa_lightning.losses.term import GeneratorStep, TermSettings
-from stsa_lightning.module import STSA, LossWeights
-from stsa_lightning.nets.checkpoint import load_networks, save_networks
-from stsa_lightning.own import ALLOWED, allow_classes, imported
+from stsa_lightning.models.checkpoint import load_networks, save_networks
+from stsa_lightning.training.module import STSA, LossWeights
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.own import ALLOWED, allow_classes, imported
 from tests.field.test_runs import NARROW, rows, stsa, tree  # noqa: F401 (a fixture)
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
@@ -82,7 +82,7 @@ def test_a_generator_is_trained_and_dubbed_with_where_the_user_allows_it(
     guidance, synthesis, _ = load_networks(mine / "out.safetensors")
     assert (type(synthesis).__name__, synthesis.strength, type(guidance).__name__) == ("Retouched", 0.2, "Guidance")
     # Drawn by the engine as by the network itself.
-    from stsa_lightning.dubbing.engine import RenderEngine
+    from stsa_lightning.inference.engine import RenderEngine
 
     engine = RenderEngine(guidance, synthesis, precision="fast")
     assert engine.precision == "exact"
@@ -155,7 +155,7 @@ def test_a_metric_of_one_s_own_chooses_the_best_checkpoint(mine: Path):
     ],
 )
 def test_a_class_that_will_not_do_is_named(path: str, told: str):
-    from stsa_lightning.nets.synthesis import Synthesis
+    from stsa_lightning.models.synthesis import Synthesis
 
     with pytest.raises(UserError, match=told):
         imported(path, Synthesis, "model.synthesis.class_path")

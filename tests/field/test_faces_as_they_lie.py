@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from stsa_lightning.audio import load_audio, write_wav
 from stsa_lightning.dubbing import Dubber, Faces
-from stsa_lightning.dubbing.faces import OCCLUDED, OUT_OF_FRAME, REASONS
-from stsa_lightning.dubbing.finding import FaceFinder
+from stsa_lightning.dubbing.face_selection import FaceFinder
+from stsa_lightning.dubbing.face_track import OCCLUDED, OUT_OF_FRAME, REASONS
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MOUTH
 from stsa_lightning.face.turned import roll_degrees
-from stsa_lightning.nets import BUNDLED
-from stsa_lightning.video import VideoReader, write_video
+from stsa_lightning.media.audio import load_audio, write_wav
+from stsa_lightning.media.video import VideoReader, write_video
+from stsa_lightning.models import BUNDLED
 
 FRAMES, FPS = 6, 25.0
 Change = Callable[[np.ndarray], np.ndarray]

@@ -14,10 +14,10 @@ from stsa_lightning.data.corpora.source import Source
 from stsa_lightning.data.extract import RejectedError, _check_range
 from stsa_lightning.data.index import select_clips
 from stsa_lightning.dubbing.manifest import dub_all, read_manifest
-from stsa_lightning.errors import UserError
 from stsa_lightning.evaluation.protocol import load_protocol
-from stsa_lightning.tables import read_table, read_text
-from stsa_lightning.video import VideoInfo
+from stsa_lightning.media.video import VideoInfo
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.tables import read_table, read_text
 
 ENCODINGS = {
     "utf-8": ("utf-8", b""),

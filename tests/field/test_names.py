@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES
-from stsa_lightning.dubbing.footage import Footage
-from stsa_lightning.files import Part, written_whole
-from stsa_lightning.stream import VideoStream
-from stsa_lightning.video import VideoError, VideoReader, VideoWriter, check_output, probe, write_video
+from stsa_lightning.media.footage import Footage
+from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.media.video import VideoError, VideoReader, VideoWriter, check_output, probe, write_video
+from stsa_lightning.utils.files import Part, written_whole
 
 NAMES = ["out:1.mp4", "http:x.mp4", "take%03d.mp4", "two\nlines.mov", "-a.mkv", "a?b#c|d.mp4", "é" * 100 + ".mp4"]
 FRAMES = np.full((3, 32, 48, 3), 90, np.uint8)
@@ -58,7 +58,7 @@ def test_part_is_no_video_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks of files there")
 def test_part_of_a_killed_process_goes_that_of_a_living_one_stays(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from stsa_lightning.files import Part; part = Part(sys.argv[1]); print(1, flush=True);"
+        "import sys, time; from stsa_lightning.utils.files import Part; part = Part(sys.argv[1]); print(1, flush=True);"
         "time.sleep(60)"
     )
     started = [

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stsa_lightning.container import VideoError
 from stsa_lightning.dubbing.dubber import _schedule
-from stsa_lightning.dubbing.footage import Footage
-from stsa_lightning.stream import VideoStream
-from stsa_lightning.video import VideoReader, probe
+from stsa_lightning.media.container import VideoError
+from stsa_lightning.media.footage import Footage
+from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.media.video import VideoReader, probe
 from tests.field.pictures import corners, encode, turn
 
 

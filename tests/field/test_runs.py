@@ -22,9 +22,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from stsa_lightning.cli import main
 from stsa_lightning.data.datamodule import Shared
-from stsa_lightning.errors import UserError
-from stsa_lightning.training.folder import RunFolder, sweep_trial
 from stsa_lightning.training.loggers import KeptCSVLogger, chosen_names, kept
+from stsa_lightning.training.run_folder import RunFolder, sweep_trial
+from stsa_lightning.utils.errors import UserError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NARROW = {
@@ -255,7 +255,7 @@ def parsed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 
 def test_lists_of_an_overlay_replace_those_below_and_inherit_nothing(tree: Path, capsys: pytest.CaptureFixture[str]):
-    schedule = "stsa_lightning.callbacks.phases.PhaseSchedule"
+    schedule = "stsa_lightning.training.callbacks.phases.PhaseSchedule"
     loggers = "lightning.pytorch.loggers."
 
     def settings(phases: list[dict[str, Any]], logger: dict[str, Any]) -> dict[str, Any]:

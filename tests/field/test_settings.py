@@ -13,20 +13,20 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from stsa_lightning.callbacks.checkpoint import RunCheckpoint, check_monitor, moved
-from stsa_lightning.callbacks.evaluation import EvaluationCallback
-from stsa_lightning.callbacks.phases import PhaseSchedule, PhaseSettings, PhaseSpec, check_options
-from stsa_lightning.callbacks.resume import ends
 from stsa_lightning.cli import main
 from stsa_lightning.data.windows import as_floats
-from stsa_lightning.errors import UserError
 from stsa_lightning.losses.cil import CILSettings
 from stsa_lightning.losses.mutual_information import MINE, InfoNCE
-from stsa_lightning.module import STSA, LossWeights
-from stsa_lightning.nets.discriminators import DiscriminatorSettings
+from stsa_lightning.models.discriminators import DiscriminatorSettings
+from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint, check_monitor, moved
+from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
+from stsa_lightning.training.callbacks.phases import PhaseSchedule, PhaseSettings, PhaseSpec, check_options
+from stsa_lightning.training.callbacks.resume import ends
 from stsa_lightning.training.checks import check_flags, check_optimisers, check_synchronised
 from stsa_lightning.training.loggers import WandbSettings, check_login, make_loggers
+from stsa_lightning.training.module import STSA, LossWeights
 from stsa_lightning.training.optim import OptimSettings, share_of_rate
+from stsa_lightning.utils.errors import UserError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NONE = LossWeights(**{name: 0.0 for name in vars(LossWeights())})
@@ -204,7 +204,7 @@ def test_a_monitor_that_nothing_logs_is_told_at_the_start():
 
 
 def test_strict_metrics_stop_a_run_that_would_go_without(monkeypatch: pytest.MonkeyPatch):
-    from stsa_lightning.weights import WeightsError
+    from stsa_lightning.utils.weights import WeightsError
 
     def nowhere(*_):
         raise WeightsError("nowhere")

@@ -18,16 +18,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stsa_lightning.audio import load_audio
 from stsa_lightning.data import prepare as preparation
 from stsa_lightning.data.clip import Clip, ClipMeta, ClipWriter
 from stsa_lightning.data.corpora import OtherFilesWarning, Source, find_sources
 from stsa_lightning.data.corpora.tree import search
 from stsa_lightning.data.index import clip_path, empty_row, load_index
 from stsa_lightning.data.prepare import JOURNAL, PrepareReport, PrepareSettings, prepare
-from stsa_lightning.names import from_legible, legible, storable
-from stsa_lightning.stream import VideoStream
-from stsa_lightning.video import probe
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.media.video import probe
+from stsa_lightning.utils.names import from_legible, legible, storable
 
 SETTINGS = PrepareSettings(face_size=64, sync="none")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stsa_lightning.errors import UserError
 from stsa_lightning.losses.balance import ShareBalancer, balance_of, gradient_norms, shares
+from stsa_lightning.utils.errors import UserError
 
 
 def picture() -> torch.Tensor:

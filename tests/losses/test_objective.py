@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stsa_lightning.errors import UserError
 from stsa_lightning.losses.objective import LossWeights, Objective, mouth_map, weighted_l1
+from stsa_lightning.utils.errors import UserError
 
 NONE = dict.fromkeys(LossWeights.__dataclass_fields__, 0.0)
 

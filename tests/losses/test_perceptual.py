@@ -21,7 +21,7 @@ from stsa_lightning.losses.perceptual import (
     perceptual,
     style,
 )
-from stsa_lightning.weights import WeightsError
+from stsa_lightning.utils.weights import WeightsError
 
 SMALL = ("relu1_1", "relu2_1")
 

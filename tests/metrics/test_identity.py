@@ -20,7 +20,7 @@ from stsa_lightning.metrics.identity import (
     identity_distance,
     identity_network,
 )
-from stsa_lightning.weights import KNOWN, WeightsError
+from stsa_lightning.utils.weights import KNOWN, WeightsError
 
 
 class Colour:
@@ -180,7 +180,7 @@ def test_absent_weights_and_packages_say_what_to_do(tmp_path, monkeypatch):
     def refuse(url: str, *args: object) -> None:
         raise WeightsError(f"{url} cannot be reached")
 
-    monkeypatch.setattr("stsa_lightning.weights.download", refuse)
+    monkeypatch.setattr("stsa_lightning.utils.weights.download", refuse)
     for name in ("arcface", "sface"):
         with pytest.raises(WeightsError, match=f"{name} .*By hand: fetch {KNOWN[name].url}"):
             CSIM(name)

@@ -20,7 +20,7 @@ from stsa_lightning.metrics.perceptual import (
     frechet_distance,
     lpips_distance,
 )
-from stsa_lightning.weights import KNOWN, WeightsError
+from stsa_lightning.utils.weights import KNOWN, WeightsError
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str, *args: object) -> None:
         raise WeightsError(f"{url} cannot be reached")
 
-    monkeypatch.setattr("stsa_lightning.weights.download", refuse)
+    monkeypatch.setattr("stsa_lightning.utils.weights.download", refuse)
 
 
 @pytest.fixture(scope="module")

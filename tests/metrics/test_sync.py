@@ -7,9 +7,9 @@ import torch
 from scipy.signal import medfilt
 from torch import nn
 
-from stsa_lightning.errors import UserError
+from stsa_lightning.media.audio import shift_sound
 from stsa_lightning.metrics import sync
-from stsa_lightning.metrics.opening import CLEAR_CONFIDENCE, heard_opening, opening_sync, shift_sound
+from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, heard_opening, opening_sync
 from stsa_lightning.metrics.sync import (
     SyncMeter,
     SyncScore,
@@ -19,6 +19,7 @@ from stsa_lightning.metrics.sync import (
     sync_score,
     tracked_boxes,
 )
+from stsa_lightning.utils.errors import UserError
 
 
 @pytest.fixture
@@ -337,10 +338,10 @@ def test_opening_of_another_shape():
     [("clips/spk35_01.mp4", 3, 4), ("clips/spk24_01.mp4", -6, -5)],  # the first lies at 3.5, and is known to be 3
 )
 def test_real_clips_of_known_offset(corpus, clip, lowest, highest):
-    from stsa_lightning.audio import load_audio
     from stsa_lightning.face.heatmaps import inner_lip_opening
     from stsa_lightning.face.landmarks import landmark_detector
-    from stsa_lightning.video import VideoReader
+    from stsa_lightning.media.audio import load_audio
+    from stsa_lightning.media.video import VideoReader
 
     detector = landmark_detector()
     with VideoReader(corpus / clip, fps=25) as reader:

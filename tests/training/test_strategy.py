@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from stsa_lightning.losses.objective import LossWeights
-from stsa_lightning.module import STSA
 from stsa_lightning.training.checks import batch_shapes
+from stsa_lightning.training.module import STSA
 from stsa_lightning.training.strategy import average_gradients
 
 SIZES: dict[str, Any] = {"face_size": 64, "window": 2, "references": 2}
@@ -133,7 +133,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 sys.path[:0] = sys.argv[1:3]
 from test_training import PHASES, data, module
-from stsa_lightning.callbacks.phases import PhaseSchedule
+from stsa_lightning.training.callbacks.phases import PhaseSchedule
 
 class Windows(Callback):
     seen = []

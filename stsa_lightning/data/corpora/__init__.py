@@ -13,7 +13,7 @@ from typing import Any
 from stsa_lightning.data.corpora import cmlr, folder, hdtf, lrs2
 from stsa_lightning.data.corpora.source import LayoutError, MissingVideosWarning, OtherFilesWarning, Source
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES
-from stsa_lightning.errors import UserError
+from stsa_lightning.utils.errors import UserError
 
 __all__ = [
     "CORPORA",

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from stsa_lightning.data.corpora.source import OtherFilesWarning, Source, existing_folder, source_of, unique_clips
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
-from stsa_lightning.errors import UserError
-from stsa_lightning.names import legible
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.names import legible
 
 
 @dataclass(frozen=True)

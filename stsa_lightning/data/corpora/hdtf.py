@@ -29,9 +29,9 @@ from stsa_lightning.data.corpora.source import (
     unique_clips,
 )
 from stsa_lightning.data.corpora.tree import search
-from stsa_lightning.errors import UserError
-from stsa_lightning.names import legible
-from stsa_lightning.tables import list_rows
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.names import legible
+from stsa_lightning.utils.tables import list_rows
 
 TREE = """
 HDTF/                           <- --root

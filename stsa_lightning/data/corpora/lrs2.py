@@ -21,8 +21,8 @@ from stsa_lightning.data.corpora.source import (
     splits_by_name,
     those_there,
 )
-from stsa_lightning.errors import UserError
-from stsa_lightning.tables import list_rows
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.tables import list_rows
 
 TREE = """
 mvlrs_v1/                       <- --root (or the folder above it)

@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from stsa_lightning.data.corpora.tree import examine
-from stsa_lightning.errors import UserError
-from stsa_lightning.files import sha256_of
-from stsa_lightning.names import legible
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import sha256_of
+from stsa_lightning.utils.names import legible
 
 _CROP_ROUNDING = 0.02  # of a crop's side: crops are measured in whole pixels of a smaller copy
 

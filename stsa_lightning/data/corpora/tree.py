@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from stsa_lightning.names import legible
+from stsa_lightning.utils.names import legible
 
 # What PyAV reads as video, as cameras, phones, broadcasters and old players call it.
 VIDEO_SUFFIXES = (

@@ -14,8 +14,8 @@ from stsa_lightning.data.measures import MEANINGS
 from stsa_lightning.data.report.figures import HEIGHT, WIDTH, histograms
 from stsa_lightning.data.report.tables import Rejection, duration, groups, rejections, removals, speakers
 from stsa_lightning.data.report.worst import worst_clips
-from stsa_lightning.files import written_whole
-from stsa_lightning.page import render
+from stsa_lightning.utils.files import written_whole
+from stsa_lightning.utils.html import render
 
 _METHODS = {"syncnet": "SyncNet", "opening": "the mouth's opening (the weaker measure)", "none": "nothing"}
 

@@ -12,7 +12,7 @@ import pandas as pd
 from stsa_lightning.data.clip import Clip, ClipError, encode_picture
 from stsa_lightning.data.filters import Filters, judged_values
 from stsa_lightning.data.index import clip_path
-from stsa_lightning.page import data_uri
+from stsa_lightning.utils.html import data_uri
 
 # What each limit acts on, and its unit.
 LIMIT_NAMES: dict[str, tuple[str, str]] = {

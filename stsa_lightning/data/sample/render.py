@@ -14,7 +14,7 @@ import numpy as np
 from stsa_lightning.data.sample.face import Face, Pose
 from stsa_lightning.data.sample.looks import make_speaker
 from stsa_lightning.data.sample.speech import articulate, phones_at, script, synthesise
-from stsa_lightning.files import written_whole
+from stsa_lightning.utils.files import written_whole
 
 FORMAT = 1
 """Raised whenever the same settings give other pictures or sound, so that old clips are rendered anew."""
@@ -198,7 +198,7 @@ def _stands(path: Path, settings: ClipSettings) -> bool:
 
 def _write(path: Path, clip: SampleClip) -> None:
     """The video first, its truth last: a clip counts as standing once the truth is there."""
-    from stsa_lightning.video import write_video
+    from stsa_lightning.media.video import write_video
 
     path.parent.mkdir(parents=True, exist_ok=True)
     truth_path = path.with_suffix(".json")

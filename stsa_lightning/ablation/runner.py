@@ -1,0 +1,169 @@
+"""Ablations: one experiment and its variants under several seeds, each trained and measured in a process of its own.
+
+A variant is a small overlay of settings (``experiments/ablations/NAME.yaml``), the second ``-c`` of a training. What is
+finished is kept, what was interrupted goes on from its last checkpoint, and what fails does not end the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import written_whole
+from stsa_lightning.utils.safe_load import load_tensors
+from stsa_lightning.utils.tables import read_text
+
+BASE = "base"
+METRICS = ("psnr", "ssim", "lmd", "opening")
+_FIXED_SPLIT = ("validation_speakers", "train_list", "val_list")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: ``variant`` under ``seed`` in ``folder``; ``overlay``: its settings, None for the base."""
+
+    variant: str
+    seed: int
+    folder: Path
+    overlay: Path | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is compared.
+
+    Attributes:
+        base: YAML of the experiment.
+        overlays: YAML files of the variants; the name of a file is that of the variant.
+        out: folder of the runs and of the tables.
+        seeds: of weights, order and dropout; who validates stays the same.
+        epochs: length of each run, its phases in the base's proportions; None: as the base says.
+        options: further options of ``stsa fit`` for all runs.
+        metrics: see ``stsa evaluate``.
+        protocol: YAML of the evaluation, or None.
+    """
+
+    base: Path
+    overlays: tuple[Path, ...]
+    out: Path
+    seeds: tuple[int, ...] = (0,)
+    epochs: int | None = None
+    options: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = METRICS
+    protocol: Path | None = None
+
+    def __post_init__(self) -> None:
+        for path in (self.base, *self.overlays, *filter(None, [self.protocol])):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such settings")
+        names = [path.stem for path in self.overlays]
+        if BASE in names or len(set(names)) < len(names):
+            raise UserError(f"overlays: expected files of different names, none called {BASE}, got {names}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds: expected different numbers, at least one, got {list(self.seeds)}")
+
+    def runs(self) -> list[Run]:
+        """All runs, a seed after another, so that a table of all variants stands as early as can be."""
+        variants: list[Path | None] = [None, *self.overlays]
+        names = [BASE if overlay is None else overlay.stem for overlay in variants]
+        return [
+            Run(name, seed, self.out / f"{name}-seed{seed}", overlay)
+            for seed in self.seeds
+            for name, overlay in zip(names, variants, strict=True)
+        ]
+
+    def train(self, run: Run) -> None:
+        """Train one run, or what is left of it.
+
+        Raises:
+            UserError: it failed, or its folder holds a run of other settings.
+        """
+        settings = yaml.safe_load(read_text(self.base).text)
+        fixed = any(settings.get("data", {}).get(name) for name in _FIXED_SPLIT)
+        words = [f"--{name}={run.seed}" for name in ("seed_everything", "model.seed", *(["data.seed"] * fixed))]
+        words += [] if self.epochs is None else [f"--epochs={self.epochs}"]
+        overlay = "" if run.overlay is None else read_text(run.overlay).text
+        said = json.dumps([settings, overlay, words, self.options])
+        mark, fingerprint = run.folder / "trained", hashlib.sha256(said.encode()).hexdigest()
+        begun = run.folder / "settings.sha256"
+        if begun.is_file() and begun.read_text() != fingerprint:
+            raise UserError(f"{run.folder}: holds a run of other settings; remove it, or choose another --out")
+        if mark.is_file():
+            return
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(begun) as part:
+            part.write_text(fingerprint)
+        files = [self.base] if run.overlay is None else [self.base, run.overlay]
+        chosen = [word for file in files for word in ("-c", str(file))]
+        call = ["fit", *chosen, *words, *self.options, f"--run={run.folder}", "--ckpt_path=last"]
+        _call(call, run.folder / "train.log")
+        mark.touch()
+
+    def measure(self, run: Run) -> dict[str, dict[str, float]]:
+        """Figures of a trained run: task -> column -> mean over clips.
+
+        Raises:
+            UserError: the evaluation failed.
+        """
+        from stsa_lightning.evaluation.report.report import load_report
+
+        checkpoint, out = run.folder / "last.ckpt", run.folder / "evaluation"
+        report = out / "report.json"
+        if not report.is_file() or report.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
+            protocol = [] if self.protocol is None else ["--protocol", str(self.protocol)]
+            wanted = ["--metrics", ",".join(self.metrics), "--tasks", "paired,unpaired", "--no-baselines"]
+            where = ["--data", _corpus_of(checkpoint), "--out", str(out), *protocol, *wanted]
+            _call(["evaluate", "checkpoint", str(checkpoint), *where], run.folder / "evaluate.log")
+        measured = load_report(report)
+        return {
+            task: {c.name: measured.row(task, measured.main).value(c.name) for c in measured.task_columns(task)}
+            for task in measured.tasks
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What the tables depend on."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def go(self) -> Iterator[tuple[Run, dict[str, dict[str, float]] | str]]:
+        """Train and measure everything: each run with its figures, or with why it has none."""
+        for run in self.runs():
+            try:
+                self.train(run)
+                yield run, self.measure(run)
+            except (UserError, OSError) as error:
+                yield run, str(error)
+
+
+def _call(words: Sequence[str], log: Path) -> None:
+    """One command of this program in a process of its own; what it says goes to ``log``."""
+    with log.open("a") as file:
+        code = subprocess.run(
+            [sys.executable, "-m", "stsa_lightning", *words], stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        raise UserError(f"{words[0]} ended with status {code}: {lines[-1] if lines else 'nothing said'} (see {log})")
+
+
+def _corpus_of(checkpoint: Path) -> str:
+    """The prepared corpus that a run was trained on."""
+    return load_tensors(checkpoint)["datamodule_hyper_parameters"]["root"]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,300 @@
+"""A page on which people dub: upload or record, look at before and after, download. It needs no network."""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by Gradio when it is imported
+
+import gradio as gr
+
+from stsa_lightning.app.overlay import HeatmapFilm
+from stsa_lightning.app.same_origin import TrustedHosts, same_origin_only
+from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.data.sample import render_sample
+from stsa_lightning.dubbing import Dubber, DubReport
+from stsa_lightning.dubbing.dubber import disk_errors_told
+from stsa_lightning.media.audio import load_audio, write_wav
+from stsa_lightning.media.video import probe
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import name_bytes, shortened
+from stsa_lightning.utils.memory import release_free_memory
+from stsa_lightning.utils.weights import cache_dir
+
+SAMPLES = (1, 2, 3)
+WAITING = 16  # people in the queue
+KEPT_S = 3600  # how long uploads and results stay while the page is served
+
+_SYSTEM_FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+# The page may ask this server alone, whatever a component of Gradio's would like to fetch.
+_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+_CSS = """
+.gradio-container {max-width: 1200px !important; margin: auto}
+/* Gradio trims videos by a program from the network. */
+#video button[title^="Trim"], #video button[title^="Reset"] {display: none}
+#samples {align-items: center; flex-wrap: nowrap}
+#samples p {white-space: nowrap; font-size: .9em; opacity: .75}
+@media (max-width: 600px) {#samples {flex-wrap: wrap}}
+#note {opacity: .75; font-size: .9em}
+#told {min-height: 64px}
+.told {border-radius: 8px; padding: 10px 14px; border-left: 4px solid}
+.told.well {background: #e8f5ec; border-color: #2e8b57; color: #14432a}
+.told.ill {background: #fdecea; border-color: #c0392b; color: #5f1a13}
+"""
+_PLAY = """() => {
+  const players = [...document.querySelectorAll('#results video')];
+  players.forEach((player, i) => { player.currentTime = 0; player.muted = !player.closest('#after'); });
+  players.forEach(player => player.play());
+}"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page takes: `seconds` of video and of speech each, `megabytes` of a file."""
+
+    seconds: float = 60.0
+    megabytes: int = 200
+
+    def check(self, video: Path, speech: Path) -> None:
+        """Raise UserError where one of them is too long; as their readers do where one cannot be read."""
+        length_s = probe(video).duration_s
+        self._check("video", length_s, length_s)
+        # Some containers do not say how long their sound is.
+        self._check("speech", len(load_audio(speech, stop_s=self.seconds + 1)) / SAMPLE_RATE_HZ, None)
+
+    def _check(self, what: str, found_s: float, told_s: float | None) -> None:
+        if found_s > self.seconds:
+            length = "longer" if told_s is None else f"{told_s:.0f} s long"
+            raise UserError(
+                f"The {what} is {length}; this page takes up to {self.seconds:g} s. Cut it, start the page with a "
+                "larger --max-seconds, or use the command `stsa dub`, which has no limit."
+            )
+
+
+@dataclass(frozen=True)
+class Dubbed:
+    """What the page shows: the dubbed video, the same with its heatmaps drawn in, and what is to be said."""
+
+    video: Path
+    heatmaps: Path
+    report: DubReport
+
+
+# What a dub says that it is doing -> where that begins and ends on the page's bar.
+_SPANS = {"finding the face": (0.02, 0.3), "redrawing": (0.3, 0.9)}
+
+
+class Desk:
+    """What stands behind the page's buttons: one dub after the other.
+
+    Args:
+        dubber: does the work.
+        folder: for results; those of the dub before go when the next one starts, for Gradio has its own copy by then.
+        limits: of length.
+    """
+
+    def __init__(self, dubber: Dubber, folder: Path, limits: Limits) -> None:
+        self.dubber, self.folder, self.limits = dubber, folder, limits
+        self._work, self._closed = threading.Lock(), False
+
+    def dub(self, video: str | None, speech: str | None, tell: Callable[[float, str], None]) -> Dubbed:
+        """Dub, and draw the heatmaps.
+
+        Args:
+            tell: called with the part done, 0 to 1, and what is being done.
+
+        Raises:
+            UserError, FileNotFoundError: in words that name the files as people know them.
+        """
+        if not video or not speech:
+            missing = " and ".join(name for name, path in (("a video", video), ("speech", speech)) if not path)
+            raise UserError(f"Give {missing} first, or pick a sample.")
+        with self._work:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            try:
+                return self._dub(Path(video), Path(speech), tell)
+            except BaseException:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                raise
+            finally:
+                release_free_memory()
+
+    def _dub(self, source: Path, words: Path, tell: Callable[[float, str], None]) -> Dubbed:
+        self._go_on()
+        self.folder.mkdir(parents=True)
+        tell(0.0, "looking at the files")
+        self.limits.check(source, words)
+        stem = shortened(source.stem, name_bytes(self.folder) - len("-heatmaps.mp4"))
+        out, drawn = (self.folder / f"{stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
+
+        def told(doing: str, part: float) -> None:
+            self._go_on()
+            first, last = _SPANS[doing]
+            tell(first + (last - first) * part, doing)
+
+        film = HeatmapFilm()
+        report = self.dubber.dub(source, words, out, progress=told, observe=film)
+        tell(0.9, "drawing the heatmaps")
+        with disk_errors_told(drawn):
+            film.write(out, drawn)
+        return Dubbed(out, drawn, report)
+
+    def _go_on(self) -> None:
+        """Raise UserError once nobody waits for results any more."""
+        if self._closed:
+            raise UserError("The page was closed.")
+
+    def close(self) -> None:
+        """Give up the dub at work, and remove the results."""
+        self._closed = True
+        with self._work:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def sample(self, number: int) -> tuple[str, str]:
+        """A rendered speaker (1 to 3) and another one's sentence; rendered when first asked for, a few seconds."""
+        face, voice = _rendered(number), _rendered(number % len(SAMPLES) + 1)
+        speech = voice.with_suffix(".wav")
+        if not speech.is_file():
+            write_wav(speech, load_audio(voice))
+        return str(face), str(speech)
+
+
+def _rendered(number: int) -> Path:
+    return render_sample(cache_dir() / "sample" / f"{number}", speakers=1, clips=1, seed=100 + number)[0]
+
+
+def build_page(desk: Desk) -> gr.Blocks:
+    """The page: components, and what happens when their buttons are pressed."""
+    limits = desk.limits
+    with gr.Blocks(title="stsa: dub a video", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S)) as page:
+        gr.Markdown(
+            "# Dub a video\nA video of a speaking face and new speech go in; the same video, saying the new speech, "
+            f"comes out. Up to {limits.seconds:g} s and {limits.megabytes} MB each. Everything stays on this machine."
+        )
+        with gr.Row(equal_height=True):
+            video = gr.Video(label="Video of a speaking face", sources=["upload"], elem_id="video", height=300)
+            with gr.Column():
+                speech = gr.Audio(
+                    label="New speech", sources=["upload", "microphone"], type="filepath", elem_id="speech", buttons=[]
+                )
+                with gr.Row(elem_id="samples"):
+                    gr.Markdown("Nothing at hand?", min_width=130)
+                    samples = [gr.Button(f"Sample {i}", size="sm", min_width=60, elem_id=f"sample{i}") for i in SAMPLES]
+                start = gr.Button("Dub", variant="primary", size="lg", elem_id="start")
+        told = gr.HTML(elem_id="told")
+        with gr.Row(elem_id="results", visible=False) as results:
+            before = gr.Video(label="Before", interactive=False, elem_id="before", buttons=[])
+            after = gr.Video(label="After", interactive=False, elem_id="after", buttons=[])
+            heatmaps = gr.Video(
+                label="What drives it: predicted heatmaps", interactive=False, elem_id="heatmaps", buttons=[]
+            )
+        with gr.Row(visible=False) as actions:
+            together = gr.Button("Play side by side", elem_id="together")
+            download = gr.DownloadButton("Download the dubbed video", variant="primary", elem_id="download")
+        gr.Markdown(
+            "Dubbing puts words into people's mouths: ask the person, and say that the video was made so.",
+            elem_id="note",
+        )
+
+        def dub(video: str | None, speech: str | None, bar: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+            shown = gr.update(visible=True)
+            try:
+                done = desk.dub(video, speech, lambda part, doing: bar(part, desc=doing))
+            except Exception as error:
+                hidden = gr.update(visible=False)
+                return [_told_ill(error, video, speech), hidden, hidden, None, None, None, None]
+            videos = [video, *map(str, (done.video, done.heatmaps, done.video))]
+            return [_told_well(done.report), shown, shown, *videos]
+
+        outputs = [told, results, actions, before, after, heatmaps, download]
+        hide = [gr.HTML(value=""), gr.Row(visible=False), gr.Row(visible=False)]
+        start.click(
+            lambda: hide, None, outputs[:3], queue=False, show_progress="hidden", api_visibility="private"
+        ).then(dub, [video, speech], outputs, concurrency_limit=1, show_progress_on=told, api_visibility="private")
+        for number, button in zip(SAMPLES, samples, strict=True):
+            button.click(
+                lambda number=number: desk.sample(number),
+                None,
+                [video, speech],
+                concurrency_limit=1,
+                api_visibility="private",
+            )
+        together.click(None, js=_PLAY)
+    return page
+
+
+def _told_well(report: DubReport) -> str:
+    whole = "All" if report.faces == report.frames else f"{report.faces} of"
+    passed = "".join(f"; {count} passed through: {reason}" for reason, count in report.passed.items())
+    line = (
+        f"{whole} {report.frames} frames redrawn{passed}. {report.seconds:.1f} s of {report.width} x {report.height} "
+        f"at {float(report.fps):g} frames/s, in {report.elapsed_s:.0f} s."
+    )
+    lines = [line, *(f"{warning[:1].upper()}{warning[1:]}." for warning in report.warnings)]
+    return f'<div class="told well">{"<br>".join(map(html.escape, lines))}</div>'
+
+
+def _told_ill(error: Exception, *paths: str | None) -> str:
+    """An error in words; what no user can put right goes to the terminal in full."""
+    if isinstance(error, UserError | FileNotFoundError):
+        text = str(error)
+        for path in filter(None, paths):
+            text = text.replace(path, Path(path).name)
+    else:
+        traceback.print_exception(error)
+        text = "Something went wrong that is no fault of the files. The terminal in which `stsa app` runs says more."
+    return f'<div class="told ill" role="alert">{html.escape(text)}</div>'
+
+
+def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, port: int = 7860) -> None:
+    """Serve the page until Ctrl-C or SIGTERM; a dub that is at work then is given up.
+
+    Args:
+        dubber: does the work.
+        limits: of length and size.
+        folder: for results. Uploads go to the folder that ``GRADIO_TEMP_DIR`` named when Gradio was imported.
+        trusted: whose requests are answered, and the address to listen on.
+        port: to listen on.
+
+    Raises:
+        UserError: the address cannot be had.
+    """
+    # Gradio copies what it finds outside of its own folder there, and removes that in time.
+    desk = Desk(dubber, folder / "results", limits)
+    page = build_page(desk)
+    page.queue(max_size=WAITING)
+    host = trusted.host
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            max_file_size=f"{limits.megabytes}mb",
+            allowed_paths=[str(desk.folder), str(cache_dir() / "sample")],
+            theme=gr.themes.Soft(font=_SYSTEM_FONTS, font_mono=("ui-monospace", "Consolas", "monospace")),
+            css=_CSS,
+            head=f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            app_kwargs={"middleware": same_origin_only(trusted)},
+        )
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: cannot be listened on ({error}); choose another") from error
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C ends it)", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopped; uploads and results are removed")
+    finally:
+        desk.close()
+        page.close(verbose=False)

@@ -1,0 +1,188 @@
+"""Whose mouth is redrawn: the faces of a video followed through it, and one of them chosen in each shot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.dubbing.face_track import Faces, settle_faces
+from stsa_lightning.dubbing.report import DubError
+from stsa_lightning.face.cuts import CutDetector
+from stsa_lightning.face.landmarks import LandmarkDetector
+from stsa_lightning.face.occlusion import PLACES, face_colours, lip_contrast
+from stsa_lightning.face.speaking import sound_level
+from stsa_lightning.face.topology import LANDMARKS
+from stsa_lightning.face.tracks import FaceFollower, FaceTrack, choose
+from stsa_lightning.media.audio import load_audio
+from stsa_lightning.utils.disk_array import Spool
+
+_LEVEL_FPS = 25
+_MINUTE = 60 * SAMPLE_RATE_HZ
+
+Shot = tuple[int, int, list[FaceTrack]]  # first frame, the first after the last, the people
+
+
+class Follower(Protocol):
+    """What `FaceFollower` does."""
+
+    def update(self, frames: np.ndarray) -> None: ...
+    @property
+    def seen(self) -> list[FaceTrack]: ...
+    def shots(self) -> list[Shot]: ...
+    def close(self) -> None: ...
+
+
+class OneFace:
+    """A `Follower` of the one face that a detector of the caller finds."""
+
+    def __init__(self, detector: LandmarkDetector) -> None:
+        self._detector, self._is_cut = detector, CutDetector()
+        self._frames, self._shots = 0, [(0, FaceTrack())]
+
+    def update(self, frames: np.ndarray) -> None:
+        for frame in frames:
+            if self._is_cut(frame):
+                self._shots.append((self._frames, FaceTrack()))
+            landmarks = self._detector(frame)
+            if landmarks is not None:
+                self._shots[-1][1].add(self._frames, landmarks)
+            self._frames += 1
+
+    @property
+    def seen(self) -> list[FaceTrack]:
+        track = self._shots[-1][1]
+        return [track] if track.frames and track.frames[-1] == self._frames - 1 else []
+
+    def shots(self) -> list[Shot]:
+        stops = [start for start, _ in self._shots[1:]] + [self._frames]
+        return [
+            (start, stop, [track] * bool(track.frames)) for (start, track), stop in zip(self._shots, stops, strict=True)
+        ]
+
+    def close(self) -> None:
+        """The detector is the caller's."""
+
+
+class FaceFinder:
+    """Sees the frames of a video one after another and says what is redrawn; a context manager.
+
+    Args:
+        who: "auto" (who speaks in the source, else the largest), "largest", "left", "right", or "N", the N-th from the
+            left, chosen in each shot.
+        detector: finds one face a frame; None follows all faces.
+        landmark_model: see `FaceFollower`.
+
+    Raises:
+        DubError: an unknown `who`.
+    """
+
+    def __init__(
+        self, who: str = "auto", detector: LandmarkDetector | None = None, landmark_model: Path | None = None
+    ) -> None:
+        self.who = checked_who(who)
+        self._follower: Follower = FaceFollower(landmark_model) if detector is None else OneFace(detector)
+        self._colours: dict[int, bytearray] = {}  # of each person, by identity
+        self._contrast: dict[int, bytearray] = {}
+        self.frames = 0
+
+    def see(self, frame: np.ndarray) -> None:
+        """(H, W, 3) uint8 RGB, the next frame."""
+        self._follower.update(frame[None])
+        self.frames += 1
+        for track in self._follower.seen:
+            colours = face_colours(frame, track.landmarks[-1])
+            self._colours.setdefault(id(track), bytearray()).extend(colours.tobytes())
+            contrast = lip_contrast(frame, track.landmarks[-1])
+            self._contrast.setdefault(id(track), bytearray()).extend(contrast.tobytes())
+
+    def finish(
+        self,
+        times_s: np.ndarray,
+        fps: float,
+        size: tuple[int, int],
+        level: np.ndarray | None,
+        steady: bool,
+        check: bool = True,
+    ) -> Faces:
+        """What is redrawn.
+
+        Args:
+            times_s: (F,) when each frame is shown.
+            fps: frames a second.
+            size: width and height of the frames.
+            level: of the source's sound, `sound_level` at 25/s; None: it has none.
+            steady: see `settle_faces`.
+            check: pass through where no lips are seen.
+        """
+        landmarks = np.full((self.frames, len(LANDMARKS), 2), np.nan, np.float32)
+        colours = np.zeros((self.frames, PLACES, 3), np.uint8)
+        contrast = np.full((self.frames, 3), np.nan, np.float32)
+        choices, starts = Counter[str](), []
+        heard = None if level is None else _at(level, times_s)
+        for start, stop, people in self._follower.shots():
+            starts.append(start)
+            found = _chosen(self.who, people, start, stop, heard)
+            if found is None:
+                continue
+            person, reason = found
+            person.put(landmarks[start:stop], start)
+            seen = np.frombuffer(self._colours[id(person)], np.uint8).reshape(-1, PLACES, 3)
+            colours[person.frames] = seen
+            contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, 3)
+            choices[reason] += 1
+        self.close()
+        told = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"
+        return settle_faces(landmarks, colours, starts, fps, size, told, steady, contrast if check else None)
+
+    def close(self) -> None:
+        self._follower.close()
+
+    def __enter__(self) -> FaceFinder:
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self.close()
+
+
+def checked_who(who: str) -> str:
+    if who in ("auto", "largest", "left", "right") or (who.isdecimal() and int(who) > 0):
+        return who
+    raise DubError(f"face: expected auto, largest, left, right or a number from 1 (the leftmost) on, got {who!r}")
+
+
+def _chosen(
+    who: str, people: list[FaceTrack], start: int, stop: int, level: np.ndarray | None
+) -> tuple[FaceTrack, str] | None:
+    """Of the people of a shot the one to redraw, and why; None: nobody."""
+    if not people:
+        return None
+    if who == "auto":
+        return choose(people, start, stop, None if level is None else level[start:stop])
+    if who == "largest":
+        return max(people, key=lambda track: track.area), "the largest"
+    ordered = sorted(people, key=lambda track: track.middle_x)
+    if who in ("left", "right"):
+        return ordered[0 if who == "left" else -1], f"on the {who}"
+    place = int(who) - 1
+    return (ordered[place], f"number {who} from the left") if place < len(ordered) else None
+
+
+def _at(level: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+    """(F,) a level at 25/s as frames of other rates hear it."""
+    return level[np.clip((times_s * _LEVEL_FPS + 1e-6).astype(int), 0, len(level) - 1)]
+
+
+def source_level(path: Path, seconds: float) -> np.ndarray:
+    """`sound_level` of a file's own sound at 25/s, a minute in memory at a time."""
+    spool = Spool()
+    try:
+        spool.claim(len(load_audio(path, stop_s=seconds, spool=spool.file)))
+        parts = [sound_level(spool[i : i + _MINUTE], _LEVEL_FPS * 60) for i in range(0, len(spool), _MINUTE)]
+    finally:
+        spool.close()
+    return np.concatenate(parts)

@@ -1,0 +1,163 @@
+"""One self-contained page: tables, plots with intervals, the best and the worst clips side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stsa_lightning.evaluation.clip_result import TRUTH
+from stsa_lightning.evaluation.metrics.columns import Column
+from stsa_lightning.evaluation.pictures import COLUMNS, GAIN
+from stsa_lightning.evaluation.report.report import Report
+from stsa_lightning.evaluation.report.tables import cell_text, number, settings_lines, task_title
+from stsa_lightning.evaluation.scoring import ClipScores
+from stsa_lightning.utils.files import written_whole
+from stsa_lightning.utils.html import data_uri, render
+
+SHOWN = 3  # best and as many worst clips
+# What decides which clips are best: the first of these that was measured.
+_RANKING = ("lpips_alex_mouth", "psnr_mouth", "psnr_face", "opening_r", "lmd", "csim")
+_WIDTH, _LEFT, _ROW = 420, 130, 22
+
+
+def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None:
+    """Write ``report.html``; pictures and plots are within it.
+
+    Raises:
+        MissingPackageError: jinja2 is not installed.
+    """
+    text = render(
+        __package__,
+        report=report,
+        tables=[_table(report, task) for task in report.tasks],
+        settings=[line.split(": ", 1) for line in settings_lines(report)],
+        galleries=[gallery for task in report.tasks if (gallery := _gallery(report, scores, task))],
+        picture_columns=COLUMNS,
+        gain=GAIN,
+        clips=report.settings.get("clips measured", []),
+    )
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _table(report: Report, task: str) -> dict[str, Any]:
+    """Metrics down, answers across: many metrics fit a page so."""
+    columns, rows = report.task_columns(task), report.task_rows(task)
+    kinds = {report.main: "main", TRUTH: "truth"}
+    return {
+        "title": task_title(task),
+        "answers": [(row.answer, kinds.get(row.answer, "")) for row in rows],
+        "lines": [
+            (column, [_shown(cell_text(row.cells.get(column.name), column)) for row in rows]) for column in columns
+        ],
+        "tail": [(row.videos, f"{row.unmeasured} of {row.frames}") for row in rows],
+        "plots": [plot for column in columns if (plot := _plot(report, task, column))],
+    }
+
+
+def _shown(text: str) -> tuple[str, str]:
+    """A figure and its interval apart, so that the page can print the latter small."""
+    value, _, bounds = text.partition(" [")
+    return value, f"[{bounds}" if bounds else ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One answer in a plot, in pixels: mean, interval, and each clip's own value."""
+
+    answer: str
+    y: float
+    x: float | None
+    low: float | None
+    high: float | None
+    dots: list[float]
+    label: str
+    kind: str
+
+
+def _plot(report: Report, task: str, column: Column) -> dict[str, Any] | None:
+    """Means, intervals and single clips of one column; None where nothing finite is there."""
+    rows = [row for row in report.task_rows(task) if column.name in row.cells]
+    points: dict[str, list[float]] = {
+        row.answer: [
+            abs(clip[column.name]) if column.reduce == "mean_abs" else clip[column.name]
+            for clip in report.clips
+            if (clip["task"], clip["answer"]) == (task, row.answer) and _finite(clip.get(column.name))
+        ]
+        for row in rows
+    }
+    cells = [row.cells[column.name] for row in rows]
+    means = [value for cell in cells for value in (cell.value, cell.low, cell.high)]
+    values = [value for value in (*means, *(p for dots in points.values() for p in dots)) if _finite(value)]
+    if not values:
+        return None
+    start, stop = min(values), max(values)
+    start, stop = (start - 1, stop + 1) if start == stop else (start, stop)
+
+    def place(value: float) -> float | None:
+        share = (value - start) / (stop - start)
+        return round(_LEFT + 8 + share * (_WIDTH - _LEFT - 70), 1) if _finite(value) else None
+
+    lines = []
+    for index, row in enumerate(rows):
+        cell = row.cells[column.name]
+        kind = "main" if row.answer == report.main else "truth" if row.answer == TRUTH else "other"
+        dots = [x for value in points[row.answer] if (x := place(value)) is not None]
+        x, low, high = map(place, (cell.value, cell.low, cell.high))
+        y = 14 + index * _ROW
+        lines.append(Line(row.answer, y, x, low, high, dots, number(cell.value, column.digits), kind))
+    return {
+        "heading": column.heading,
+        "lines": lines,
+        "width": _WIDTH,
+        "height": 30 + len(rows) * _ROW,
+        "left": _LEFT,
+        "right": _WIDTH - 62,
+        "start": number(start, column.digits),
+        "stop": number(stop, column.digits),
+    }
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def ranked(report: Report, task: str) -> tuple[Column | None, list[str]]:
+    """Clips of the main answer from best to worst, and by which column."""
+    by_name = {column.name: column for column in report.columns}
+    for name in _RANKING:
+        measured = {
+            clip["clip"]: clip[name]
+            for clip in report.clips
+            if (clip["task"], clip["answer"]) == (task, report.main) and _finite(clip.get(name))
+        }
+        if measured:
+            column = by_name[name]
+            falling = column.better == "higher"
+            return column, sorted(measured, key=lambda clip: measured[clip], reverse=falling)
+    return None, [clip["clip"] for clip in report.clips if (clip["task"], clip["answer"]) == (task, report.main)]
+
+
+def _gallery(report: Report, scores: Sequence[ClipScores], task: str) -> dict[str, Any] | None:
+    column, order = ranked(report, task)
+    pictures = {clip.clip: clip.pictures[task] for clip in scores if task in clip.pictures}
+    if not order:
+        return None
+    half = min(SHOWN, -(-len(order) // 2))
+    best, worst = order[:half], order[half:][-SHOWN:][::-1]
+    values = {
+        clip["clip"]: number(clip[column.name], column.digits)
+        for clip in report.clips
+        if column is not None
+        and (clip["task"], clip["answer"]) == (task, report.main)
+        and _finite(clip.get(column.name))
+    }
+    shown = [
+        {"clip": name, "which": which, "value": values.get(name, ""), "uri": data_uri(pictures[name])}
+        for which, names in (("best", best), ("worst", worst))
+        for name in names
+    ]
+    return {"title": task_title(task), "column": column.heading if column else "", "clips": shown, "task": task}

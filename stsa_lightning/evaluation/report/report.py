@@ -1,0 +1,200 @@
+"""What an evaluation found: rows of figures with intervals, and everything their meaning depends on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stsa_lightning.evaluation.metrics.columns import Column, Figure
+from stsa_lightning.evaluation.report.intervals import interval, weighted_mean
+from stsa_lightning.evaluation.scoring import ClipScores
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import written_whole
+
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean over clips and its 95 % interval (NaN where there is none); ``videos`` that were measured."""
+
+    value: float
+    low: float
+    high: float
+    videos: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer to one task. ``frames`` scored; ``unmeasured``: those of them in which no face was found."""
+
+    task: str
+    answer: str
+    cells: dict[str, Cell]
+    videos: int
+    frames: int
+    unmeasured: int
+
+    def value(self, column: str) -> float:
+        """A column's mean; NaN where it was not measured."""
+        return self.cells[column].value if column in self.cells else math.nan
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables and what they depend on.
+
+    ``settings``: printed with every table. ``absent``: column -> why it has no figures. ``notes``: what had to be
+    matched, and what the protocol says of itself. ``clips``: one record for each clip, task and answer, with the
+    value of each column and, under ``weights``, what it counts in a mean. ``dataset``: short name of the corpus;
+    ``protocol``: `Protocol.record`; ``identity``: SHA-256 of the checkpoint, "" for videos.
+    """
+
+    title: str
+    main: str
+    settings: dict[str, Any]
+    columns: list[Column]
+    rows: list[Row]
+    absent: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    clips: list[dict[str, Any]] = field(default_factory=list)
+    dataset: str = ""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    identity: str = ""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks in the order of the table."""
+        return list(dict.fromkeys(row.task for row in self.rows))
+
+    def row(self, task: str, answer: str) -> Row:
+        """One line of a table."""
+        return next(row for row in self.rows if (row.task, row.answer) == (task, answer))
+
+    def task_rows(self, task: str) -> list[Row]:
+        """One table."""
+        return [row for row in self.rows if row.task == task]
+
+    def task_columns(self, task: str) -> list[Column]:
+        """The columns that have a figure in this task."""
+        return [column for column in self.columns if any(column.name in row.cells for row in self.task_rows(task))]
+
+    def absences(self) -> list[tuple[str, str]]:
+        """What was not measured, columns of one reason together, and why."""
+        headings = {column.name: column.heading for column in self.columns}
+        together: dict[str, list[str]] = {}
+        for name, reason in self.absent.items():
+            together.setdefault(reason, []).append(headings[name])
+        return [(", ".join(names), reason) for reason, names in together.items()]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON; infinities as text, what was not measured as null."""
+        with written_whole(path) as part:
+            part.write_text(json.dumps(_plain(asdict(self)), indent=1))
+
+
+def load_report(path: Path) -> Report:
+    """A report from its folder or its ``report.json``.
+
+    Raises:
+        FileNotFoundError, UserError: there is none; the file is another's.
+    """
+    path = path / REPORT_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such report; stsa evaluate checkpoint|videos ... --out FOLDER writes one")
+    try:
+        stored = _revived(json.loads(path.read_text()))
+        stored["columns"] = [Column(**column) for column in stored["columns"]]
+        for row in stored["rows"]:
+            row["cells"] = {name: Cell(**cell) for name, cell in row["cells"].items()}
+        return Report(**{**stored, "rows": [Row(**row) for row in stored["rows"]]})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected a report of stsa evaluate, found another file ({error})") from None
+
+
+def table_rows(
+    scores: Sequence[ClipScores], columns: Iterable[Column], resamples: int = 1000, seed: int = 0
+) -> list[Row]:
+    """Means over clips, weighted by their frames where a figure is one of frames."""
+    keys = dict.fromkeys((task, answer) for clip in scores for task, rows in clip.figures.items() for answer in rows)
+    tasks = list(dict.fromkeys(task for task, _ in keys))
+    rows = []
+    for task, answer in sorted(keys, key=lambda key: tasks.index(key[0])):  # stable: answers in their order
+        holding = [clip for clip in scores if answer in clip.figures.get(task, {})]
+        clips = [clip.figures[task][answer] for clip in holding]
+        frames = sum(clip.frames[task] for clip in holding)
+        cells = {}
+        for column in columns:
+            figures = [figures[column.name] for figures in clips if column.name in figures]
+            if any(figure.weight for figure in figures):
+                cells[column.name] = _cell(figures, column, resamples, seed)
+        rows.append(Row(task, answer, cells, len(clips), frames, _missed(clips)))
+    return rows
+
+
+def _cell(figures: list[Figure], column: Column, resamples: int, seed: int) -> Cell:
+    values = column.reduced(np.array([figure.value for figure in figures], np.float64))
+    weights = np.array([figure.weight for figure in figures], np.float64)
+    low, high = interval(values, weights, resamples=resamples, seed=seed)
+    return Cell(weighted_mean(values, weights), low, high, int((weights > 0).sum()))
+
+
+def _missed(clips: list[dict[str, Figure]]) -> int:
+    return sum(max((figure.missed for figure in figures.values()), default=0) for figures in clips)
+
+
+def reasons_of_absence(
+    scores: Sequence[ClipScores], columns: Sequence[Column], rows: Sequence[Row], main: str
+) -> dict[str, str]:
+    """Why a column has no figure in any row, as far as the clips say so of the main answer."""
+    found = {name for row in rows for name in row.cells}
+    said: dict[str, str] = {}
+    for clip in scores:
+        for answers in clip.reasons.values():
+            said = {**answers.get(main, {}), **said}
+    return {c.name: said.get(c.name, "no clip gave a clear value") for c in columns if c.name not in found}
+
+
+def clip_records(scores: Sequence[ClipScores]) -> list[dict[str, Any]]:
+    """One flat record for each clip, task and answer."""
+    return [
+        {
+            "clip": clip.clip,
+            "speaker": clip.speaker,
+            "task": task,
+            "answer": answer,
+            "frames": clip.frames[task],
+            **{name: figure.value for name, figure in figures.items()},
+            "weights": {name: figure.weight for name, figure in figures.items()},
+        }
+        for clip in scores
+        for task, rows in clip.figures.items()
+        for answer, figures in rows.items()
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _revived(value: Any, name: str = "") -> Any:
+    """What `_plain` wrote, with NaN and infinities in place."""
+    if isinstance(value, dict):
+        return {key: _revived(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_revived(item) for item in value]
+    if value in ("inf", "-inf"):
+        return float(value)
+    return math.nan if value is None and name in ("value", "low", "high") else value

@@ -1,0 +1,111 @@
+"""A table of text with sections, bold cells and notes, in Markdown and LaTeX; its figures as CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from stsa_lightning.evaluation.report.tables import escape_markdown, tex
+from stsa_lightning.utils.files import written_whole
+
+SheetFormat = Literal["markdown", "latex", "csv"]
+
+
+@dataclass(frozen=True)
+class TextCell:
+    """``text``, with ``small`` print behind it (an interval), ``marks`` of notes, and whether it is the ``best``."""
+
+    text: str
+    small: str = ""
+    marks: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows under one title; each has a cell for each heading of the sheet."""
+
+    title: str
+    rows: list[list[TextCell]]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table. ``records``: its figures, a flat line each, for CSV; ``marks``: sign of a note -> what it says."""
+
+    title: str
+    headings: list[str]
+    sections: list[Section]
+    notes: list[str] = field(default_factory=list)
+    marks: dict[str, str] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    label: str = "stsa"
+
+    def text(self, kind: SheetFormat) -> str:
+        """The table as text of one kind."""
+        if kind == "csv":
+            return pd.DataFrame(self.records).to_csv(index=False)
+        return _markdown(self) if kind == "markdown" else _latex(self)
+
+    def _repr_markdown_(self) -> str:  # how a notebook shows it
+        return self.text("markdown")
+
+    def write(self, path: Path, kind: SheetFormat) -> None:
+        """Write it whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part:
+            part.write_text(self.text(kind), encoding="utf-8")
+
+
+def _markdown(sheet: Sheet) -> str:
+    lines = [f"# {escape_markdown(sheet.title)}", ""]
+    for section in sheet.sections:
+        lines += [f"## {escape_markdown(section.title)}", "", _row([escape_markdown(h) for h in sheet.headings])]
+        lines.append(_row(["---"] + ["---:"] * (len(sheet.headings) - 1)))
+        lines += [_row([_markdown_cell(cell) for cell in row]) for row in section.rows]
+        lines.append("")
+    lines += [f"- {escape_markdown(mark)} {escape_markdown(said)}" for mark, said in sheet.marks.items()]
+    lines += [f"- {escape_markdown(note)}" for note in sheet.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: TextCell) -> str:
+    text = escape_markdown(cell.text)
+    marks, small = escape_markdown(cell.marks), f" {cell.small}" if cell.small else ""
+    return f"{f'**{text}**' if cell.best else text}{marks}{small}"
+
+
+def _latex(sheet: Sheet) -> str:
+    said = [f"{mark} {text}" for mark, text in sheet.marks.items()]
+    caption = " ".join([f"{sheet.title}.", *said, *sheet.notes])
+    width = len(sheet.headings)
+    lines = [
+        r"% Needs \usepackage{booktabs}, \usepackage{graphicx}.",
+        r"\begin{table*}[t]",
+        r"\centering",
+        rf"\caption{{{tex(caption)}}}",
+        rf"\label{{tab:{sheet.label}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+        r"\toprule",
+        " & ".join(map(tex, sheet.headings)) + r" \\",
+    ]
+    for section in sheet.sections:
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{tex(section.title)}}}}} \\"]
+        lines += [" & ".join(map(_latex_cell, row)) + r" \\" for row in section.rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]) + "\n"
+
+
+def _latex_cell(cell: TextCell) -> str:
+    text = rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text)
+    marks = rf"\textsuperscript{{{tex(cell.marks)}}}" if cell.marks else ""
+    small = rf" {{\scriptsize {tex(cell.small)}}}" if cell.small else ""
+    return f"{text}{marks}{small}"

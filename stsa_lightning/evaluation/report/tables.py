@@ -1,0 +1,200 @@
+"""The tables of a report: on the terminal, in Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from stsa_lightning.evaluation.metrics.columns import Column
+from stsa_lightning.evaluation.report.report import Cell, Report, Row
+from stsa_lightning.utils.files import written_whole
+
+NOTHING = "–"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "−": r"$-$",
+    "‰": r"\textperthousand{}",
+}
+_TASKS = {
+    "paired": "Paired: the clip's own speech",
+    "unpaired": "Unpaired: another speaker's speech",
+}
+
+
+def task_title(task: str) -> str:
+    """A table's heading."""
+    return _TASKS[task]
+
+
+def number(value: float, digits: int) -> str:
+    """As tables show it; a dash for what was not measured."""
+    if math.isnan(value):
+        return NOTHING
+    return ("-∞" if value < 0 else "∞") if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def cell_text(cell: Cell | None, column: Column, bounds: bool = True) -> str:
+    """``12.34 [12.01, 12.60]``."""
+    if cell is None:
+        return NOTHING
+    text = number(cell.value, column.digits)
+    if not bounds or not _spread(cell):
+        return text
+    return f"{text} [{number(cell.low, column.digits)}, {number(cell.high, column.digits)}]"
+
+
+def _spread(cell: Cell) -> bool:
+    """Whether there is an interval to show: the truth's own scores of 0 and 1 have none."""
+    return cell.low < cell.high
+
+
+def settings_lines(report: Report) -> list[str]:
+    """What the figures depend on, a line each."""
+    return [f"{name}: {_shown(value)}" for name, value in report.settings.items() if name != "clips measured"]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "no" if value is False else "yes" if value is True else str(value)
+
+
+def _tail(row: Row) -> list[str]:
+    return [str(row.videos), f"{row.unmeasured}/{row.frames}"]
+
+
+def print_report(report: Report) -> None:
+    """The tables on the terminal."""
+    console = Console()
+    console.print(f"[bold]{report.title}[/bold]", highlight=False)
+    for task in report.tasks:
+        rows = report.task_rows(task)
+        table = Table(title=task_title(task), title_justify="left")
+        table.add_column("", no_wrap=True)
+        for row in rows:
+            table.add_column(row.answer, justify="right", style="bold" if row.answer == report.main else None)
+        for column in report.task_columns(task):
+            table.add_row(
+                column.heading, *(cell_text(row.cells.get(column.name), column, bounds=False) for row in rows)
+            )
+        table.add_row("frames without a face", *(_tail(row)[1] for row in rows))
+        console.print(table)
+    for line in [*settings_lines(report), *_not_measured(report)]:
+        console.print(line, highlight=False, markup=False)
+
+
+def _not_measured(report: Report) -> list[str]:
+    return [f"not measured: {names}: {reason}" for names, reason in report.absences()]
+
+
+def markdown(report: Report) -> str:
+    """Tables with intervals, variants, settings and notes."""
+    lines = [f"# {escape_markdown(report.title)}", ""]
+    for task in report.tasks:
+        columns = report.task_columns(task)
+        headings = ["answer", *(column.heading for column in columns), "videos", "no face"]
+        lines += [f"## {task_title(task)}", "", _md_row(headings), _md_row(["---"] + ["---:"] * (len(headings) - 1))]
+        for row in report.task_rows(task):
+            figures = [cell_text(row.cells.get(column.name), column) for column in columns]
+            lines.append(_md_row([row.answer, *figures, *_tail(row)]))
+        lines.append("")
+    lines += [
+        "Means over videos with bootstrapped 95 % intervals. *no face*: scored frames in which no face was found."
+    ]
+    lines += ["", "## What the columns mean", ""]
+    measured = [column for column in report.columns if column.name not in report.absent]
+    lines += [f"- **{escape_markdown(column.heading)}**: {escape_markdown(column.variant)}" for column in measured]
+    lines += [
+        f"- **{escape_markdown(names)}**: not measured: {escape_markdown(reason)}"
+        for names, reason in report.absences()
+    ]
+    lines += ["", "## Settings", "", *(f"- {escape_markdown(line)}" for line in settings_lines(report))]
+    if report.notes:
+        lines += ["", "## Notes", "", *(f"- {escape_markdown(note)}" for note in report.notes)]
+    clips = report.settings.get("clips measured", [])
+    lines += ["", f"## Clips ({len(clips)})", "", ", ".join(map(escape_markdown, clips))]
+    return "\n".join(lines) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Text as Markdown prints it, on one line."""
+    for sign in "\\|*_<>`":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("\n", " ")
+
+
+def _md_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cell if set(cell) <= set("-:") else escape_markdown(cell) for cell in cells) + " |"
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def latex(report: Report) -> str:
+    """One booktabs table per task, to be read in with ``\\input``."""
+    lines = [r"% Needs \usepackage{booktabs}, \usepackage{graphicx}.", f"% {report.title}".replace("\n", " ")]
+    lines += [f"% {line}".replace("\n", " ") for line in [*settings_lines(report), *_not_measured(report)]]
+    for task in report.tasks:
+        columns = report.task_columns(task)
+        caption = f"{report.title}. {task_title(task)}. " + "; ".join(settings_lines(report)) + "."
+        lines += [
+            "",
+            r"\begin{table}[t]",
+            r"\centering",
+            rf"\caption{{{tex(caption)}}}",
+            rf"\label{{tab:stsa-{task}}}",
+            r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * len(columns)}r}}",
+            r"\toprule",
+            " & ".join(tex(text) for text in ["", *(column.heading for column in columns), "no face"]) + r" \\",
+            r"\midrule",
+        ]
+        for row in report.task_rows(task):
+            figures = [_tex_cell(row.cells.get(column.name), column) for column in columns]
+            answer = tex(row.answer)
+            shown = rf"\textbf{{{answer}}}" if row.answer == report.main else answer
+            lines.append(" & ".join([shown, *figures, _tail(row)[1]]) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tex_cell(cell: Cell | None, column: Column) -> str:
+    if cell is None or not _spread(cell):
+        return tex(cell_text(cell, column))
+    bounds = f"{number(cell.low, column.digits)}, {number(cell.high, column.digits)}"
+    return rf"{tex(number(cell.value, column.digits))} {{\scriptsize [{tex(bounds)}]}}"
+
+
+def write_tables(report: Report, folder: Path) -> None:
+    """``report.md``, ``report.tex`` and ``clips.csv``, each whole or not at all."""
+    for name, text in {"report.md": markdown(report), "report.tex": latex(report)}.items():
+        with written_whole(folder / name) as part:
+            part.write_text(text)
+    with written_whole(folder / "clips.csv") as part:
+        pd.DataFrame(report.clips).drop(columns="weights").to_csv(part, index=False)

@@ -1,0 +1,322 @@
+"""Both networks arranged for speed: what never changes is computed once, and nothing is computed that nobody sees.
+
+Of guidance, each distinct frame is embedded once however many windows it is in, and only the centre of a window is
+drawn. References are encoded once per shot; where they follow the frame's pose, for each frame anew. The rest is
+:mod:`stsa_lightning.inference.fold`, in the fast mode :mod:`stsa_lightning.inference.int8` on a processor, bfloat16 on
+a GPU, where all is replayed (:mod:`stsa_lightning.inference.cuda_graphs`).
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from stsa_lightning.inference.cuda_graphs import Record, Recorded, record_graph
+from stsa_lightning.inference.fold import PreparedSpatialPath, PreparedTemporalPath, for_inference, in_bfloat16
+from stsa_lightning.inference.int8 import int8_is_fast, quantise
+from stsa_lightning.inference.winograd import with_winograd
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.synthesis import References, Synthesis
+
+Precision = Literal["exact", "fast"]
+Result = TypeVar("Result")
+
+LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
+_CACHE_BYTES = 4 * 2**20
+_GPU_BATCH = 32
+_GUIDANCE_BATCH = 8  # frames on a processor; its maps are small
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class EngineReferences:
+    """What references alone decide: guidance's ``tokens`` (1, N, C), and the synthesis network's ``maps``, see
+    :meth:`References.tensors`; of networks whose references follow each frame's pose, ``seen``, M images and heatmaps
+    to choose from, in place of these. ``fast``: whether the fast mode does for their frames, None until one is drawn.
+    """
+
+    tokens: Tensor
+    maps: tuple[Tensor, ...]
+    seen: tuple[Tensor, Tensor]
+    fast: bool | None = None
+
+
+class RenderEngine:
+    """Guidance and synthesis for the frames of a video.
+
+    Args:
+        guidance, synthesis: the networks; copied, not changed.
+        precision: "exact" is float32 to about 1e-5 of the networks' own answer, on a GPU without TensorFloat-32. "fast"
+            is 8-bit integers where the processor is made for them, bfloat16 on a GPU, at 40 dB or more: of each set of
+            references the first frame is drawn both ways, and where these differ by more, all frames that look at them
+            are drawn exactly. Guidance is float32 in both.
+        device: where to compute.
+
+    On a processor the same inputs give the same bits, whatever was drawn before: each operation keeps to one core, and
+    what is found out about one set of references decides nothing about others.
+    """
+
+    def __init__(
+        self,
+        guidance: Guidance,
+        synthesis: Synthesis,
+        *,
+        precision: Precision = "fast",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if precision not in ("exact", "fast"):
+            raise ValueError(f'precision must be "exact" or "fast", got {precision!r}')
+        self.device = torch.device(device)
+        on_cpu = self.device.type == "cpu"
+        self.batch = _cached_frames(synthesis) if on_cpu else _GPU_BATCH
+        self.guidance_batch = _GUIDANCE_BATCH if on_cpu else _GPU_BATCH
+        self.workers = _workers(torch.get_num_threads()) if on_cpu else None
+        self.guidance = for_inference(guidance).to(self.device)
+        self.synthesis = for_inference(synthesis, shared=on_cpu and not synthesis.aligned).to(self.device)
+        self.quick: Synthesis | None = None
+        if type(synthesis) is not Synthesis:  # of parts that nobody here knows
+            precision = "exact"
+        if precision == "fast" and on_cpu and int8_is_fast():
+            self.quick = with_winograd(quantise_rendering(copy.deepcopy(self.synthesis)))
+        elif precision == "fast" and self.device.type == "cuda":
+            self.quick = in_bfloat16(self.synthesis)
+        if on_cpu:
+            with_winograd(self.synthesis)
+        self.record: Record | None = record_graph if self.device.type == "cuda" else None
+        self._recorded: dict[Callable[..., Tensor], Recorded] = {}
+        self._lock = threading.Lock()
+        self._warned = False
+
+    @property
+    def precision(self) -> Precision:
+        """How frames are drawn: "exact" also where the fast mode is not to be had."""
+        return "exact" if self.quick is None else "fast"
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Without gradients; on a GPU by one thread at a time, as recording wants it, and float32 is float32."""
+        with torch.inference_mode():
+            if self.device.type != "cuda":
+                yield
+                return
+            exact = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+            with self._lock, torch.cuda.device(self.device), exact:
+                yield
+
+    def encode(self, images: Tensor, heatmaps: Tensor) -> EngineReferences:
+        """What references decide, once for all frames that use them.
+
+        Args:
+            images: (1, M, 3, S, S) in [0, 1]. The first N are what guidance looks at, and the synthesis network too
+                where its references stay where they are (not ``aligned``).
+            heatmaps: (1, M, 1, S, S), all contours.
+        """
+        with self._at_work():
+            seen = images.to(self.device), heatmaps.to(self.device)
+            first = [maps[:, : self.synthesis.references] for maps in seen]
+            maps = () if self.synthesis.aligned else self._on_one_core(self._maps, *first)
+            return EngineReferences(self._on_one_core(self.guidance.embed_references, first[1]), maps, seen)
+
+    def _maps(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
+        return self.synthesis.encode_references(images, heatmaps).tensors()
+
+    def _on_one_core(self, function: Callable[..., Result], *given: Tensor) -> Result:
+        """As all that is drawn: operations that cores share add up in another order, by the number of cores."""
+        if self.workers is None:
+            return function(*given)
+        return self.workers.submit(torch.inference_mode()(function), *given).result()
+
+    def render(
+        self,
+        masked: Tensor,
+        contours: Tensor,
+        audio: Tensor,
+        references: EngineReferences,
+        chosen: Tensor,
+        places: Tensor,
+    ) -> Tensor:
+        """Faces of F frames.
+
+        Args:
+            masked: (F, 3, S, S) in [0, 1], lower half 0.
+            contours: (F, T, 1, S, S) masked heatmaps of each frame's window.
+            audio: (F, T, D, 10).
+            references: from :meth:`encode`.
+            chosen: (F, N) int64, which of the references each frame looks at.
+            places: (F, N, 2, 3) where these are read for it. Networks not trained so (``aligned``) look at neither.
+
+        Returns:
+            (F, 3, S, S) in [0, 1], float32.
+        """
+        with self._at_work():
+            heatmaps = self._heatmaps(contours, audio, references.tokens)
+            driving = [masked, heatmaps, audio[:, audio.shape[1] // 2]]
+            if self.synthesis.aligned:
+                chosen = chosen.to(self.device)
+                driving += [*(seen[0][chosen] for seen in references.seen), places]
+            if self.quick is not None and references.fast is not False:
+                drawn = self._batches(self._quick_face, self.batch, *driving, kept=references.maps)
+                if references.fast is None:
+                    first = (given[:1].to(self.device) for given in driving)
+                    exact = self._on_one_core(self._exact_face, *first, *references.maps)
+                    references.fast = self._is_near(drawn[:1], exact)
+                if references.fast:
+                    return drawn
+            return self._batches(self._exact_face, self.batch, *driving, kept=references.maps)
+
+    def heatmaps(self, contours: Tensor, audio: Tensor, references: EngineReferences) -> Tensor:
+        """The heatmaps (F, 1, S, S) that :meth:`render` draws from."""
+        with self._at_work():
+            return self._heatmaps(contours, audio, references.tokens)
+
+    def _heatmaps(self, contours: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
+        window, guidance = audio.shape[:2], self.guidance
+        codes = (
+            self._each_once(embed, rows.flatten(0, 1)).unflatten(0, window)
+            for embed, rows in ((guidance.embed_masked, contours), (guidance.embed_audio, audio))
+        )
+        return self._batches(self._heatmap, self.guidance_batch, *codes, contours[:, window[1] // 2], kept=(tokens,))
+
+    def _heatmap(self, masked_codes: Tensor, audio_codes: Tensor, masked: Tensor, tokens: Tensor) -> Tensor:
+        """Driving heatmaps (n, 1, S, S) of windows (n, T, C) under a shot's tokens (1, N, C)."""
+        lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(len(masked), -1, -1))
+        centre = lip.shape[1] // 2
+        return self.guidance.draw(lip[:, centre], jaw[:, centre], masked)
+
+    def _is_near(self, fast: Tensor, exact: Tensor) -> bool:
+        """Whether a frame drawn in the fast mode is near enough."""
+        psnr = psnr_db(fast, exact)
+        _log.info("fast mode: %.1f dB PSNR against exact", psnr)
+        if psnr >= LEAST_PSNR_DB:
+            return True
+        if not self._warned:
+            _log.warning(
+                "fast mode: %.1f dB PSNR against exact, less than %.0f: shots like this one are drawn exactly",
+                psnr,
+                LEAST_PSNR_DB,
+            )
+        self._warned = True
+        return False
+
+    def _exact_face(self, *inputs: Tensor) -> Tensor:
+        return _face(self.synthesis, *inputs)
+
+    def _quick_face(self, *inputs: Tensor) -> Tensor:
+        return _face(cast(Synthesis, self.quick), *inputs)
+
+    def _each_once(self, embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """``embed(rows)``, equal rows together: the windows of neighbouring frames share most of theirs."""
+        if rows.device.type != "cpu":
+            return self._batches(embed, self.guidance_batch, rows)
+        places: dict[bytes, int] = {}
+        firsts: list[int] = []
+        back = []
+        for number, row in enumerate(rows.contiguous().numpy()):
+            place = places.setdefault(row.tobytes(), len(firsts))
+            if place == len(firsts):
+                firsts.append(number)
+            back.append(place)
+        return self._batches(embed, self.guidance_batch, rows[firsts])[back]
+
+    def _batches(
+        self, draw: Callable[..., Tensor], batch: int, *given: Tensor, kept: tuple[Tensor, ...] = ()
+    ) -> Tensor:
+        """``draw`` for a batch of frames at a time, beside what is ``kept`` for all of them.
+
+        On a processor each core has batches of its own, as much as any other core; on a GPU they are replayed.
+        """
+        if self.workers is not None:
+            cores, count = self.workers._max_workers, len(given[0])
+            rounds = -(-count // (batch * cores))
+            batch = -(-count // (rounds * cores))
+        batches = list(zip(*(tensor.split(batch) for tensor in given), strict=True))
+        if self.record is not None:
+            replayed = self._recorded.setdefault(draw, Recorded(draw, self.device, self.record))
+            return torch.cat([replayed(*each, kept=kept) for each in batches])
+        if self.workers is None:
+            return torch.cat([draw(*(tensor.to(self.device) for tensor in each), *kept) for each in batches])
+        inference = torch.inference_mode()(draw)  # a thread's own
+        return torch.cat(list(self.workers.map(lambda each: inference(*each, *kept), batches)))
+
+
+def _face(network: Synthesis, masked: Tensor, heatmap: Tensor, audio: Tensor, *references: Tensor) -> Tensor:
+    """Faces (n, 3, S, S) of n frames, in float32 whatever the network computes in.
+
+    Args:
+        references: of each frame (n, ...) images, heatmaps and places, where the network moves them; else all that
+            :meth:`Synthesis.encode_references` made of one set.
+    """
+    dtype = next(network.parameters()).dtype
+    masked = masked.to(dtype, memory_format=torch.channels_last)
+    heatmap, audio = heatmap.to(dtype), audio.to(dtype)
+    if network.aligned:
+        images, heatmaps, places = references
+        encoded = network.encode_references(images.to(dtype), heatmaps.to(dtype), places)
+    else:
+        encoded = References.of(*(tensor.to(dtype) for tensor in references)).expand(len(masked))
+    return network.render(masked, heatmap, audio, encoded).face.float()
+
+
+@lru_cache
+def _workers(cores: int) -> ThreadPoolExecutor:
+    """A thread for each core that PyTorch may use, drawing with that core alone.
+
+    Cores that share one operation wait for each other a thousand times a frame, and with other work on the machine each
+    wait lasts until the scheduler comes round (eight times as long, measured).
+    """
+    ready = threading.Barrier(cores)
+    workers = ThreadPoolExecutor(cores, "draw", _alone)
+    for started in [workers.submit(ready.wait) for _ in range(cores)]:
+        started.result()
+    # A thread's number of cores is also what PyTorch gives threads that come after it: put back what the caller has.
+    torch.set_num_threads(cores)
+    return workers
+
+
+def _alone() -> None:
+    """Of a thread: one core, and numbers below 1e-38 taken as 0, on which processors are ten times slower."""
+    torch.get_num_threads()  # a thread takes over the process's number when it first asks: not after the next line
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+def _cached_frames(synthesis: Synthesis) -> int:
+    """Frames that a processor draws at a time: as many as its caches hold the references' maps of."""
+    channels, half = synthesis.temporal.flow.in_channels * 4, synthesis.face_size // 2
+    return max(1, _CACHE_BYTES // (4 * synthesis.references * channels * half**2))
+
+
+def quantise_rendering(synthesis: Synthesis) -> Synthesis:
+    """Put, in place, 8-bit convolutions into what a prepared network computes for each frame.
+
+    The inpainting's own convolutions stay as they are: their inputs, fresh from a modulated norm, have a few values far
+    from all others (40 deviations with seeded weights), which leave 27 to 38 dB to 8 bits, and nothing comes after them
+    that would average it away. Their modulations have 45 dB, and the paths are averaged over references.
+    """
+    spatial = cast(PreparedSpatialPath, synthesis.spatial)
+    temporal, painting = synthesis.temporal, synthesis.inpainting
+    if isinstance(temporal, PreparedTemporalPath):
+        temporal = temporal.path
+    parts: list[nn.Module] = [spatial.path.after, spatial.rest, synthesis.fusion]
+    parts += [block for name, block in temporal.named_children() if name != "stem"]
+    for spade in (painting.spade1, painting.spade2, painting.spade3):
+        parts += [spade.norm1, spade.norm2]
+    for part in parts:
+        quantise(part)
+    return synthesis
+
+
+def psnr_db(a: Tensor, b: Tensor) -> float:
+    """Of pictures in [0, 1]."""
+    return -10 * math.log10(max(float((a - b).square().mean()), 1e-12))

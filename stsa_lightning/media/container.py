@@ -1,0 +1,40 @@
+"""Media files opened by PyAV, whatever their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stsa_lightning.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from av import VideoStream
+    from av.container import InputContainer, OutputContainer
+
+
+class VideoError(UserError):
+    """A video or picture that cannot be read or written as asked."""
+
+
+def open_input(path: str | Path) -> InputContainer:
+    """Open a file for reading. Raises what `av.open` raises."""
+    import av
+
+    # Without the prefix FFmpeg takes `take:2.wav` for a protocol's name. The list keeps it off the network, whatever
+    # addresses a file (a playlist) names.
+    # Tags in another encoding are no reason not to read the rest.
+    return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+
+
+def open_output(path: str | Path, format: str, **options: Any) -> OutputContainer:
+    """Open a file for writing in a container format of FFmpeg's, whatever its suffix. Raises what `av.open` raises."""
+    import av
+
+    return av.open(f"file:{path}", "w", format=format, **options)
+
+
+def picture_stream(container: InputContainer) -> VideoStream | None:
+    """The first stream of moving pictures (not a cover); None where there is none."""
+    from av.stream import Disposition
+
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)

@@ -1,0 +1,70 @@
+"""Facial inpainting: the masked face completed under the fused reference features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stsa_lightning.models.layers import ConvBlock
+from stsa_lightning.models.modulation import AdaINBlock, SPADEBlock
+
+
+class Fusion(nn.ModuleList):
+    """Per scale, [spatial | temporal] through two blocks to the width of one of them."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__(nn.Sequential(ConvBlock(2 * c, c), ConvBlock(c, c)) for c in channels)
+
+    def forward(self, spatial: tuple[Tensor, ...], temporal: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        pairs = zip(self, spatial, temporal, strict=True)
+        return tuple(block(torch.cat([s, t], dim=1)) for block, s, t in pairs)
+
+
+class Inpainting(nn.Module):
+    """Masked face and driving heatmap to the whole face, modulated by fused features and audio.
+
+    Args:
+        width: channels at full size; 4 and 16 times as many at S/2 and S/4.
+        code: size of the audio code.
+        spade_hidden: channels inside SPADE.
+        stem_kernel: kernel of the first and the last convolution.
+        on_warped: correct the masked face completed by the warped reference instead of painting from nothing. This is
+            ours: the instance norm of the last AdaIN takes away the colours that the fused features bring, and only
+            long training on many people finds a way around it.
+    """
+
+    def __init__(self, width: int, code: int, spade_hidden: int, stem_kernel: int, on_warped: bool = False) -> None:
+        super().__init__()
+        self.on_warped = on_warped
+        half, quarter = 4 * width, 16 * width
+        self.stem = nn.Sequential(
+            ConvBlock(4, width, stem_kernel, bias=False),
+            ConvBlock(width, half, stride=2, bias=False),
+            ConvBlock(half, quarter, stride=2, bias=False),
+        )
+        self.spade1, self.adain1 = SPADEBlock(quarter, 8 * width, spade_hidden), AdaINBlock(quarter, code)
+        self.spade2, self.adain2 = SPADEBlock(half, half, spade_hidden), AdaINBlock(half, code)
+        self.spade3, self.adain3 = SPADEBlock(width, width, spade_hidden), AdaINBlock(width, code)
+        self.last = nn.Conv2d(width, 3, stem_kernel, padding=stem_kernel // 2, bias=False)
+        if on_warped:
+            nn.init.normal_(self.last.weight, std=1e-3)  # at first, nearly the warped reference as it is
+
+    def forward(
+        self, masked: Tensor, heatmap: Tensor, fused: tuple[Tensor, ...], audio: Tensor, warped: Tensor
+    ) -> Tensor:
+        """``masked``, ``warped`` (B, 3, S, S), ``heatmap`` (B, 1, S, S), ``fused`` at S, S/2, S/4, ``audio`` (B, K).
+
+        Returns:
+            The face (B, 3, S, S) in (0, 1).
+        """
+        x = self.stem(torch.cat([masked, heatmap], dim=1))
+        x = self.adain1(self.spade1(x, fused[2]), audio)
+        x = self.adain2(self.spade2(F.pixel_shuffle(x, 2), fused[1]), audio)
+        x = self.adain3(self.spade3(F.pixel_shuffle(x, 2), fused[0]), audio)
+        painted = self.last(F.leaky_relu(x, 0.01))
+        if self.on_warped:
+            half = masked.shape[-2] // 2
+            basis = torch.cat([masked[..., :half, :], warped[..., half:, :]], dim=-2)
+            painted = painted + basis.float().logit(eps=0.02)
+        return torch.sigmoid(painted)

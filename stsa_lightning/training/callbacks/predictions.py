@@ -1,0 +1,77 @@
+"""What ``stsa predict`` leaves: a picture of every window, a video of whole clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torchvision.utils import make_grid
+
+from stsa_lightning.data.clip import FPS
+from stsa_lightning.media.video import VideoWriter
+from stsa_lightning.training.callbacks.pictures import picture_row, save_picture
+from stsa_lightning.utils.disk_array import in_blocks
+from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.files import unused
+
+
+class Predictions(Callback):
+    """Writes ``pictures/`` and ``videos/`` into the folder of a run's predictions.
+
+    Pictures: a row per window of the test split, as :class:`ValidationPictures` has them, one file for each batch.
+    Videos: whole clips of it with their sound, drawn as dubbing draws them: true faces left, generated ones right.
+
+    Args:
+        clips: videos over all ranks, evenly out of the split; None: all, 0: none.
+    """
+
+    def __init__(self, clips: int | None = 8) -> None:
+        if clips is not None and clips < 0:
+            raise UserError(f"clips must be 0 or more, or null for all, got {clips}")
+        self.clips = clips
+        self.folder = Path()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.folder = Path(trainer.default_root_dir)
+        for name in ("pictures", "videos"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        rows = [picture_row(outputs, index) for index in range(len(outputs["true"]))]
+        number = batch_idx * trainer.world_size + trainer.global_rank
+        path = unused(self.folder / "pictures" / f"batch-{number:04d}.png")
+        save_picture(path, make_grid(torch.stack(rows), nrow=1, padding=2))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_videos(trainer, pl_module)
+        rank_zero_info(f"predictions: {self.folder}/pictures, {self.folder}/videos")
+
+    def _write_videos(self, trainer: Trainer, pl_module: Any) -> None:
+        from stsa_lightning.evaluation.checkpoint import PreparedClips, evenly
+        from stsa_lightning.evaluation.generate import Networks
+        from stsa_lightning.evaluation.protocol import Protocol
+
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        lines = getattr(datamodule, "splits", {}).get("test")
+        if lines is None:
+            rank_zero_warn("no videos are drawn: the data module has no splits of a prepared corpus")
+            return
+        networks = Networks(pl_module.guidance, pl_module.synthesis, dict(pl_module.hparams), pl_module.device)
+        protocol = Protocol(tasks=("paired",), references="same-clip", baselines=False)
+        prepared = PreparedClips(networks, datamodule.hparams.root, lines, protocol)
+        count = len(prepared.names) if self.clips is None else self.clips
+        for name in evenly(prepared.names, count)[trainer.global_rank :: trainer.world_size] if count else ():
+            (case,) = prepared.cases(name)
+            shown = np.concatenate([case.truth, case.answers[case.main]], axis=2)
+            path = unused(self.folder / "videos" / f"{name.replace('/', '_')}.mp4")
+            # Frames without a face are left out; the others keep their time, and so the sound.
+            times = case.times_s[case.valid]
+            with VideoWriter(path, FPS, (shown.shape[2], shown.shape[1]), case.wave, timestamps=times) as writer:
+                for block in in_blocks(shown):
+                    writer.write(block)

@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stsa_lightning.inference import engine as engine_module
+from stsa_lightning.inference.cuda_graphs import Record
+from stsa_lightning.inference.engine import EngineReferences, Precision, RenderEngine, psnr_db
+from stsa_lightning.inference.fold import for_inference, in_bfloat16
+from stsa_lightning.inference.int8 import int8_is_fast
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
+from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from straightforward import StraightForm, seeded
+
+needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
+
+
+def networks(size: str, aligned: bool = False) -> tuple[Guidance, Synthesis]:
+    """`small` without ridges, on whose flanks a rounding error of a keypoint's place is the largest (`test_ridges`)."""
+    settings = {**SYNTHESIS[size], "aligned": aligned}
+    return seeded(Guidance(**{**GUIDANCE[size], "ridge_sigma": 0})), seeded(Synthesis(**settings))
+
+
+def scene(synthesis: Synthesis, frames: int = 3, window: int = 5) -> dict[str, Tensor]:
+    """Smooth pictures and neighbouring windows, as a video has them."""
+    generator = torch.Generator().manual_seed(1)
+    size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.references
+
+    def smooth(n: int, channels: int) -> Tensor:
+        coarse = torch.rand(n, channels, 9, 9, generator=generator)
+        return torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+
+    at = torch.arange(frames)[:, None] + torch.arange(window)
+    return {
+        "masked": mask_lower_half(smooth(frames, 3)),
+        "contours": smooth(frames + window - 1, 1)[at],
+        "audio": torch.randn(frames + window - 1, dim, 10, generator=generator)[at],
+        "images": smooth(count, 3)[None],
+        "heatmaps": smooth(count, 1)[None],
+        "chosen": torch.arange(count).expand(frames, -1),
+        "places": torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator),
+    }
+
+
+def rendered(engine: RenderEngine, given: dict[str, Tensor]) -> Tensor:
+    references = engine.encode(given["images"], given["heatmaps"])
+    driving = (given[name] for name in ("masked", "contours", "audio"))
+    return engine.render(*driving, references, given["chosen"], given["places"])
+
+
+def frame_by_frame(form: StraightForm, given: dict[str, Tensor]) -> Tensor:
+    frames = range(len(given["masked"]))
+    own = [{name: given[name][i : i + 1] for name in ("masked", "contours", "audio", "places")} for i in frames]
+    return torch.cat([form.frame(images=given["images"], heatmaps=given["heatmaps"], **each) for each in own])
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_exact_is_the_straight_form(size: str, aligned: bool) -> None:
+    guidance, synthesis = networks(size, aligned)
+    given = scene(synthesis)
+    drawn = rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
+    expected = frame_by_frame(StraightForm(guidance, synthesis), given)
+    assert expected.std() > 0.02
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=0)
+
+
+def test_ridges_are_drawn_as_the_network_draws_them() -> None:
+    """In double precision: on a ridge's steep flank a rounding error of a keypoint's place is large."""
+    guidance = seeded(Guidance(**GUIDANCE["small"])).double()
+    synthesis = seeded(Synthesis(**SYNTHESIS["small"])).double()
+    given = {name: value.double() for name, value in scene(synthesis).items()}
+    engine = RenderEngine(guidance, synthesis, precision="exact")
+    references = engine.encode(given["images"], given["heatmaps"])
+    drawn = engine.heatmaps(given["contours"], given["audio"], references)
+    with torch.inference_mode():
+        whole = guidance(given["audio"], given["contours"], given["heatmaps"].expand(3, -1, -1, -1, -1)).heatmap[:, 2]
+    assert whole.std() > 0.02
+    torch.testing.assert_close(drawn, whole, atol=1e-8, rtol=0)
+
+
+@pytest.mark.slow
+def test_exact_is_the_straight_form_at_the_released_size() -> None:
+    guidance, synthesis = networks("released")
+    given = scene(synthesis, frames=1)
+    expected = frame_by_frame(StraightForm(guidance, synthesis), given)
+    torch.testing.assert_close(
+        rendered(RenderEngine(guidance, synthesis, precision="exact"), given), expected, atol=1e-4, rtol=0
+    )
+    assert psnr_db(rendered(RenderEngine(guidance, synthesis, precision="fast"), given), expected) > 40
+
+
+@needs_int8
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_fast_is_near_exact_and_not_the_same(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Noise under seeded weights is harder for 8 bits than faces are (45 to 48 dB there, benchmarks/dub.py).
+    monkeypatch.setattr(engine_module, "LEAST_PSNR_DB", 38.0)
+    guidance, synthesis = networks(size)
+    given = scene(synthesis)
+    engine = RenderEngine(guidance, synthesis)
+    fast, exact = rendered(engine, given), rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
+    assert engine.precision == "fast"
+    assert 38 < psnr_db(fast, exact) < 110
+
+
+@needs_int8
+def test_fast_is_given_up_where_it_is_too_far_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_module, "LEAST_PSNR_DB", 1000.0)
+    guidance, synthesis = networks("tiny")
+    given = scene(synthesis, frames=2)
+    engine = RenderEngine(guidance, synthesis)
+    with caplog.at_level(logging.WARNING):
+        drawn = rendered(engine, given)
+        rendered(engine, given)
+    assert caplog.text.count("are drawn exactly") == 1  # said once
+    assert torch.equal(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given))
+
+
+def test_without_fast_integers_all_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "int8_is_fast", lambda: False)
+    assert RenderEngine(*networks("tiny"), precision="fast").precision == "exact"
+
+
+def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, synthesis = networks("tiny")
+    given, engine = scene(synthesis, frames=4), RenderEngine(guidance, synthesis, precision="exact")
+    seen: list[int] = []
+    encoder, engine.workers = engine.guidance.audio_encoder, None
+    encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    references = engine.encode(given["images"], given["heatmaps"])
+    together = engine.heatmaps(given["contours"], given["audio"], references)
+    apart = [engine.heatmaps(given["contours"][i : i + 1], given["audio"][i : i + 1], references) for i in range(4)]
+    with torch.inference_mode():
+        whole = guidance(given["audio"], given["contours"], given["heatmaps"].expand(4, -1, -1, -1, -1)).heatmap[:, 2]
+    assert seen == [8, 5, 5, 5, 5]  # one batch each
+    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_frames_do_not_depend_on_their_block(precision: Precision, aligned: bool) -> None:
+    guidance, synthesis = networks("tiny", aligned=aligned)
+    given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision=precision)
+    of_frames = ("masked", "contours", "audio", "chosen", "places")
+    alone = [rendered(engine, {**given, **{name: given[name][i : i + 1] for name in of_frames}}) for i in range(3)]
+    assert psnr_db(rendered(engine, given), torch.cat(alone)) > (40 if engine.precision == "fast" else 100)
+
+
+def test_each_frame_looks_at_the_references_chosen_for_it() -> None:
+    guidance, synthesis = networks("tiny", aligned=True)
+    given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision="exact")
+    count = synthesis.references
+    more = torch.rand(1, 2, *given["images"].shape[2:], generator=torch.Generator().manual_seed(2))
+    offered = {
+        "images": torch.cat([given["images"], more], 1),
+        "heatmaps": torch.cat([given["heatmaps"], more[:, :, :1]], 1),
+    }
+    chosen = torch.stack(
+        [torch.randperm(count + 2, generator=torch.Generator().manual_seed(i))[:count] for i in range(3)]
+    )
+    drawn = rendered(engine, {**given, **offered, "chosen": chosen})
+    tokens = engine.encode(given["images"], given["heatmaps"]).tokens  # guidance looks at the first ones
+    for i, mine in enumerate(chosen):
+        alone = EngineReferences(tokens, (), (offered["images"][:, mine], offered["heatmaps"][:, mine]))
+        driving = [given[name][i : i + 1] for name in ("masked", "contours", "audio")]
+        expected = engine.render(*driving, alone, given["chosen"][:1], given["places"][i : i + 1])
+        torch.testing.assert_close(drawn[i : i + 1], expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(drawn, rendered(engine, given), atol=0.01)
+
+
+def test_cores_draw_side_by_side_what_one_draws() -> None:
+    guidance, synthesis = networks("tiny")
+    given, engine = scene(synthesis, frames=9), RenderEngine(guidance, synthesis, precision="exact")
+    engine.batch, engine.workers = 2, None
+    alone = rendered(engine, given)
+    with ThreadPoolExecutor(3) as engine.workers:
+        torch.testing.assert_close(rendered(engine, given), alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"), [(1, [1]), (2, [1, 1]), (6, [3, 3]), (16, [8, 8]), (20, [5, 5, 5, 5]), (17, [5, 5, 5, 2])]
+)
+def test_two_cores_have_the_same_to_do(frames: int, expected: list[int]) -> None:
+    engine, sizes = RenderEngine(*networks("tiny"), precision="exact"), list[int]()
+
+    def draw(rows: Tensor) -> Tensor:
+        sizes.append(len(rows))
+        return rows
+
+    with ThreadPoolExecutor(2) as engine.workers:
+        drawn = engine._batches(draw, 8, torch.arange(frames))
+    assert drawn.tolist() == list(range(frames))
+    assert sorted(sizes, reverse=True) == expected
+
+
+def test_the_networks_given_stay_as_they_are() -> None:
+    guidance, synthesis = networks("tiny")
+    before = {name: value.clone() for name, value in synthesis.state_dict().items()}
+    RenderEngine(guidance, synthesis)
+    assert before.keys() == synthesis.state_dict().keys()
+    assert all(torch.equal(before[name], value) for name, value in synthesis.state_dict().items())
+
+
+def test_precision_is_one_of_two() -> None:
+    with pytest.raises(ValueError, match='"exact" or "fast", got \'half\''):
+        RenderEngine(*networks("tiny"), precision="half")  # type: ignore[arg-type]
+
+
+def as_on_a_gpu(guidance: Guidance, synthesis: Synthesis, precision: Precision, record: Record) -> RenderEngine:
+    """An engine that computes here what it computes on a GPU: recorded, and in bfloat16 where it is to be fast."""
+    engine = RenderEngine(guidance, synthesis, precision="exact")
+    engine.record, engine.batch, engine.guidance_batch = record, 4, 4
+    engine.synthesis = for_inference(synthesis)
+    engine.quick = in_bfloat16(engine.synthesis) if precision == "fast" else None
+    return engine
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_recorded_shots_of_any_length_are_drawn_as_ever(aligned: bool, recorded_plainly: Record) -> None:
+    guidance, synthesis = networks("tiny", aligned)
+    engine = as_on_a_gpu(guidance, synthesis, "exact", recorded_plainly)
+    plain = RenderEngine(guidance, synthesis, precision="exact")
+    shots = [scene(synthesis, frames) for frames in (6, 3, 1)]
+    shots[1]["images"] = shots[1]["images"].flip(-1)
+    for given in (*shots, shots[0]):
+        torch.testing.assert_close(rendered(engine, given), rendered(plain, given), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "aligned"), [("tiny", False), ("small", True)])
+def test_bfloat16_is_near_float32(size: str, aligned: bool, recorded_plainly: Record) -> None:
+    guidance, synthesis = networks(size, aligned)
+    given, engine = scene(synthesis, frames=2), as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly)
+    drawn = rendered(engine, given)
+    assert drawn.dtype == torch.float32
+    assert engine.precision == "fast"
+    assert 40 < psnr_db(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given)) < 80
+
+
+@pytest.mark.parametrize(("size", "aligned", "ridge_sigma"), [("tiny", False, 0.0), ("small", True, 1.0)])
+def test_what_is_recorded_never_waits_for_the_gpu(
+    size: str, aligned: bool, ridge_sigma: float, recorded_plainly: Record, pretend_gpu: Any
+) -> None:
+    guidance = seeded(Guidance(**{**GUIDANCE[size], "ridge_sigma": ridge_sigma}))
+    synthesis = seeded(Synthesis(**{**SYNTHESIS[size], "aligned": aligned}))
+    engine, given = as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly), scene(synthesis)
+    for network in (engine.guidance, engine.synthesis, engine.quick):
+        pretend_gpu.move(network)
+
+    def codes(embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        embedded: Tensor = pretend_gpu.run(embed, rows.flatten(0, 1))
+        return embedded.unflatten(0, rows.shape[:2])
+
+    images, heatmaps = (given[name].expand(3, -1, -1, -1, -1) for name in ("images", "heatmaps"))
+    tokens = pretend_gpu.run(engine.guidance.embed_references, heatmaps[:1])
+    masked = codes(engine.guidance.embed_masked, given["contours"])
+    audio = codes(engine.guidance.embed_audio, given["audio"])
+    heatmap = pretend_gpu.run(engine._heatmap, masked, audio, given["contours"][:, 2], tokens)
+    references = images, heatmaps, given["places"]
+    if not aligned:
+        references = pretend_gpu.run(engine.synthesis.encode_references, images[:1], heatmaps[:1]).tensors()
+    for draw in (engine._exact_face, engine._quick_face):
+        face = pretend_gpu.run(draw, given["masked"], heatmap, given["audio"][:, 2], *references)
+        assert (face.shape, face.device.type, face.dtype) == (given["masked"].shape, "cuda", torch.float32)
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        pytest.param(lambda x: x[:, [0, 2]], id="places listed in Python"),
+        pytest.param(lambda x: x + torch.ones(3), id="a constant of the processor"),
+        pytest.param(lambda x: x[x > 0], id="a length that values decide"),
+        pytest.param(lambda x: x * float(x.max()), id="a value"),
+    ],
+)
+def test_waiting_for_the_gpu_would_be_seen(waits: Callable[[Tensor], Tensor], pretend_gpu: Any) -> None:
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        pretend_gpu.run(waits, torch.randn(3, 3))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_on_a_gpu(size: str, aligned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    guidance, synthesis = networks(size, aligned)
+    shots = [scene(synthesis, frames) for frames in (40, 3, 1)]
+    shots[1]["images"] = shots[1]["images"].flip(-1)
+    here = RenderEngine(guidance, synthesis, precision="exact")
+    fast = RenderEngine(guidance, synthesis, device="cuda")
+    exact = RenderEngine(guidance, synthesis, precision="exact", device="cuda")
+    with caplog.at_level(logging.WARNING):
+        for given in (*shots, shots[0]):
+            expected, drawn = rendered(here, given), rendered(fast, given)
+            assert (drawn.device.type, drawn.dtype) == ("cuda", torch.float32)
+            assert psnr_db(drawn.cpu(), expected) > 40
+            torch.testing.assert_close(rendered(exact, given).cpu(), expected, atol=1e-4, rtol=0)
+    assert fast.precision == "fast"
+    assert not caplog.records  # all was recorded
+
+
+def test_cores_that_draw_take_the_smallest_numbers_as_zero() -> None:
+    workers = engine_module._workers(torch.get_num_threads())
+    assert float(workers.submit(lambda: torch.tensor([1e-39]) * 1).result()) == 0
+    assert workers.submit(torch.get_num_threads).result() == 1
+    assert float(torch.tensor([1e-39]) * 1) > 0  # this thread's own setting stays

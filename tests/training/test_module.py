@@ -1,0 +1,187 @@
+"""The LightningModule: what each phase computes and trains, without a trainer where that can be seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stsa_lightning.losses.objective import LossWeights, mouths
+from stsa_lightning.models.checkpoint import load_networks, save_networks
+from stsa_lightning.models.synthesis import mask_lower_half, moved_references
+from stsa_lightning.training.module import PHASES, STSA
+from stsa_lightning.utils.errors import UserError
+
+SMALL: dict[str, Any] = {"size": "tiny", "face_size": 64, "references": 2, "window": 3}
+NO_VGG = {"warp": 0.0, "perceptual": 0.0}
+PLAIN = LossWeights(**NO_VGG, warp_pixel=1.0, pixel=1.0, adversarial=0.0, feature_matching=0.0, information=0.0)
+
+
+def batch(size: int = 2, window: int = 3, references: int = 2, face: int = 64) -> dict[str, Any]:
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    generator = torch.Generator().manual_seed(0)
+    maps = (size, window, 1, face, face)
+    return {
+        "faces": uniform(size, window, 3, face, face),
+        **{f"{kind}heatmaps": uniform(*maps) for kind in ("", "masked_", "lip_", "jaw_")},
+        "keypoints": uniform(size, window, 2, 57),
+        "audio": uniform(size, window, 80, 10),
+        "references": uniform(size, references, 3, face, face),
+        "reference_heatmaps": uniform(size, references, 1, face, face),
+        "frame": torch.arange(size),
+        "clip": ["a"] * size,
+    }
+
+
+def test_a_zero_weight_builds_nothing():
+    module = STSA(**SMALL, weights=PLAIN)
+    assert module.objective.perceptual is None
+    assert module.objective.cil is None
+    assert module.objective.discriminator is None
+    assert module.objective.temporal_discriminator is None
+    assert len(module.configure_optimizers()) == 1
+
+
+def test_judges_and_cil_are_built_on_demand():
+    weights = LossWeights(**NO_VGG, temporal_adversarial=0.1)
+    module = STSA(**SMALL, weights=weights, discriminator={"width": 8})
+    generator, judges = module.configure_optimizers()
+    assert judges.defaults["betas"] == (0.5, 0.999)
+    count = sum(p.numel() for m in module.objective.judges() for p in m.parameters())
+    assert sum(p.numel() for p in judges.param_groups[0]["params"]) == count
+    learning = module.guidance, module.synthesis, module.objective.cil
+    own = sum(p.numel() for m in learning for p in m.parameters())
+    assert sum(p.numel() for p in generator.param_groups[0]["params"]) == own
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_phase_frees_its_networks_alone(phase):
+    module = STSA(**SMALL, weights=replace(PLAIN, listening=1.0), phase=phase)
+    guidance = {name.split(".")[0] for name, p in module.guidance.named_parameters() if p.requires_grad}
+    synthesis = any(p.requires_grad for p in module.synthesis.parameters())
+    whole = {name for name, _ in module.guidance.named_children()}
+    ear = {"audio_encoder", "norm"}
+    assert guidance == {"listening": ear, "guidance": whole, "end_to_end": whole}.get(phase, set())
+    assert synthesis == (phase not in ("listening", "guidance"))
+
+
+def test_phase_listening_learns_from_sound_alone():
+    module = STSA(**SMALL, weights=replace(PLAIN, listening=1.0), phase="listening")
+    sound = {"audio": batch()["audio"], "articulation": torch.randn(2, 3, 3)}  # no picture, no contour is asked for
+    terms, drawn = module.generator_terms(sound)
+    assert terms.keys() == {"listening"}
+    assert drawn.face is None
+    terms["listening"].backward()
+    assert all(p.grad is not None for p in module.guidance.audio_encoder.parameters())
+    assert all(p.grad is None for p in module.guidance.fusion.parameters())
+    with pytest.raises(UserError, match=r"weights\.listening alone: set it above 0"):
+        STSA(**SMALL, weights=PLAIN, phase="listening")
+
+
+def test_end_to_end_the_picture_reaches_the_guidance_network():
+    module = STSA(**SMALL, weights=PLAIN, phase="end_to_end")
+    example = batch()
+    prediction = module.predict_heatmaps(example)
+    output, target = module.synthesise(example, prediction.heatmap)
+    (output.face - target).abs().mean().backward()
+    assert sum(float(p.grad.abs().sum()) for p in module.guidance.parameters() if p.grad is not None) > 0
+
+
+def test_losses_are_those_of_the_definitions():
+    module = STSA(**SMALL, weights=PLAIN, phase="end_to_end").eval()
+    example = batch()
+    with torch.no_grad():
+        prediction = module.predict_heatmaps(example)
+        output, target = module.synthesise(example, prediction.heatmap)
+        losses, _ = module.generator_terms(example)
+    lip = (prediction.lip - example["lip_heatmaps"]).square().mean()
+    jaw = (prediction.jaw - example["jaw_heatmaps"]).square().mean()
+    torch.testing.assert_close(losses["heatmap"], lip + jaw)
+    torch.testing.assert_close(losses["keypoints"], (prediction.keypoints - example["keypoints"]).abs().mean())
+    torch.testing.assert_close(target, example["faces"][:, 1])
+    torch.testing.assert_close(losses["pixel"], (output.face - target).abs().mean())
+    torch.testing.assert_close(losses["warp_pixel"], (output.warped - target).abs().mean())
+    assert set(losses) == {"heatmap", "keypoints", "keypoint_velocity", "pixel", "warp_pixel"}
+
+
+def test_the_warp_phase_leaves_the_face_alone():
+    module = STSA(**SMALL, weights=PLAIN, phase="warp")
+    terms, drawn = module.generator_terms(batch())
+    assert set(terms) == {"warp_pixel"}
+    assert drawn.face is None
+
+
+def test_aligned_references_follow_each_frame():
+    module = STSA(**SMALL, weights=PLAIN, synthesis={"aligned": True}).eval()
+    example = batch()
+    with pytest.raises(KeyError, match="places"):
+        module.synthesise(example, example["heatmaps"])
+    example["places"] = torch.eye(2, 3) + 0.1 * torch.randn(2, 3, 2, 2, 3)
+    plain = STSA(**SMALL, weights=PLAIN).synthesis.eval()
+    plain.load_state_dict(module.synthesis.state_dict())
+    with torch.no_grad():
+        every, _ = module.synthesise(example, example["heatmaps"], every_frame=True)
+        for frame in range(6):
+            window, place = divmod(frame, 3)
+            moved = moved_references(
+                example["references"][window : window + 1],
+                example["reference_heatmaps"][window : window + 1],
+                example["places"][window : window + 1, place],
+            )
+            masked = mask_lower_half(example["faces"][window : window + 1, place])
+            heatmap, audio = (example[name][window : window + 1, place] for name in ("heatmaps", "audio"))
+            expected = plain(masked, heatmap, audio, *moved).face[0]
+            torch.testing.assert_close(every.face[frame], expected, atol=1e-5, rtol=0)
+
+
+def test_every_frame_of_a_window_can_be_drawn():
+    module = STSA(**SMALL, weights=PLAIN).eval()
+    example = batch()
+    with torch.no_grad():
+        centre, _ = module.synthesise(example, example["heatmaps"])
+        every, target = module.synthesise(example, example["heatmaps"], every_frame=True)
+    assert every.face.shape == (6, 3, 64, 64)
+    torch.testing.assert_close(target.unflatten(0, (2, 3)), example["faces"])
+    torch.testing.assert_close(every.face.unflatten(0, (2, 3))[:, 1], centre.face, atol=1e-5, rtol=1e-4)
+    assert mouths(every.face, 3).shape == (2, 3, 3, 32, 64)
+
+
+def test_the_upper_half_alone_is_seen():
+    module = STSA(**SMALL, weights=PLAIN).eval()
+    example = batch()
+    changed = {**example, "faces": example["faces"].clone()}
+    changed["faces"][..., 32:, :] = 0.5
+    with torch.no_grad():
+        torch.testing.assert_close(module(example)[1].face, module(changed)[1].face)
+
+
+def test_networks_start_from_an_export(tmp_path: Path):
+    source = STSA(**SMALL, weights=PLAIN)
+    save_networks(tmp_path / "a.safetensors", source.guidance, source.synthesis, {"features": "logmel", "window": 3})
+    module = STSA(**SMALL, weights=PLAIN, init_from=str(tmp_path / "a.safetensors"))
+    for name, tensor in source.synthesis.state_dict().items():
+        torch.testing.assert_close(module.synthesis.state_dict()[name], tensor)
+    with pytest.raises(UserError, match="references"):
+        STSA(**{**SMALL, "references": 4}, weights=PLAIN, init_from=str(tmp_path / "a.safetensors"))
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(UserError, match=r"weights\.pixel must be 0 or more, got -1"):
+        LossWeights(pixel=-1)
+    with pytest.raises(
+        UserError, match="phase must be one of listening, guidance, warp, synthesis, end_to_end, got 'two'"
+    ):
+        STSA(**SMALL, weights=PLAIN, phase="two")  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"x\.ckpt"):
+        load_networks(path)
