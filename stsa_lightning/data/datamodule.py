@@ -19,7 +19,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.filters import Filters, apply_filters, failures
 from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
-from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset
+from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset, as_floats
 from stsa_lightning.features.base import FeatureKind
 from stsa_lightning.utils.errors import UserError
 
@@ -271,6 +271,10 @@ class STSADataModule(LightningDataModule):
     @property
     def _as_dubbed(self) -> ReferencePolicy:
         return "nearest" if self._options.reference_policy == "posed" else "openness"
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Bytes travel to the device, floats are made there."""
+        return as_floats(batch)
 
     def train_dataloader(self) -> DataLoader:
         dataset = self.dataset("train")

@@ -14,7 +14,7 @@ from stsa_lightning.models.layers import ConvBlock
 from stsa_lightning.utils.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
 class CILSettings:
     """How CIL estimates mutual information; its weight is ``weights.information``.
 

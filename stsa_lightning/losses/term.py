@@ -51,7 +51,7 @@ class LossTerm(nn.Module):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
 class TermSettings:
     """A term of one's own as settings say it, under its name.
 

@@ -63,7 +63,7 @@ class PatchDiscriminator(nn.Module):
         return answers
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
 class DiscriminatorSettings:
     """The discriminator of single faces as settings say it.
 

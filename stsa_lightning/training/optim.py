@@ -18,7 +18,7 @@ Schedule = Literal["constant", "cosine", "linear"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
 class OptimSettings:
     """How one side learns.
 

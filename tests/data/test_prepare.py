@@ -25,7 +25,9 @@ from stsa_lightning.data.measures import SyncReading
 from stsa_lightning.data.prepare import JOURNAL, LOCK, Job, PrepareReport, PrepareSettings, prepare
 from stsa_lightning.data.windows import WindowDataset
 from stsa_lightning.data.workers import WorkerDied
-from stsa_lightning.face.box import crop_face, face_box
+from stsa_lightning.face.box import face_box
+from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.turned import TurnedBox, steady_turns
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.media.audio import load_audio
 from stsa_lightning.media.video import VideoReader, write_video
@@ -110,12 +112,15 @@ def test_contents_of_the_clip(prepared: tuple[Path, PrepareReport], videos: Path
     assert clip.valid[:19].all()
     assert clip.valid[33:].all()
     with VideoReader(videos / REAL, fps=25) as reader:
-        frames = reader.get([0, 40])
-    for frame, face, landmarks, box in zip(
-        frames, clip.faces([0, 40]), clip.landmarks[[0, 40]], clip.boxes[[0, 40]], strict=True
-    ):
-        np.testing.assert_array_equal(box, face_box(landmarks, (frame.shape[1], frame.shape[0])))
-        assert np.abs(face.astype(int) - crop_face(frame, box, 64)).mean() < 3
+        frames = reader.get(range(50))
+    detector = landmark_detector()
+    found = [detector(frame) for frame in frames]
+    tilts = steady_turns(np.stack([np.full((131, 2), np.nan) if points is None else points for points in found]), 25)
+    for number in (0, 40):
+        frame, box = frames[number], clip.boxes[number]
+        np.testing.assert_array_equal(box, face_box(clip.landmarks[number], (frame.shape[1], frame.shape[0])))
+        crop = TurnedBox(box, float(tilts[number])).crop(frame, 64)
+        assert np.abs(clip.faces([number])[0].astype(int) - crop).mean() < 3
     inside = clip.face_landmarks[clip.valid]
     assert inside.min() >= 0
     assert inside.max() <= 1

@@ -144,7 +144,7 @@ def test_a_microphone_before_the_mouth_throughout_is_taken_for_covered(
     middle, size = landmarks[MOUTH].mean(axis=0), np.ptp(landmarks[:, 0])
     frames = upright.copy()
     for frame in frames:
-        cv2.circle(frame, np.round(middle).astype(int).tolist(), int(0.2 * size), (45, 45, 48), -1, cv2.LINE_AA)
+        cv2.circle(frame, np.round(middle).astype(int).tolist(), int(0.24 * size), (45, 45, 48), -1, cv2.LINE_AA)
     faces = found_in(frames)
     assert {REASONS[i] for i in faces.why} <= {"occluded", "no face"}
     assert OCCLUDED in faces.why
