@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -346,7 +346,7 @@ class STSA(LightningModule):
 
     def _picture_terms(self, step: GeneratorStep, heatmaps: Tensor, drawn: Drawn) -> Terms:
         """Stage 2: of the warped reference and CIL, and (past phase ``warp``) of the face."""
-        batch = step.batch
+        batch = cast(Batch, step.batch)
         objective, with_face = self.objective, self.phase != "warp"
         every_frame = with_face and objective.every_frame
         output, target = self.synthesise(batch, heatmaps, every_frame)
