@@ -21,7 +21,7 @@ SMALL = {
     "prepare.py": "VIDEOS --clips 1 --runs 1 --skip recipe scaling memory",
     "strip.py": "CLIP OTHER -o OUT/strip.png --count 2",
     "sync.py": "speed",
-    "train_step.py": "--size tiny --batches 1 --steps 1 --warm 1 --variants fp32",
+    "train_step.py": "--size tiny --batches 2 --steps 1 --warm 1 --variants fp32",
 }
 QUICK = ("dataloader.py",)
 

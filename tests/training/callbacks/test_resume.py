@@ -41,6 +41,7 @@ def data(root: str | Path, **options: Any) -> STSADataModule:
 def fit(root: str | Path, folder: str | Path, *callbacks: Callback, workers: int = 0, **options: Any) -> dict[str, Any]:
     """Two epochs, synthesis and end to end, from `last.ckpt` where there is one; what the last checkpoint holds."""
     seed_everything(options.pop("seed", 0), verbose=False)
+    watched = options.pop("watched", {})
     settings: dict[str, Any] = {
         "weights": WEIGHTS,
         "balance_every_n_steps": 3,
@@ -62,7 +63,7 @@ def fit(root: str | Path, folder: str | Path, *callbacks: Callback, workers: int
             *callbacks,
             GeneratorEMA(0.9),
             LossWatch(2),
-            ModelCheckpoint(dirpath=folder, save_last=True, filename="best", enable_version_counter=False),
+            ModelCheckpoint(dirpath=folder, save_last=True, filename="best", enable_version_counter=False, **watched),
         ],
     )
     trainer.fit(module, data(root, num_workers=workers), ckpt_path="last")
@@ -137,6 +138,21 @@ def test_after_sigterm_a_run_goes_on_as_if_nothing_had_been(prepared_sample: Pat
     # In the middle of an epoch; the signal came between the generator's third step and the discriminators'.
     assert (stopped["epoch"], stopped["global_step"]) == (0, 3)
     compare(whole, fit(prepared_sample, tmp_path, seed=17))  # what a new process happens to draw must not matter
+
+
+class EverWorse(Callback):
+    """Logs what falls from epoch to epoch, so that the first one stays the best."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.log("val/x", -float(trainer.current_epoch))
+
+
+def test_the_last_checkpoint_is_the_run_s_end_and_the_best_one_is_not(prepared_sample: Path, tmp_path: Path, whole):
+    watched = {"monitor": "val/x", "mode": "max"}
+    last = fit(prepared_sample, tmp_path, EverWorse(), ResumePoint(), watched=watched)
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert (best["global_step"], last["global_step"]) == (5, 10)
+    compare(whole, last)
 
 
 @pytest.mark.slow
