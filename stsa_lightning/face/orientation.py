@@ -1,9 +1,9 @@
 """Which way up the faces of a video are.
 
 Landmark models follow a head tilted by up to a right angle. One that is further turned they fit the wrong way round, a
-mouth put where its forehead is, and say nothing of it. The detector of whole faces knows better when it compares: of 19
-real heads at 24 angles and two sizes, the way of which it was surest was right for 910 of 912; surer than 0.85 alone
-says little, as it can be of a head upside down (up to 0.91; upright 0.79 to 0.98).
+mouth put where its forehead is, and say nothing of it. The detector of whole faces knows better when it compares: the
+way of which it was surest was right in 1820 of 1824 pictures of 19 real heads, at 24 angles and two sizes. By itself
+its sureness says less, as it can be of a head upside down (up to 0.91; of upright ones 0.79 to 0.98).
 """
 
 from __future__ import annotations

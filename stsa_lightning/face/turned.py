@@ -17,7 +17,8 @@ from stsa_lightning.face.topology import LANDMARKS, MOUTH, positions
 
 # Up to the first, networks that were trained on upright heads do as well on a tilted one; from the second on the head
 # is turned by its whole roll, and by a growing part of it in between, so that a head that is slowly tilted never jumps.
-# Dubs of clips tilted by 10 degrees are 5 dB nearer to those of the upright clips when turned, by 20 degrees 5 dB.
+# Dubs of two real clips tilted by 10 degrees came 5 dB nearer to those of the upright clips when turned; of eight clips
+# whose own heads are tilted by 9 to 17, seven came nearer to their own frames, by up to 3.4 dB.
 UPRIGHT_DEGREES, WHOLE_DEGREES = 8.0, 15.0
 _EYES = positions([33, 263])  # outer corners
 _SIGMA_S, _REACH_S = 0.16, 0.48  # the roll is averaged over time; its noise would shake the mouth
