@@ -47,7 +47,7 @@ LIVE_SECONDS = 6 * 3600.0  # the longest live speech
 
 
 class Dubber:
-    """Redraws the mouth of a video so that it says new speech (STSA, section 4 of the method).
+    """Re-renders the mouth of a video to match new speech.
 
     Args:
         guidance, synthesis: the trained networks; put into eval mode and onto `device`.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 from stsa_lightning.face.topology import LANDMARKS
 
-MARGIN_PX = 5  # around the landmarks (STSA, section 0)
+MARGIN_PX = 5  # around the landmarks, as the released code has it
 
 
 def face_box(landmarks: np.ndarray, frame_size: tuple[int, int], margin_px: int = MARGIN_PX) -> np.ndarray:

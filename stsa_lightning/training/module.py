@@ -10,7 +10,7 @@ listening     nothing is drawn                            the guidance network's
 guidance      nothing is drawn                            guidance network
 warp          true heatmaps                               synthesis network, warp terms alone
 synthesis     true heatmaps                               synthesis network, all its terms
-end_to_end    predicted heatmaps (section 3 of the paper) both networks, all terms
+end_to_end    predicted heatmaps                          both networks, all terms
 ============  ==========================================  =====================================
 """
 
