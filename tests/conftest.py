@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from stsa_lightning.models.guidance import Guidance
+    from stsa_lightning.models.synthesis import Synthesis
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -55,3 +60,19 @@ def prepared_sample(sample_root: Path, tmp_path_factory: pytest.TempPathFactory)
     sources = find_sources("sample", sample_root)
     prepare(sources, out, PrepareSettings(), root=sample_root, workers=0, progress=False)
     return out
+
+
+@pytest.fixture
+def tiny_guidance() -> Guidance:
+    from stsa_lightning.models.guidance import Guidance
+    from stsa_lightning.models.presets import GUIDANCE
+
+    return Guidance(**GUIDANCE["tiny"]).eval()
+
+
+@pytest.fixture
+def tiny_synthesis() -> Synthesis:
+    from stsa_lightning.models.presets import SYNTHESIS
+    from stsa_lightning.models.synthesis import Synthesis
+
+    return Synthesis(**SYNTHESIS["tiny"]).eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import yaml
 
 from stsa_lightning.cli import main
 from stsa_lightning.data.sample import render_sample
+from tests import miniatures
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -50,11 +50,6 @@ def test_a_notebook_runs(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_protocols_are_reproduced_on_miniatures_of_the_corpora(
     demo: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    spec = importlib.util.spec_from_file_location("miniatures", Path(__file__).with_name("miniatures.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    miniatures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(miniatures)
     render_sample(tmp_path / "videos", speakers=2, clips=1, seconds=2.0)
     videos = sorted((tmp_path / "videos").rglob("*.mp4"))
     for corpus in ("hdtf", "lrs2", "cmlr"):

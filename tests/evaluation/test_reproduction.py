@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -24,18 +22,9 @@ from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.models.syncnet import SyncNet
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.errors import UserError
+from tests import miniatures
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
-@pytest.fixture(scope="module")
-def miniatures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("miniatures", Path(__file__).parents[1] / "miniatures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +56,6 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_reproduce_dry_run_prints_the_plan_and_writes_nothing(
-    miniatures: ModuleType,
     sample_root: Path,
     checkpoint: Path,
     tmp_path: Path,
@@ -99,7 +87,7 @@ def test_reproduce_dry_run_prints_the_plan_and_writes_nothing(
 
 
 @pytest.mark.usefixtures("no_trial")
-def test_reproduce_says_who_must_be_named(miniatures: ModuleType, sample_root: Path, checkpoint: Path, tmp_path: Path):
+def test_reproduce_says_who_must_be_named(sample_root: Path, checkpoint: Path, tmp_path: Path):
     root = miniatures.hdtf(tmp_path, sorted(sample_root.rglob("*.mp4")))
     stranger = tmp_path / "stranger.safetensors"
     nets = Guidance(**{**GUIDANCE["tiny"], "face_size": 64}), Synthesis(**{**SYNTHESIS["tiny"], "face_size": 64})
@@ -128,7 +116,6 @@ def test_a_lone_clip_of_a_speaker_brings_another_for_its_references():
 
 @pytest.mark.slow
 def test_reproduce_hdtf_from_its_videos_to_the_table_and_goes_on(
-    miniatures: ModuleType,
     sample_root: Path,
     checkpoint: Path,
     tmp_path: Path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
@@ -28,20 +26,9 @@ from stsa_lightning.media.audio import load_audio
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import probe
 from stsa_lightning.utils.names import from_legible, legible, storable
+from tests.field import odd_tree
 
 SETTINGS = PrepareSettings(face_size=64, sync="none")
-
-
-def _module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("odd_tree", Path(__file__).with_name("odd_tree.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-odd_tree = _module()
 
 
 @pytest.fixture(scope="module")

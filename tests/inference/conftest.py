@@ -1,11 +1,8 @@
-"""Fixtures of the inference tests: the small networks, and what a GPU does, on machines without one."""
+"""Fixtures of the inference tests: what a GPU does, on machines without one."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,9 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stsa_lightning.inference.cuda_graphs import Function, Record
-from stsa_lightning.models.guidance import Guidance
-from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.models.synthesis import Synthesis
 
 
 @pytest.fixture(autouse=True)
@@ -26,27 +20,6 @@ def _seed() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
-
-
-@pytest.fixture(scope="session")
-def seeded(parity: Path) -> ModuleType:
-    """`seeded_weights.py` from beside the parity records."""
-    spec = importlib.util.spec_from_file_location("seeded_weights", parity / "seeded_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def tiny_guidance() -> Guidance:
-    return Guidance(**GUIDANCE["tiny"]).eval()
-
-
-@pytest.fixture
-def tiny_synthesis() -> Synthesis:
-    return Synthesis(**SYNTHESIS["tiny"]).eval()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Fixtures of the network tests: seeded stand-in weights and the small networks."""
+"""Fixtures of the network tests: seeded stand-in weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from types import ModuleType
 
 import pytest
 import torch
-
-from stsa_lightning.models.guidance import Guidance
-from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.models.synthesis import Synthesis
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +27,3 @@ def seeded(parity: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def tiny_guidance() -> Guidance:
-    return Guidance(**GUIDANCE["tiny"]).eval()
-
-
-@pytest.fixture
-def tiny_synthesis() -> Synthesis:
-    return Synthesis(**SYNTHESIS["tiny"]).eval()

@@ -6,7 +6,6 @@ import io
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ from stsa_lightning.evaluation.report.benchmark import benchmark_sheet
 from stsa_lightning.evaluation.report.published import load_published
 from stsa_lightning.evaluation.report.sheet import Sheet
 from stsa_lightning.utils.errors import UserError
+from tests.evaluation import reports as made
 
 PUBLISHED = Path(__file__).parents[3] / "experiments" / "published"
 
@@ -30,7 +30,7 @@ def cell(sheet: Sheet, name: str, column: int, section: int = 0):
     return next(row[column] for row in sheet.sections[section].rows if row[0].text == name)
 
 
-def test_best_follows_each_column_s_direction_and_ties_share_it(made: ModuleType):
+def test_best_follows_each_column_s_direction_and_ties_share_it():
     columns = (made.PSNR, made.LSE_D, made.JITTER, made.FLOW)
 
     def values(*numbers: float) -> dict[str, dict[str, float]]:
@@ -50,7 +50,7 @@ def test_best_follows_each_column_s_direction_and_ties_share_it(made: ModuleType
     assert best(benchmark_sheet(named[:1], ["lse_d"])) == {1: []}
 
 
-def test_groups_are_corpora_and_tasks_and_baselines_are_shown_when_asked(made: ModuleType):
+def test_groups_are_corpora_and_tasks_and_baselines_are_shown_when_asked():
     named = [
         ("A", made.report(made.flat({"1": 20.0, "2": 22.0}))),
         ("A", made.report(made.flat({"1": 20.0}), dataset="LRS2")),
@@ -63,7 +63,7 @@ def test_groups_are_corpora_and_tasks_and_baselines_are_shown_when_asked(made: M
     assert all(len(row) == len(sheet.headings) for section in sheet.sections for row in section.rows)
 
 
-def test_seeds_are_mean_and_spread_and_one_checkpoint_is_not_two(made: ModuleType):
+def test_seeds_are_mean_and_spread_and_one_checkpoint_is_not_two():
     one, two = (made.report(made.flat({"1": value}), identity=str(value)) for value in (20.0, 22.0))
     sheet = benchmark_sheet([("A", one), ("A", two)])
     assert (cell(sheet, "A", 1).text, cell(sheet, "A", 1).small) == ("21.00", "± 1.41")
@@ -73,7 +73,7 @@ def test_seeds_are_mean_and_spread_and_one_checkpoint_is_not_two(made: ModuleTyp
         benchmark_sheet([("A", one), ("A", one)])
 
 
-def test_variants_of_a_metric_do_not_share_a_column_unsaid(made: ModuleType):
+def test_variants_of_a_metric_do_not_share_a_column_unsaid():
     lrs = replace(made.LSE_D, variant="variant lrs")
     a = made.report(made.flat({"1": 7.0}, "lse_d"), (made.LSE_D,))
     b = made.report(made.flat({"1": 6.0}, "lse_d"), (lrs,))
@@ -92,7 +92,7 @@ def test_variants_of_a_metric_do_not_share_a_column_unsaid(made: ModuleType):
     assert "LSE-D differs between groups (HDTF, paired: variant tracked; LRS2, paired: variant lrs)" in told
 
 
-def test_conditions_and_clips_that_differ_between_rows_are_said(made: ModuleType):
+def test_conditions_and_clips_that_differ_between_rows_are_said():
     a = made.report(made.flat({"1": 20.0, "2": 20.0}), references="other clip")
     b = made.report(made.flat({"2": 21.0}), references="same clip")
     told = " ".join(benchmark_sheet([("A", a), ("B", b)]).notes)
@@ -100,7 +100,7 @@ def test_conditions_and_clips_that_differ_between_rows_are_said(made: ModuleType
     assert "clips differ between rows (A 2, B 1; 1 in all of them)" in told
 
 
-def test_published_rows_are_marked_cited_and_compared_only_when_asked(made: ModuleType):
+def test_published_rows_are_marked_cited_and_compared_only_when_asked():
     columns = (made.PSNR, replace(made.LSE_D, name="lmd", title="LMD", unit="px"))
     named = [(name, made.report({"1": {"psnr_mouth": value, "lmd": value}}, columns)) for name, value in
              (("A", 20.0), ("B", 30.0))]  # fmt: skip
@@ -146,9 +146,7 @@ def test_published_files_say_where_each_value_comes_from(tmp_path: Path):
         load_published([tmp_path / "none"])
 
 
-def test_table_command_writes_markdown_latex_and_csv(
-    made: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_table_command_writes_markdown_latex_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for name, value in (("a", 20.0), ("b", 30.0)):
         made.report(made.flat({"s/1": value, "s/2": value + 1})).save(tmp_path / f"{name}.json")
     words = ["evaluate", "table", f"Mine_1={tmp_path}/a.json", f"O|rs={tmp_path}/b.json", "--columns", "psnr,fid"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from scipy.stats import norm
 from stsa_lightning.ablation.tables import paired_differences
 from stsa_lightning.cli import main
 from stsa_lightning.evaluation.report.paired import Comparison, compare, comparison_sheet, interval, sign_test
+from tests.evaluation import reports as made
 
 
 def one(named: list) -> Comparison:
@@ -50,7 +50,7 @@ def test_sign_test_counts_every_way_to_flip_signs():
     assert math.isnan(sign_test(np.ones(1)))
 
 
-def test_compare_takes_the_common_clips_and_says_which(made: ModuleType):
+def test_compare_takes_the_common_clips_and_says_which():
     a = made.report(made.flat({"1": 20.0, "2": 22.0, "3": 30.0}))
     b = made.report(made.flat({"2": 23.0, "3": 30.5, "4": 1.0}))
     comparison = one([("A", a), ("B", b)])
@@ -63,7 +63,7 @@ def test_compare_takes_the_common_clips_and_says_which(made: ModuleType):
     assert "no clip in common" in none.notes[0]
 
 
-def test_compare_weights_clips_as_the_reports_do(made: ModuleType):
+def test_compare_weights_clips_as_the_reports_do():
     weights = {"1": 30, "2": 10}
     a = made.report(made.flat({"1": 20.0, "2": 22.0}), weights=weights)
     b = made.report(made.flat({"1": 21.0, "2": 26.0}), weights=weights)
@@ -74,7 +74,7 @@ def test_compare_weights_clips_as_the_reports_do(made: ModuleType):
     )
 
 
-def test_compare_draws_clips_of_one_speaker_together(made: ModuleType):
+def test_compare_draws_clips_of_one_speaker_together():
     rng = np.random.default_rng(0)
     offsets = rng.normal(0.3, 1, 8)  # by speaker: clips of one differ alike
     clips = {f"s{s}/{c}": 20.0 for s in range(8) for c in range(10)}
@@ -89,7 +89,7 @@ def test_compare_draws_clips_of_one_speaker_together(made: ModuleType):
     assert line.p > alone.p
 
 
-def test_compare_does_not_pair_a_name_with_another_speaker_s(made: ModuleType):
+def test_compare_does_not_pair_a_name_with_another_speaker_s():
     a = made.report(made.flat({"ann/1": 20.0, "ann/2": 20.0}))
     b = made.report(made.flat({"ann/1": 21.0, "ann/2": 25.0}))
     b.clips[3]["speaker"] = b.clips[4]["speaker"] = b.clips[5]["speaker"] = "bob"
@@ -97,7 +97,7 @@ def test_compare_does_not_pair_a_name_with_another_speaker_s(made: ModuleType):
     assert (line.mean, line.clips) == (1.0, 1)
 
 
-def test_compare_leaves_out_what_is_not_finite_and_what_has_another_variant(made: ModuleType):
+def test_compare_leaves_out_what_is_not_finite_and_what_has_another_variant():
     columns = (made.PSNR, made.LSE_D)
     a = made.report({"1": {"psnr_mouth": math.inf, "lse_d": 7.0}, "2": {"psnr_mouth": 3.0, "lse_d": 7.0}}, columns)
     other = (made.PSNR, replace(made.LSE_D, variant="variant lrs"))
@@ -107,7 +107,7 @@ def test_compare_leaves_out_what_is_not_finite_and_what_has_another_variant(made
     assert any("LSE-D: its variants differ" in note for note in comparison.notes)
 
 
-def test_columns_with_an_ideal_compare_the_distance_from_it(made: ModuleType):
+def test_columns_with_an_ideal_compare_the_distance_from_it():
     columns = (made.JITTER, made.FLOW)
     a = made.report({"1": {"jitter": 0.5, "flow_warped": -2.0}, "2": {"jitter": 1.5, "flow_warped": 2.0}}, columns)
     b = made.report({"1": {"jitter": 1.0, "flow_warped": 1.0}, "2": {"jitter": 0.9, "flow_warped": 1.0}}, columns)
@@ -116,7 +116,7 @@ def test_columns_with_an_ideal_compare_the_distance_from_it(made: ModuleType):
     assert (flow.base, flow.mean) == (2.0, -1.0)
 
 
-def test_seeds_are_paired_and_one_seed_tells_nothing(made: ModuleType):
+def test_seeds_are_paired_and_one_seed_tells_nothing():
     def seeds(name: str, *values: tuple[float, float]) -> list:
         return [
             (name, made.report(made.flat({"1": x, "2": y}), identity=f"{name}{i}")) for i, (x, y) in enumerate(values)
@@ -138,7 +138,7 @@ def test_seeds_are_paired_and_one_seed_tells_nothing(made: ModuleType):
     assert not paired_differences({("more", 0): named[2][1]}, "base")
 
 
-def test_compare_command_prints_and_refuses(made: ModuleType, tmp_path, capsys: pytest.CaptureFixture[str]):
+def test_compare_command_prints_and_refuses(tmp_path, capsys: pytest.CaptureFixture[str]):
     for name, by in (("a", 0.0), ("b", 1.0)):
         made.report(made.flat({str(i): 20.0 + by * i for i in range(7)})).save(tmp_path / f"{name}.json")
     a, b = (f"{name.upper()}={tmp_path / name}.json" for name in "ab")
