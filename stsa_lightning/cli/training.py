@@ -354,9 +354,9 @@ class STSACLI(RunCLI):
             phase.epochs = phases[label].epochs if label in phases else 0
         before = epochs_without_picture(chosen_phases(given))
         data = settings.data.init_args
-        exchanged = data.get("exchange_epochs")
-        if exchanged and before:
-            data["exchange_epochs"] = max(1, exchanged * epochs_without_picture(phases) // before)
+        swapped = data.get("swap_mouth_epochs")
+        if swapped and before:
+            data["swap_mouth_epochs"] = max(1, swapped * epochs_without_picture(phases) // before)
 
     def _check_corpus(self) -> None:
         """Before weights are fetched for the module: is the data there?"""

@@ -84,12 +84,12 @@ def _warped(faces: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.nda
     )
 
 
-def exchange_mouths(poses: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The mouths and jaws of some faces on the poses of others of the same person, as dubbing is going to want them.
+def swap_mouths(poses: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Mouth-swap augmentation: put the mouths and jaws of some faces on the poses of others of the same person.
 
-    A tight box ends at the chin, so where the brows, eyes and nose lie within it tells how far the mouth was open, and
-    a guidance network that is shown a frame's own contours reads the answer there instead of listening. The contours
-    of another moment tell nothing.
+    A tight box ends at the chin, so the position of brows, eyes and nose in it reveals how far the mouth is open, and a
+    guidance network that is given a frame's own upper contours learns to ignore the audio. The contours of another
+    moment reveal nothing. Dubbing has the same mismatch.
 
     Args:
         poses: landmarks (n, 131, 2) whose masked contours stay.

@@ -124,8 +124,9 @@ class STSADataModule(LightningDataModule):
         resolution: strength of a random loss of their resolution, 0 to 1.
         jpeg: strength of random JPEG compression, 0 to 1.
         voice: strength of random changes of voice and noise, 0 to 1; for log-mel features.
-        exchange_epochs: epochs, the first ones, whose training windows put mouths on the poses of other moments:
-            as many as the phase guidance lasts, so that the network listens and does not read the mouth off the pose.
+        swap_mouth_epochs: number of first epochs with mouth-swap augmentation: training windows put mouths on the poses
+            of other moments, so that the guidance network uses the audio and cannot infer the mouth from the pose. As
+            many as the guidance phase lasts.
         sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         seed: of the split and of all draws.
         filters: limits on the clips, for all splits; nothing is prepared again for others.
@@ -156,7 +157,7 @@ class STSADataModule(LightningDataModule):
         resolution: float = 0.0,
         jpeg: float = 0.0,
         voice: float = 0.0,
-        exchange_epochs: int = 0,
+        swap_mouth_epochs: int = 0,
         sigma: float = 1.0,
         seed: int = 0,
         filters: Filters | None = None,
@@ -261,7 +262,7 @@ class STSADataModule(LightningDataModule):
             window_policy="random" if training else "even",
             reference_policy=options.reference_policy if training else self._as_dubbed,
             mirror=options.mirror and training,
-            exchange_epochs=options.exchange_epochs if training else 0,
+            swap_mouth_epochs=options.swap_mouth_epochs if training else 0,
             sigma=options.sigma,
             span=(0.0, seen) if training else (0.0 if seen == 1 else seen, 1.0),
             seed=options.seed,

@@ -79,9 +79,9 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
     info = probe(source.path)
     _check_range(source, info)
     path = clip_path(out, source.clip)
-    with _spool(path) as spool:
+    with _temporary_file(path) as file:
         with stages("sound"):
-            wave = _load_sound(source, info, spool)
+            wave = _load_sound(source, info, file)
         video = _Video(source, info, stages)
         face = _follow(video, wave, settings, stages)
         wave = wave[: len(face.valid) * SAMPLES_PER_FRAME]
@@ -118,7 +118,7 @@ def _check_range(source: Source, info: VideoInfo) -> None:
 
 
 @contextmanager
-def _spool(path: Path) -> Iterator[Any]:
+def _temporary_file(path: Path) -> Iterator[Any]:
     """A nameless file beside the clip, which no crash leaves behind."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +132,8 @@ def _spool(path: Path) -> Iterator[Any]:
             file.close()
 
 
-def _load_sound(source: Source, info: VideoInfo, spool: Any) -> np.ndarray:
-    """(samples,) float32, mapped from the spool.
+def _load_sound(source: Source, info: VideoInfo, out_file: Any) -> np.ndarray:
+    """(samples,) float32, mapped from the file.
 
     Raises:
         RejectedError: there is none, or nothing to hear.
@@ -142,11 +142,13 @@ def _load_sound(source: Source, info: VideoInfo, spool: Any) -> np.ndarray:
         raise RejectedError("has no sound")
     path = source.audio or source.path
     try:
-        wave = load_audio(path, start_s=source.start_s, stop_s=source.stop_s, spool=spool)
+        wave = load_audio(path, start_s=source.start_s, stop_s=source.stop_s, out_file=out_file)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise RejectedError(str(error)) from error
-        raise WriteError(f"the sound of {source.relative} cannot be spooled ({error.strerror or error})") from error
+        raise WriteError(
+            f"the sound of {source.relative} cannot be written to disk ({error.strerror or error})"
+        ) from error
     if max(np.abs(wave[i : i + 960_000]).max() for i in range(0, len(wave), 960_000)) < INAUDIBLE:
         others = other_audible_tracks(probe_audio(path))
         hint = f"; the default one of its sound tracks is taken, and track {others[0]} is not silent" if others else ""

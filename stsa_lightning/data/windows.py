@@ -83,9 +83,9 @@ class WindowDataset(Dataset):
         resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
         jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
         voice: strength of random changes of voice and noise, 0 to 1, for log-mel (see :func:`augment.augment_voice`).
-        exchange_epochs: epochs, the first ones, whose windows have their mouths on the poses of another window of the
-            clip (see :func:`augment.exchange_mouths`). Pictures and contours do not agree then: for training the
-            guidance network.
+        swap_mouth_epochs: number of first epochs with mouth-swap augmentation (see `augment.swap_mouths`): the mouth
+            of each window is put on the pose of another window of the clip. Images and contours do not agree then, so
+            it is for training the guidance network alone.
         sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
         span: the part of every clip that is read, from and to as shares of its length.
         seed: of all draws.
@@ -112,7 +112,7 @@ class WindowDataset(Dataset):
         resolution: float = 0.0,
         jpeg: float = 0.0,
         voice: float = 0.0,
-        exchange_epochs: int = 0,
+        swap_mouth_epochs: int = 0,
         sigma: float = 1.0,
         span: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
@@ -142,7 +142,7 @@ class WindowDataset(Dataset):
         self.resolution = resolution
         self.jpeg = jpeg
         self.voice = voice
-        self.exchange_epochs = exchange_epochs
+        self.swap_mouth_epochs = swap_mouth_epochs
         self.sigma = sigma
         if not 0 <= span[0] < span[1] <= 1:
             raise UserError(f"span: expected two rising shares from 0 to 1, got {span}")
@@ -164,10 +164,10 @@ class WindowDataset(Dataset):
         frames = np.arange(start, start + self.window)
         chosen = np.concatenate([frames, self._references(clip, frames, rng)])
         landmarks = clip.face_landmarks_of(chosen)
-        if epoch < self.exchange_epochs:
+        if epoch < self.swap_mouth_epochs:
             elsewhere = self._window_start(clip, index % self.windows_per_clip, rng) + np.arange(self.window)
             poses = clip.face_landmarks_of(elsewhere)
-            landmarks[: self.window] = augment.exchange_mouths(poses, landmarks[: self.window])
+            landmarks[: self.window] = augment.swap_mouths(poses, landmarks[: self.window])
         item = {
             **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
             **_articulation(clip, frames),

@@ -19,7 +19,7 @@ from stsa_lightning.face.speaking import sound_level
 from stsa_lightning.face.topology import LANDMARKS
 from stsa_lightning.face.tracks import FaceFollower, FaceTrack, choose
 from stsa_lightning.media.audio import load_audio
-from stsa_lightning.utils.disk_array import Spool
+from stsa_lightning.utils.disk_array import DiskArray
 
 _LEVEL_FPS = 25
 _MINUTE = 60 * SAMPLE_RATE_HZ
@@ -179,10 +179,10 @@ def _at(level: np.ndarray, times_s: np.ndarray) -> np.ndarray:
 
 def source_level(path: Path, seconds: float) -> np.ndarray:
     """`sound_level` of a file's own sound at 25/s, a minute in memory at a time."""
-    spool = Spool()
+    samples = DiskArray()
     try:
-        spool.claim(len(load_audio(path, stop_s=seconds, spool=spool.file)))
-        parts = [sound_level(spool[i : i + _MINUTE], _LEVEL_FPS * 60) for i in range(0, len(spool), _MINUTE)]
+        samples.claim(len(load_audio(path, stop_s=seconds, out_file=samples.file)))
+        parts = [sound_level(samples[i : i + _MINUTE], _LEVEL_FPS * 60) for i in range(0, len(samples), _MINUTE)]
     finally:
-        spool.close()
+        samples.close()
     return np.concatenate(parts)

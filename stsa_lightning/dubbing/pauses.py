@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stsa_lightning.features.base import FEATURE_RATE_HZ, HOP
-from stsa_lightning.utils.disk_array import Spool
+from stsa_lightning.utils.disk_array import DiskArray
 
 _LOUD, _FLOOR = 95, 10  # percentiles of the level that stand for speech and for the room
 _SHARE = 0.3  # of the way from the room's level up to the speech's: what is quieter is no speech
@@ -16,7 +16,7 @@ _FADE = 3  # steps
 _BLOCK = 3000  # steps
 
 
-def step_levels_db(wave: Spool | np.ndarray) -> np.ndarray:
+def step_levels_db(wave: DiskArray | np.ndarray) -> np.ndarray:
     """(samples,) at 16 kHz -> (steps,) dB of full scale, a step each 20 ms."""
     levels = []
     for start in range(0, len(wave), _BLOCK * HOP):
@@ -26,7 +26,7 @@ def step_levels_db(wave: Spool | np.ndarray) -> np.ndarray:
     return np.concatenate(levels)
 
 
-def pauses(wave: Spool | np.ndarray) -> np.ndarray:
+def pauses(wave: DiskArray | np.ndarray) -> np.ndarray:
     """How much each step of 20 ms belongs to a pause: (samples,) at 16 kHz -> (steps,) float32 in [0, 1].
 
     A pause lasts 0.3 s or more and is much quieter than the speech; where the limit lies between, depends on how loud

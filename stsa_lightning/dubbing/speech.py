@@ -16,7 +16,7 @@ from stsa_lightning.dubbing.pauses import pauses
 from stsa_lightning.features.base import HOP, SPAN, WINDOW_STEPS, AudioFeatures, feature_windows
 from stsa_lightning.media.audio import INAUDIBLE, AudioTrack, load_audio, other_audible_tracks, probe_audio
 from stsa_lightning.media.video import AAC_RATES_HZ, MOST_CHANNELS
-from stsa_lightning.utils.disk_array import Spool
+from stsa_lightning.utils.disk_array import DiskArray
 
 Silence = Literal["keep", "close"]
 
@@ -77,16 +77,16 @@ class Speech:
 
     def _describe(self, path: str | Path, extractor: AudioFeatures, silence: Silence, track: int | None) -> None:
         told = probe_audio(path, track)
-        wave = self._spool(path, SAMPLE_RATE_HZ, told.number)
+        wave = self._decode(path, SAMPLE_RATE_HZ, told.number)
         self.seconds = len(wave) / SAMPLE_RATE_HZ
         self.rate_hz = told.rate_hz if told.rate_hz in AAC_RATES_HZ else 48_000
         channels = told.channels if told.channels <= MOST_CHANNELS else 1
         self.layout = told.layout if channels == told.channels else "mono"
         as_heard = channels == 1 and self.rate_hz == SAMPLE_RATE_HZ
-        self.sound = wave if as_heard else self._spool(path, self.rate_hz, told.number, channels)
+        self.sound = wave if as_heard else self._decode(path, self.rate_hz, told.number, channels)
         self.audible = any(np.abs(wave[i : i + _MINUTE]).max() > INAUDIBLE for i in range(0, len(wave), _MINUTE))
         self.notes = tuple(filter(None, (told.note, "" if self.audible else _silent_note(told))))
-        self._features = Spool(extractor.dim)
+        self._features = DiskArray(extractor.dim)
         self._open.callback(self._features.close)
         mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))
         for rows in extractor.chunks(mapped):
@@ -95,13 +95,13 @@ class Speech:
         self._quiet = pauses(wave) if silence == "close" else np.zeros(len(self._features), np.float32)
         self._silent = _silent_row(extractor) if self._quiet.any() else np.zeros(extractor.dim, np.float32)
 
-    def _spool(self, path: str | Path, rate_hz: int, track: int, channels: int = 1) -> Spool:
-        spool = Spool(channels if channels > 1 else 0)
-        self._open.callback(spool.close)
-        spool.claim(len(load_audio(path, rate_hz, spool=spool.file, track=track, mono=channels == 1)))
-        return spool
+    def _decode(self, path: str | Path, rate_hz: int, track: int, channels: int = 1) -> DiskArray:
+        samples = DiskArray(channels if channels > 1 else 0)
+        self._open.callback(samples.close)
+        samples.claim(len(load_audio(path, rate_hz, out_file=samples.file, track=track, mono=channels == 1)))
+        return samples
 
-    def cut(self, seconds: float) -> Spool:
+    def cut(self, seconds: float) -> DiskArray:
         """The sound track, no longer than `seconds`."""
         self.sound.claim(min(len(self.sound), round(seconds * self.rate_hz)))
         return self.sound

@@ -19,7 +19,7 @@ from stsa_lightning.evaluation.scoring import Pending
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.features.base import AudioFeatures
 from stsa_lightning.features.build import audio_features
-from stsa_lightning.utils.disk_array import in_blocks, spooled
+from stsa_lightning.utils.disk_array import in_blocks, to_disk_array
 from stsa_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class PreparedClips:
             scored[chosen] = False
             if self.protocol.references == "other-clip":
                 notes.append(f"{name}: the speaker has no other clip; references come from the clip itself")
-        truth = spooled(resized(clip.faces(block), networks.size) for block in in_blocks(frames))
+        truth = to_disk_array(resized(clip.faces(block), networks.size) for block in in_blocks(frames))
         shared: dict[str, Any] = {
             "name": name,
             "speaker": clip.meta.speaker,
@@ -162,7 +162,8 @@ def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
         return pictures
 
     return {
-        name: spooled(lower_replaced(block, made(block)) for block in in_blocks(frames)) for name, made in faces.items()
+        name: to_disk_array(lower_replaced(block, made(block)) for block in in_blocks(frames))
+        for name, made in faces.items()
     }
 
 

@@ -19,7 +19,7 @@ from stsa_lightning.face.references import APART, PoseFollower, candidates, choo
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis, moved_references
-from stsa_lightning.utils.disk_array import in_blocks, spooled
+from stsa_lightning.utils.disk_array import in_blocks, to_disk_array
 
 ReferencePolicy = Literal["other-clip", "same-clip", "first-frame"]
 
@@ -96,7 +96,7 @@ class Networks:
         """
         fixed = self._offer(references, chosen)
         encoded = self._encoder(clip, references, fixed, follow)
-        return spooled(
+        return to_disk_array(
             self._draw_block(clip, block, speech, encoded(block), fixed.maps[None]) for block in in_blocks(frames)
         )
 
@@ -133,7 +133,7 @@ class Networks:
             pictures[:, half:] = to_uint8(images[:, 0])[:, half:]
             return pictures
 
-        return spooled(moved(block) for block in in_blocks(frames))
+        return to_disk_array(moved(block) for block in in_blocks(frames))
 
     def _offer(self, clip: Clip, frames: np.ndarray) -> Offer:
         landmarks = clip.face_landmarks_of(frames)

@@ -24,7 +24,7 @@ from stsa_lightning.face.orientation import UprightingDetector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.media.audio import AudioError, load_audio, probe_audio
 from stsa_lightning.media.video import VideoReader, nearest
-from stsa_lightning.utils.disk_array import BLOCK, spooled
+from stsa_lightning.utils.disk_array import BLOCK, to_disk_array
 from stsa_lightning.utils.errors import UserError
 
 REFERENCES = 5
@@ -179,7 +179,7 @@ def video_cases(
         if not faces.valid.any():
             raise UserError(f"{true}: no face was found in any of {len(timing.true)} frames")
         crops = [
-            spooled(_crops(reader, numbers, faces, frame_size, size))
+            to_disk_array(_crops(reader, numbers, faces, frame_size, size))
             for reader, numbers in ((real, timing.true), (made, timing.generated))
         ]
     true_wave, wave = (_sound(path, notes) for path in (true, generated))
@@ -222,7 +222,7 @@ def _sound(path: Path, notes: list[str]) -> np.ndarray | None:
     try:
         if note := probe_audio(path).note:
             notes.append(note)
-        return load_audio(path, spool=TemporaryFile())
+        return load_audio(path, out_file=TemporaryFile())
     except AudioError as error:
         notes.append(f"no sound ({error}); the other video's is taken")
         return None

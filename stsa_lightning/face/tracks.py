@@ -20,7 +20,7 @@ from stsa_lightning.face.orientation import Orientation
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.speaking import mouth_follows_sound, sound_level
 from stsa_lightning.face.topology import LANDMARKS
-from stsa_lightning.utils.disk_array import Spool
+from stsa_lightning.utils.disk_array import DiskArray
 
 MAX_FACES = 5  # followed at once
 _LOOK_EVERY = 25  # frames between two looks for further faces
@@ -71,14 +71,14 @@ class FaceTrack:
 class _OnDisk(MutableSequence[np.ndarray]):
     """Landmarks of one person, in a file that all people share: those of an hour would fill the memory."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool, self._rows, self._last = spool, list[int](), np.zeros(0)
+    def __init__(self, points: DiskArray) -> None:
+        self._points, self._rows, self._last = points, list[int](), np.zeros(0)
 
     def insert(self, index: int, value: np.ndarray) -> None:
         if index != len(self):
             raise IndexError("landmarks are kept in the order of frames")
-        self._rows.append(len(self._spool))
-        self._spool.append(value.reshape(1, -1))
+        self._rows.append(len(self._points))
+        self._points.append(value.reshape(1, -1))
         self._last = value
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class _OnDisk(MutableSequence[np.ndarray]):
         row = self._rows[index]
         if row == self._rows[-1]:
             return self._last
-        return self._spool[row : row + 1].reshape(-1, 2)
+        return self._points[row : row + 1].reshape(-1, 2)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise TypeError("landmarks on disk stay as they are")
@@ -135,7 +135,7 @@ class FaceFollower:
         self._detectors: dict[tuple[bool, int], LandmarkDetector] = {}
         self._open = ExitStack()
         self._is_cut, self._find_faces = CutDetector(), FaceDetector()
-        self._spool = Spool(2 * len(LANDMARKS))
+        self._points = DiskArray(2 * len(LANDMARKS))
         self._frames = 0
         self._expected = 1  # faces
         self._orientation = Orientation(self._find_faces)
@@ -170,7 +170,7 @@ class FaceFollower:
             if len(again) >= len(faces):
                 faces = again
                 self._detector(static=False).forget()
-        _add(faces, tracks, number, lambda: FaceTrack(landmarks=_OnDisk(self._spool)))
+        _add(faces, tracks, number, lambda: FaceTrack(landmarks=_OnDisk(self._points)))
 
     @property
     def seen(self) -> list[FaceTrack]:

@@ -75,7 +75,7 @@ def load_audio(
     sample_rate_hz: int = SAMPLE_RATE_HZ,
     start_s: float | None = None,
     stop_s: float | None = None,
-    spool: BinaryIO | None = None,
+    out_file: BinaryIO | None = None,
     track: int | None = None,
     mono: bool = True,
 ) -> np.ndarray:
@@ -91,7 +91,7 @@ def load_audio(
         sample_rate_hz: rate of the result; the file's own rate is converted.
         start_s: where the part begins, seconds; None: the beginning.
         stop_s: where it ends; None: the end of the sound, where a longer part ends too.
-        spool: a file open for reading and writing that takes the samples in place of memory; the result then maps it.
+        out_file: open for reading and writing; it takes the samples in place of memory, and the result maps it.
         track: which of several sound tracks, from 1 on; None: the file's default track.
         mono: mix all channels into one, see `mixing.to_mono`; False keeps those that `probe_audio` states.
 
@@ -104,7 +104,7 @@ def load_audio(
     """
     if sample_rate_hz <= 0:
         raise ValueError(f"sample_rate_hz must be positive, got {sample_rate_hz}")
-    file = io.BytesIO() if spool is None else spool
+    file = io.BytesIO() if out_file is None else out_file
     sound = _Sound(path, track)
     channels = 1 if mono else sound.track.channels
     for block in sound.blocks(sample_rate_hz, mono, start_s or 0.0, stop_s):

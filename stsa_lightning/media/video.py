@@ -21,7 +21,7 @@ from stsa_lightning.media.decode import Decoder
 from stsa_lightning.media.decord_frames import DecordFrames, decord_frames
 from stsa_lightning.media.frames import Frames
 from stsa_lightning.media.shown import FULL, LIMITED, Colours, usual_matrix
-from stsa_lightning.utils.disk_array import Spool
+from stsa_lightning.utils.disk_array import DiskArray
 from stsa_lightning.utils.files import Part
 
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -157,7 +157,7 @@ class VideoWriter:
         fps: frames a second.
         size: (width, height). Odd sizes are kept, by 4:4:4 colour, which not every player shows.
         audio: (samples,) or (samples, channels) float in [-1, 1], up to 8 channels, from the first frame on; written
-            whole, even past the last frame. A spool is read as it is written.
+            whole, even past the last frame. A `DiskArray` is read as it is written.
         sample_rate_hz: of `audio`.
         crf: 0 (lossless) to 51; 16 is visually transparent.
         preset: x264's, how much time it takes for a smaller file.
@@ -174,7 +174,7 @@ class VideoWriter:
         path: str | Path,
         fps: Fraction | float,
         size: tuple[int, int],
-        audio: np.ndarray | Spool | None = None,
+        audio: np.ndarray | DiskArray | None = None,
         sample_rate_hz: int = 16_000,
         crf: int = 16,
         preset: str = "medium",
@@ -299,7 +299,7 @@ class VideoWriter:
 
 
 def check_output(
-    path: Path, fps: Fraction | float, size: tuple[int, int], audio: np.ndarray | Spool | None, rate_hz: int
+    path: Path, fps: Fraction | float, size: tuple[int, int], audio: np.ndarray | DiskArray | None, rate_hz: int
 ) -> None:
     """What `VideoWriter` asks of its arguments, for those who work long before they write. Raises as it does."""
     if path.suffix.lower() not in SUFFIXES:
@@ -334,12 +334,12 @@ def check_output(
         raise ValueError(f"sample_rate_hz must be one of {AAC_RATES_HZ} for AAC sound, got {rate_hz}")
 
 
-def _channels(audio: np.ndarray | Spool) -> int:
-    width = audio.width if isinstance(audio, Spool) else audio.shape[-1]
+def _channels(audio: np.ndarray | DiskArray) -> int:
+    width = audio.width if isinstance(audio, DiskArray) else audio.shape[-1]
     return 1 if audio.ndim == 1 else width
 
 
-def _aac_layout(audio: np.ndarray | Spool | None, layout: str | None) -> str:
+def _aac_layout(audio: np.ndarray | DiskArray | None, layout: str | None) -> str:
     """The layout to write; ValueError where the one asked for has another number of channels."""
     import av
 

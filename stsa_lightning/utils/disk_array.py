@@ -1,4 +1,4 @@
-"""Pictures of a clip of any length: on disk, mapped, so that memory holds no more of them than are looked at."""
+"""Arrays on disk, for clips of any length in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-BLOCK = 32  # pictures worked on at once
+BLOCK = 32  # images processed at once
 
 
-def spooled(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Blocks (n, H, W, 3) uint8 one after another, (N, H, W, 3), read-only.
+def to_disk_array(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """Concatenate blocks of images (n, H, W, 3) uint8 into one read-only memory map, (N, H, W, 3).
 
-    They lie in a nameless temporary file (of ``TMPDIR``), which goes with the last view of it.
+    The data is in an unlinked temporary file (in `TMPDIR`), which is freed with the last view of the array.
     """
     count = 0
     shape: tuple[int, ...] = (0, 0, 3)
@@ -30,18 +30,18 @@ def spooled(blocks: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def in_blocks(items: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
-    """Views of ``size`` items each, fewer at the end."""
+    """Iterate over views of `size` items each, fewer at the end."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-class Spool:
-    """An array that only grows, in a nameless file that no crash leaves behind; read by slices, from any thread.
+class DiskArray:
+    """An append-only float32 array in an unlinked temporary file; slices can be read from any thread.
 
-    Read, not mapped: pages of a mapped file count as the process's memory until the system wants them back.
+    Slices are read, not mapped: pages of a mapped file count as memory of the process until the system reclaims them.
 
     Args:
-        width: columns; 0 for samples without a second axis.
+        width: number of columns; 0 for a one-dimensional array.
     """
 
     dtype = np.dtype(np.float32)
@@ -60,7 +60,7 @@ class Spool:
         self._rows += len(rows)
 
     def claim(self, rows: int) -> None:
-        """Count `rows` rows that somebody else wrote to `file`."""
+        """Set the length to `rows` rows that were written to `file` directly."""
         self._rows = rows
 
     def __len__(self) -> int:

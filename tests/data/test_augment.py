@@ -196,7 +196,7 @@ def test_no_strength_no_other_voice() -> None:
     assert rng.random() == np.random.default_rng(0).random()
 
 
-def test_exchanged_mouths_follow_the_pose_and_keep_their_shape() -> None:
+def test_swapped_mouths_follow_the_pose_and_keep_their_shape() -> None:
     """The same face, moved: its mouth has to arrive where the same motion carries it, whatever mouth was there."""
     rng = np.random.default_rng(0)
     faces = rng.uniform(0.2, 0.8, (3, 131, 2)).astype(np.float32)
@@ -205,5 +205,5 @@ def test_exchanged_mouths_follow_the_pose_and_keep_their_shape() -> None:
     expected = poses.copy()
     poses[:, CONTENT_POSITIONS] = rng.uniform(0, 1, (3, len(CONTENT_POSITIONS), 2))
     before = poses.copy()
-    np.testing.assert_allclose(augment.exchange_mouths(poses, faces), expected, atol=1e-5)
+    np.testing.assert_allclose(augment.swap_mouths(poses, faces), expected, atol=1e-5)
     np.testing.assert_array_equal(poses, before)

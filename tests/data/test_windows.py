@@ -245,17 +245,17 @@ def test_errors(root: Path) -> None:
         _dataset(root)[40]
 
 
-def test_exchanged_mouths_have_another_pose_and_their_own_sound(root: Path) -> None:
+def test_swapped_mouths_have_another_pose_and_their_own_sound(root: Path) -> None:
     """In the epochs asked for only; sound, pictures and articulation stay those of the window."""
-    plain, exchanged = _dataset(root), _dataset(root, exchange_epochs=4)
+    plain, swapped = _dataset(root), _dataset(root, swap_mouth_epochs=4)
     differ = 0
     for i in range(8):
-        a, b = plain[3, i], exchanged[3, i]
+        a, b = plain[3, i], swapped[3, i]
         assert a["frame"] == b["frame"]
         for name in ("audio", "faces", "articulation"):
             assert torch.equal(a[name], b[name])  # type: ignore[literal-required]
         differ += not torch.equal(a["landmarks"][:, MASKED_POSITIONS], b["landmarks"][:, MASKED_POSITIONS])
-        assert torch.equal(plain[4, i]["landmarks"], exchanged[4, i]["landmarks"])
+        assert torch.equal(plain[4, i]["landmarks"], swapped[4, i]["landmarks"])
     assert differ >= 4
 
 

@@ -224,8 +224,8 @@ def test_hdtf_ranges_of_a_long_video_have_their_own_sound(tmp_path: Path) -> Non
     for source in sources:
         assert source.start_s is not None
         assert source.stop_s is not None
-        with TemporaryFile() as spool:
-            found = _load_sound(source, probe(source.path), spool)
+        with TemporaryFile() as file:
+            found = _load_sound(source, probe(source.path), file)
             assert len(found) == (source.stop_s - source.start_s) * RATE
             assert_on_the_clock(np.array(found), true[round(source.start_s * RATE) : round(source.stop_s * RATE)], 1.0)
 

@@ -359,10 +359,10 @@ def test_a_part_past_the_end(tmp_path: Path) -> None:
         load_audio(tmp_path / "a.wav", start_s=3.0)
 
 
-def test_a_spool_holds_what_memory_would(tmp_path: Path) -> None:
+def test_samples_on_disk_equal_those_in_memory(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", noise(16_000))
-    with open(tmp_path / "spool", "w+b") as spool:
-        mapped = load_audio(tmp_path / "a.wav", spool=spool)
+    with open(tmp_path / "samples", "w+b") as file:
+        mapped = load_audio(tmp_path / "a.wav", out_file=file)
         assert isinstance(mapped, np.memmap)
         np.testing.assert_array_equal(mapped, load_audio(tmp_path / "a.wav"))
         np.testing.assert_array_equal(audio_features("logmel")(mapped), audio_features("logmel")(np.asarray(mapped)))

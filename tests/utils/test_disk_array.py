@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stsa_lightning.utils.disk_array import in_blocks, spooled
+from stsa_lightning.utils.disk_array import in_blocks, to_disk_array
 
 SIDE = 64
 
@@ -16,22 +16,22 @@ def _blocks(count: int) -> Iterator[np.ndarray]:
 
 
 def test_blocks_come_back_one_after_another():
-    pictures = spooled([np.zeros((2, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 7, np.uint8)[:, ::-1]])
+    pictures = to_disk_array([np.zeros((2, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 7, np.uint8)[:, ::-1]])
     assert pictures.shape == (3, 4, 4, 3)
     assert pictures[:, 0, 0, 0].tolist() == [0, 0, 7]
     assert not pictures.flags.writeable
 
 
 def test_no_pictures_at_all():
-    assert spooled([]).shape == (0, 0, 0, 3)
-    assert spooled([np.zeros((0, 8, 8, 3), np.uint8)]).shape == (0, 8, 8, 3)
+    assert to_disk_array([]).shape == (0, 0, 0, 3)
+    assert to_disk_array([np.zeros((0, 8, 8, 3), np.uint8)]).shape == (0, 8, 8, 3)
 
 
 def test_memory_does_not_grow_with_their_number():
     def peak(count: int) -> int:
         tracemalloc.start()
         try:
-            pictures = spooled(_blocks(count))
+            pictures = to_disk_array(_blocks(count))
             assert sum(int(block[0, 0, 0, 0]) for block in in_blocks(pictures)) == sum(range(count))
             return tracemalloc.get_traced_memory()[1]
         finally:

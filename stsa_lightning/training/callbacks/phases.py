@@ -229,7 +229,7 @@ class PhaseSchedule(Callback):
                 f"phases: {told} = {total} epochs do not fit trainer.max_epochs {limit}; make it at least {total}, or "
                 "the phases shorter"
             )
-        self._check_exchange(trainer)
+        self._check_mouth_swap(trainer)
         module = cast(STSA, pl_module)
         self._check_overridden(trainer, module)
         for spec in self.phases:
@@ -251,13 +251,13 @@ class PhaseSchedule(Callback):
                 f"{module.hparams['phase']!r}"
             )
 
-    def _check_exchange(self, trainer: Trainer) -> None:
-        exchanged = getattr(getattr(trainer, "datamodule", None), "hparams", {}).get("exchange_epochs", 0)
-        other = [epoch for epoch in range(exchanged) if self.phase_at(epoch).name not in WITHOUT_PICTURE]
+    def _check_mouth_swap(self, trainer: Trainer) -> None:
+        swapped = getattr(getattr(trainer, "datamodule", None), "hparams", {}).get("swap_mouth_epochs", 0)
+        other = [epoch for epoch in range(swapped) if self.phase_at(epoch).name not in WITHOUT_PICTURE]
         if other:
             raise UserError(
-                f"data.exchange_epochs: expected at most {other[0]}, as the run begins with so many epochs of the "
-                f"phases {' and '.join(WITHOUT_PICTURE)}, got {exchanged}; the other phases need pictures and contours "
+                f"data.swap_mouth_epochs: expected at most {other[0]}, as the run begins with so many epochs of the "
+                f"phases {' and '.join(WITHOUT_PICTURE)}, got {swapped}; the other phases need pictures and contours "
                 "that agree"
             )
 

@@ -63,9 +63,9 @@ def test_a_schedule_that_does_not_fit_the_run_is_refused_before_the_first_step(m
 
 def test_mouths_on_other_poses_are_for_guidance_alone(module: STSA):
     def data(epochs: int) -> SimpleNamespace:
-        return SimpleNamespace(hparams={"exchange_epochs": epochs})
+        return SimpleNamespace(hparams={"swap_mouth_epochs": epochs})
 
-    with pytest.raises(UserError, match=r"exchange_epochs: expected at most 2, .* got 3"):
+    with pytest.raises(UserError, match=r"swap_mouth_epochs: expected at most 2, .* got 3"):
         check(RUN, module, max_epochs=4, datamodule=data(3))
     check(RUN, module, max_epochs=4, datamodule=data(2))
 
