@@ -1,4 +1,4 @@
-"""Mode "checkpoint": clips of a prepared corpus, drawn as dubbing draws them, beside trivial answers and the truth."""
+"""Mode "checkpoint": clips of a prepared corpus, drawn as dubbing draws them, beside baselines and the ground truth."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pandas as pd
 
 from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
-from stsa_lightning.evaluation.clip_result import TRUTH, Case
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, ClipSample
 from stsa_lightning.evaluation.generate import Networks, resized
 from stsa_lightning.evaluation.protocol import Protocol
-from stsa_lightning.evaluation.scoring import Pending
+from stsa_lightning.evaluation.scoring import Job
 from stsa_lightning.face.heatmaps import inner_lip_opening
 from stsa_lightning.features.base import AudioFeatures
 from stsa_lightning.features.build import audio_features
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class PreparedClips:
-    """The cases of a prepared corpus.
+    """The samples of a prepared corpus.
 
     Args:
         networks: what draws.
         root: prepared corpus.
         clips: lines of its index: what is measured, and where references and other speech are taken from.
         protocol: tasks, references, baselines.
-        name: of the main answer.
+        name: of the main method.
         silence: also draw under digital silence.
         source: the videos of the clips, for whole frames.
     """
@@ -49,17 +49,17 @@ class PreparedClips:
         silence: bool = False,
         source: SourceVideos | None = None,
     ) -> None:
-        self.networks, self.root, self.protocol, self.answer, self.silence = networks, root, protocol, name, silence
+        self.networks, self.root, self.protocol, self.method, self.silence = networks, root, protocol, name, silence
         self.source = source
         self.names: list[str] = clips["clip"].tolist()
         self.speakers: dict[str, str] = dict(zip(clips["clip"], clips["speaker"], strict=True))
 
-    def pending(self, names: Sequence[str] | None = None) -> list[Pending]:
+    def jobs(self, names: Sequence[str] | None = None) -> list[Job]:
         """The clips to measure, all or these."""
-        return [Pending(name, self._identity(name), partial(self.cases, name)) for name in names or self.names]
+        return [Job(name, self._identity(name), partial(self.samples, name)) for name in names or self.names]
 
     def _identity(self, name: str) -> str:
-        """Of everything that a clip's cases read."""
+        """Of everything that a clip's samples read."""
         used = {name, self.references_of(name), self.driver_of(name) or name}
         stats = [clip_path(self.root, clip).stat() for clip in sorted(used)]
         return " ".join([*sorted(used), *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)])
@@ -77,22 +77,22 @@ class PreparedClips:
         order = self.names[place + 1 :] + self.names[:place]
         return next((n for n in order if self.speakers[n] != self.speakers[name]), None)
 
-    def cases(self, name: str) -> list[Case]:
+    def samples(self, name: str) -> list[ClipSample]:
         """Both tasks of one clip, as far as the protocol wants them."""
         clip, other = self._open(name), self._open(self.references_of(name))
         frames, networks = np.flatnonzero(clip.valid), self.networks
         chosen = networks.reference_frames(other, self.protocol.references)
         scored = clip.valid.copy()
         notes = []
-        if other.path == clip.path:  # a reference is no answer to itself
+        if other.path == clip.path:  # a reference is not a prediction of itself
             scored[chosen] = False
             if self.protocol.references == "other-clip":
                 notes.append(f"{name}: the speaker has no other clip; references come from the clip itself")
-        truth = to_disk_array(resized(clip.faces(block), networks.size) for block in in_blocks(frames))
+        ground_truth = to_disk_array(resized(clip.faces(block), networks.size) for block in in_blocks(frames))
         shared: dict[str, Any] = {
             "name": name,
             "speaker": clip.meta.speaker,
-            "truth": truth,
+            "ground_truth": ground_truth,
             "valid": clip.valid,
             "scored": scored,
             "boxes": clip.boxes,
@@ -107,16 +107,16 @@ class PreparedClips:
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)
             silence = draw(speech=self._listen(quiet))
-        cases: list[Case] = []
+        samples: list[ClipSample] = []
         baselines: dict[str, np.ndarray] = {}
         if self.protocol.baselines:
-            baselines = trivial(shared, self.protocol.seed)
+            baselines = baseline_predictions(shared, self.protocol.seed)
             if follow:
                 baselines["nearest in pose"] = networks.nearest_in_pose(clip, frames, other)
         for task in self.protocol.tasks:
-            answers = dict(baselines)
+            predictions = dict(baselines)
             if task == "paired":
-                answers[self.answer] = draw(speech=clip.features(networks.features))
+                predictions[self.method] = draw(speech=clip.features(networks.features))
                 own = {"wave": shared["true_wave"]}
             else:
                 driver = self.driver_of(name)
@@ -125,13 +125,17 @@ class PreparedClips:
                     continue
                 said = self._open(driver)
                 if self.protocol.baselines:
-                    answers["source frame"] = truth
-                answers[self.answer] = draw(speech=said.features(networks.features))
+                    predictions["source frame"] = ground_truth
+                predictions[self.method] = draw(speech=said.features(networks.features))
                 own = {"wave": said.wave, "opening": _opening(said, clip.frames)}
-            answers[TRUTH] = truth
-            whole = self.source.of(clip, task, answers, self.answer, own["wave"]) if self.source else {}
-            cases.append(Case(task=task, answers=answers, silence=None if cases else silence, **own, **shared, **whole))
-        return cases
+            predictions[GROUND_TRUTH] = ground_truth
+            whole = self.source.of(clip, task, predictions, self.method, own["wave"]) if self.source else {}
+            samples.append(
+                ClipSample(
+                    task=task, predictions=predictions, silence=None if samples else silence, **own, **shared, **whole
+                )
+            )
+        return samples
 
     @cached_property
     def _listen(self) -> AudioFeatures:
@@ -141,14 +145,14 @@ class PreparedClips:
         return Clip.open(clip_path(self.root, name))
 
 
-def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+def baseline_predictions(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     """Answers that need no networks: (n, S, S, 3) each.
 
     The upper half is given to everybody, so that only the mouth is compared.
     """
-    truth, references = shared["truth"], shared["references"]
-    half, frames = truth.shape[1] // 2, np.arange(len(truth))
-    chosen = np.random.default_rng(seed).integers(len(references), size=len(truth))
+    ground_truth, references = shared["ground_truth"], shared["references"]
+    half, frames = ground_truth.shape[1] // 2, np.arange(len(ground_truth))
+    chosen = np.random.default_rng(seed).integers(len(references), size=len(ground_truth))
     mean = references.mean(0).round().astype(np.uint8)
     faces: dict[str, Callable[[np.ndarray], Any]] = {
         "masked input": lambda block: 0,
@@ -157,7 +161,7 @@ def trivial(shared: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     }
 
     def lower_replaced(block: np.ndarray, made: Any) -> np.ndarray:
-        pictures = np.array(truth[block])
+        pictures = np.array(ground_truth[block])
         pictures[:, half:] = np.broadcast_to(made, pictures.shape)[:, half:]
         return pictures
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from stsa_lightning.evaluation.clip_result import Case, View
+from stsa_lightning.evaluation.clip_sample import ClipSample, Prediction
 from stsa_lightning.face.heatmaps import draw_heatmap
 
 COLUMNS = ("reference", "true", "generated", "difference", "heatmap")
@@ -13,21 +13,21 @@ FRAMES = 3
 GAIN = 3  # differences are shown this much stronger
 
 
-def strip(case: Case, generated: View, truth: View, frames: int = FRAMES) -> np.ndarray:
+def strip(sample: ClipSample, generated: Prediction, ground_truth: Prediction, frames: int = FRAMES) -> np.ndarray:
     """Rows of `COLUMNS` at evenly spaced frames: (frames * S, 5 * S, 3) uint8.
 
     The difference is that of all channels, three times as strong. The heatmap shows the contours found: green in the
     generated face, red in the true one, yellow where they agree.
     """
-    places = np.flatnonzero(case.scored[case.valid])
+    places = np.flatnonzero(sample.scored[sample.valid])
     chosen = places[((np.arange(frames) + 0.5) * len(places) / frames).astype(int)]
-    numbers = np.flatnonzero(case.valid)[chosen]
+    numbers = np.flatnonzero(sample.valid)[chosen]
     rows = []
     for row, (place, number) in enumerate(zip(chosen, numbers, strict=True)):
-        made, true = generated.faces[place], case.truth[place]
-        reference = case.references[row * len(case.references) // frames]
+        made, true = generated.faces[place], sample.ground_truth[place]
+        reference = sample.references[row * len(sample.references) // frames]
         difference = cv2.convertScaleAbs(cv2.absdiff(made, true), alpha=GAIN)
-        maps = contours(truth.landmarks[number], generated.landmarks[number], made.shape[0])
+        maps = contours(ground_truth.landmarks[number], generated.landmarks[number], made.shape[0])
         rows.append(np.concatenate([reference, true, made, difference, maps], axis=1))
     return np.concatenate(rows)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from stsa_lightning.evaluation.clip_result import Task
+from stsa_lightning.evaluation.clip_sample import Task
 from stsa_lightning.evaluation.generate import ReferencePolicy
 from stsa_lightning.metrics.base import Region
 from stsa_lightning.metrics.identity import IdentityName

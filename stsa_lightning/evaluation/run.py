@@ -1,4 +1,4 @@
-"""An evaluation from beginning to end: what both modes share, and the folder that comes out."""
+"""A whole evaluation, of a checkpoint or of videos, and the folder it writes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stsa_lightning import __version__
 from stsa_lightning.dubbing import choose_device
 from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips
-from stsa_lightning.evaluation.clip_result import TRUTH
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH
 from stsa_lightning.evaluation.generate import Networks
-from stsa_lightning.evaluation.metrics.registry import Bench, Options, build, chosen_metrics
+from stsa_lightning.evaluation.metrics.registry import MetricSuite, Options, build, chosen_metrics
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.report.page import write_page
 from stsa_lightning.evaluation.report.report import (
@@ -28,12 +26,11 @@ from stsa_lightning.evaluation.report.report import (
     table_rows,
 )
 from stsa_lightning.evaluation.report.tables import write_tables
-from stsa_lightning.evaluation.scoring import ClipScores, Pending, feature_key, kept_features, score_all
-from stsa_lightning.evaluation.videos import DEFAULT_CROP_PX, REFERENCES, match, pending_videos
+from stsa_lightning.evaluation.scoring import ClipScores, Job, feature_key, saved_features, score_all
+from stsa_lightning.evaluation.videos import DEFAULT_CROP_PX, REFERENCES, match, video_jobs
 from stsa_lightning.evaluation.whole_frames import SourceVideos
 from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.metrics.perceptual import frechet_distance, moments
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import sha256_of
@@ -41,7 +38,7 @@ from stsa_lightning.utils.files import sha256_of
 PARTS = "parts"
 _REFERENCES = {
     "other-clip": "{count} frames of the speaker's other clip",
-    "same-clip": "{count} frames of the same clip (not scored themselves; in a paired task they leak the answer)",
+    "same-clip": "{count} frames of the same clip (not scored themselves; in a paired task they leak the ground truth)",
     "first-frame": "the first frame with a face",
 }
 
@@ -61,15 +58,15 @@ def evaluate_checkpoint(
     """Measure a checkpoint on clips of a prepared corpus and write the report's folder.
 
     Args:
-        checkpoint: ``.ckpt`` of a run or ``.safetensors``.
+        checkpoint: `.ckpt` of a run or `.safetensors`.
         data: prepared corpus.
-        out: folder of the report; an interrupted evaluation goes on from what it finds there.
+        out: folder of the report; an interrupted evaluation resumes from the results in it.
         protocol: what is measured and how.
-        name: of the answer in tables.
+        name: name of the method in tables.
         weights_dir: folder to look for weights in first.
-        device: ``auto`` takes a GPU where there is one.
-        clips: measure these alone of the clips that the protocol names; references and other speech come from all.
-        source: the videos that the corpus was prepared from, so that generated faces are also measured in whole frames.
+        device: `auto` takes a GPU if there is one.
+        clips: measure only these of the clips of the protocol; references and driving speech still come from all.
+        source: the videos that the corpus was prepared from: generated faces are then also measured in whole frames.
 
     Raises:
         FileNotFoundError, UserError: no such files; no clips; nothing that can be measured.
@@ -102,7 +99,7 @@ def evaluate_checkpoint(
     protocol = replace(protocol, dataset=protocol.dataset or data.resolve().name)
     identity = sha256_of(checkpoint)
     return _evaluate(
-        prepared.pending(measured), settings, identity, protocol, networks.size, name, out, weights_dir, str(place), []
+        prepared.jobs(measured), settings, identity, protocol, networks.size, name, out, weights_dir, str(place), []
     )
 
 
@@ -120,27 +117,27 @@ def evaluate_videos(
     protocol = replace(protocol or Protocol(), tasks=("paired",))
     protocol = replace(protocol, dataset=protocol.dataset or true.resolve().stem)
     name = name or generated.stem or "generated"
-    if name == TRUTH:
-        raise UserError(f"name: {TRUTH!r} is the true video's own row; choose another")
+    if name == GROUND_TRUTH:
+        raise UserError(f"name: {GROUND_TRUTH!r} is the true video's own row; choose another")
     matched = match(generated, true)
     settings = {
         "generated": generated.name,
         "true": true.name,
         "clips": f"{len(matched.pairs)} matched by name; without a partner: {len(matched.alone)}",
         "tasks": protocol.tasks,
-        "references": f"of the trivial answers: {REFERENCES} frames of the true clip, not scored themselves"
+        "references": f"of the baselines: {REFERENCES} frames of the true clip, not scored themselves"
         if protocol.baselines
         else "none",
         "boxes": "of the true video's face, for both",
     }
-    pending = pending_videos(matched, protocol, name)
+    jobs = video_jobs(matched, protocol, name)
     crop = protocol.crop or DEFAULT_CROP_PX
     place = str(choose_device(device))
-    return _evaluate(pending, settings, "", protocol, crop, name, out, weights_dir, place, matched.alone)
+    return _evaluate(jobs, settings, "", protocol, crop, name, out, weights_dir, place, matched.alone)
 
 
 def _evaluate(
-    pending: Sequence[Pending],
+    jobs: Sequence[Job],
     settings: dict[str, Any],
     identity: str,
     protocol: Protocol,
@@ -152,43 +149,45 @@ def _evaluate(
     notes: list[str],
 ) -> Report:
     options = Options(protocol.regions, crop, protocol.sync, protocol.identity, weights_dir, device)
-    bench = build(protocol.metrics, options)
+    suite = build(protocol.metrics, options)
     named = (("sync", "SyncNet variant", protocol.sync), ("csim", "identity network", protocol.identity))
     settings |= {
         "crop": f"{crop} px",
         "regions": protocol.regions,
         "detector": "MediaPipe FaceMesh, each crop on its own",
-        **{said: value for metric, said, value in named if metric in bench.owned},
+        **{said: value for metric, said, value in named if metric in suite.owned},
         "intervals": f"bootstrap over videos, {protocol.resamples} resamples, seed {protocol.seed}",
         "version": __version__,
     }
-    # What was absent then and is there now must be measured: it is part of what names the kept results.
-    key = {**settings, "identity": identity, "protocol": protocol.record(), "absent": sorted(bench.absent)}
+    # Metrics whose weights have come since must be measured: the key of saved results includes what was absent.
+    key = {**settings, "identity": identity, "protocol": protocol.record(), "absent": sorted(suite.absent)}
     key["name"] = name
     out.mkdir(parents=True, exist_ok=True)
     detector = landmark_detector(static=True)
     try:
         scores, failed = score_all(
-            pending, key, bench, lambda faces: landmarks_in_crops(faces, detector), out / PARTS, device
+            jobs, key, suite, lambda faces: landmarks_in_crops(faces, detector), out / PARTS, device
         )
     finally:
         detector.close()
     if not scores:
         raise UserError("no clip could be measured:\n" + "\n".join(failed[:10]))
-    columns = list(bench.columns.values())
+    columns = list(suite.columns.values())
     rows = table_rows(scores, columns, protocol.resamples, protocol.seed)
-    rows = _with_sets(rows, bench, pending, key, out / PARTS)
+    rows = _with_sets(rows, suite, jobs, key, out / PARTS)
     done = {clip.clip for clip in scores}
     settings["videos"] = f"{len(scores)} measured, {len(failed)} not"
-    settings["clips measured"] = [clip.name for clip in pending if clip.name in done]
+    settings["clips measured"] = [clip.name for clip in jobs if clip.name in done]
     lines = [line for text in (protocol.corpus, protocol.notes) for line in [text.strip()] if line]
     if "unpaired" in protocol.tasks:
         lines.append("Unpaired, the ground truth is the source's real video with its own sound.")
     lines += [*notes, *failed, *(note for clip in scores for note in clip.notes)]
-    absent = reasons_of_absence(scores, columns, rows, name) | bench.absent
+    absent = reasons_of_absence(scores, columns, rows, name) | suite.absent
     title = protocol.name or f"Evaluation of {name}"
-    told = protocol.dataset, protocol.record(), identity
-    report = Report(title, name, settings, columns, rows, absent, lines, clip_records(scores), *told)
+    record = protocol.record()
+    report = Report(
+        title, name, settings, columns, rows, absent, lines, clip_records(scores), protocol.dataset, record, identity
+    )
     _write(report, scores, out)
     return report
 
@@ -200,41 +199,18 @@ def _write(report: Report, scores: Sequence[ClipScores], out: Path) -> None:
     shutil.rmtree(out / PARTS)  # all of it is in the report now
 
 
-def _with_sets(
-    rows: list[Row], bench: Bench, pending: Sequence[Pending], key: dict[str, Any], parts: Path
-) -> list[Row]:
-    """Rows with the distances of whole sets: the sums are gathered from the clips' kept features."""
-    if not bench.set_meters:
-        return rows
-    sums: dict[str, Gaussian] = {}
-    for clip in pending:
-        for place, samples in kept_features(parts, clip, key).items():
-            sums.setdefault(place, Gaussian()).add(samples)
+def _with_sets(rows: list[Row], suite: MetricSuite, jobs: Sequence[Job], key: dict[str, Any], parts: Path) -> list[Row]:
+    """Rows with the distances of whole sets, from the saved features of all clips."""
     complete = []
     for row in rows:
         cells = dict(row.cells)
-        for column in bench.set_meters:
-            pair = [sums.get(feature_key(row.task, answer, column)) for answer in (row.answer, TRUTH)]
-            if pair[0] is not None and pair[1] is not None and min(pair[0].count, pair[1].count) > 1:
-                value = float(frechet_distance(*pair[0].moments(), *pair[1].moments()))
-                cells[column] = Cell(max(value, 0.0), float("nan"), float("nan"), row.videos)
+        for column, metric in suite.set_metrics.items():
+            metric.reset()
+            keys = [feature_key(row.task, method, column) for method in (row.method, GROUND_TRUTH)]
+            for job in jobs:
+                if pair := saved_features(parts, job, key, keys):
+                    metric.update(*(samples.to(metric.device) for samples in pair), features=True)
+            if min(metric.pred_count, metric.true_count) > 1:
+                cells[column] = Cell(float(metric.compute()), float("nan"), float("nan"), row.videos)
         complete.append(replace(row, cells=cells))
     return complete
-
-
-class Gaussian:
-    """Sums of features, whatever their number."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: Any = 0
-        self.outer: Any = 0
-
-    def add(self, samples: Any) -> None:
-        """(N, D)."""
-        x = torch.as_tensor(samples).double()
-        self.count, self.total, self.outer = self.count + len(x), self.total + x.sum(0), self.outer + x.mT @ x
-
-    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean (D,) and covariance (D, D)."""
-        return moments(self.count, self.total, self.outer)

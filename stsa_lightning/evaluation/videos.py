@@ -14,10 +14,10 @@ import numpy as np
 
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
 from stsa_lightning.dubbing import Faces, block_size, find_faces
-from stsa_lightning.evaluation.checkpoint import evenly, trivial
-from stsa_lightning.evaluation.clip_result import CLOCK_FPS, TRUTH, Case
+from stsa_lightning.evaluation.checkpoint import baseline_predictions, evenly
+from stsa_lightning.evaluation.clip_sample import CLOCK_FPS, GROUND_TRUTH, ClipSample
 from stsa_lightning.evaluation.protocol import Protocol
-from stsa_lightning.evaluation.scoring import Pending
+from stsa_lightning.evaluation.scoring import Job
 from stsa_lightning.face.heatmaps import lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.orientation import UprightingDetector
@@ -112,13 +112,13 @@ def _some(places: dict[str, Path]) -> str:
     return shown + (f" and {len(places) - 3} more" if len(places) > 3 else "")
 
 
-def pending_videos(matched: Matched, protocol: Protocol, answer: str, model: str | None = None) -> list[Pending]:
+def video_jobs(matched: Matched, protocol: Protocol, method: str, model: str | None = None) -> list[Job]:
     """The pairs to measure, spread evenly where the protocol wants fewer."""
     waiting = []
     for name, generated, true in evenly(matched.pairs, protocol.clips or len(matched.pairs)):
         stats = [path.stat() for path in (generated, true)]
         identity = " ".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
-        waiting.append(Pending(name, identity, partial(video_cases, name, generated, true, protocol, answer, model)))
+        waiting.append(Job(name, identity, partial(video_samples, name, generated, true, protocol, method, model)))
     return waiting
 
 
@@ -156,9 +156,9 @@ def match_times(true_s: np.ndarray, true_fps: float, made_s: np.ndarray, made_fp
     return Timing(kept, nearest(made_s, true_s[kept]), true_s[kept], notes)
 
 
-def video_cases(
-    name: str, generated: Path, true: Path, protocol: Protocol, answer: str, model: str | None = None
-) -> list[Case]:
+def video_samples(
+    name: str, generated: Path, true: Path, protocol: Protocol, method: str, model: str | None = None
+) -> list[ClipSample]:
     """One pair of videos, cropped by the true one's faces.
 
     Raises:
@@ -186,20 +186,20 @@ def video_cases(
     chosen = choose_references(lip_openness(faces.landmarks), faces.valid, REFERENCES)
     references = crops[0][np.searchsorted(np.flatnonzero(faces.valid), chosen)]
     scored = faces.valid.copy()
-    if protocol.baselines:  # a reference is no answer to itself
+    if protocol.baselines:  # a reference is not a prediction of itself
         scored[chosen] = False
     if not scored.any():
         scored = faces.valid
-    shared = {"truth": crops[0], "references": references}
-    answers = trivial(shared, protocol.seed) if protocol.baselines else {}
-    answers |= {answer: crops[1], TRUTH: crops[0]}
+    shared = {"ground_truth": crops[0], "references": references}
+    predictions = baseline_predictions(shared, protocol.seed) if protocol.baselines else {}
+    predictions |= {method: crops[1], GROUND_TRUTH: crops[0]}
     notes = [f"{name}: {note}" for note in notes]
-    case = Case(
+    sample = ClipSample(
         name=name,
         speaker=name.split("/")[0] if "/" in name else "",
         task="paired",
-        truth=crops[0],
-        answers=answers,
+        ground_truth=crops[0],
+        predictions=predictions,
         valid=faces.valid,
         scored=scored,
         boxes=faces.boxes,
@@ -210,12 +210,12 @@ def video_cases(
         true_wave=true_wave if true_wave is not None else wave,
         pairs=partial(_pairs, generated, true, timing),
         frames={
-            answer: partial(_at_clock, generated, frame_size),
-            TRUTH: partial(_at_clock, true, frame_size),
+            method: partial(_at_clock, generated, frame_size),
+            GROUND_TRUTH: partial(_at_clock, true, frame_size),
         },
         notes=notes,
     )
-    return [case]
+    return [sample]
 
 
 def _sound(path: Path, notes: list[str]) -> np.ndarray | None:

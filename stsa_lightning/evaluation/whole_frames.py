@@ -15,7 +15,7 @@ from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.dubbing import block_size
-from stsa_lightning.evaluation.clip_result import TRUTH
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoWriter, probe
@@ -60,22 +60,24 @@ class SourceVideos:
             yield block
 
     def of(
-        self, clip: Clip, task: str, answers: Mapping[str, np.ndarray], main: str, wave: np.ndarray
+        self, clip: Clip, task: str, predictions: Mapping[str, np.ndarray], main: str, wave: np.ndarray
     ) -> dict[str, Any]:
-        """What a `Case` knows of whole frames; its video is written first.
+        """What a `ClipSample` knows of whole frames; its video is written first.
 
         Args:
             clip: the clip.
-            task, answers: of the case.
-            main: name of the answer that becomes a video.
+            task, predictions: of the sample.
+            main: name of the method that becomes a video.
             wave: (samples,) 16 kHz, what it says.
         """
-        blocks = {name: partial(self.pasted, clip, faces) for name, faces in answers.items() if name != TRUTH}
-        blocks[TRUTH] = partial(self.frames, clip)
+        blocks = {
+            name: partial(self.pasted, clip, faces) for name, faces in predictions.items() if name != GROUND_TRUTH
+        }
+        blocks[GROUND_TRUTH] = partial(self.frames, clip)
         if self.videos is not None:
-            self._write(clip, "true", blocks[TRUTH](), clip.wave)
+            self._write(clip, "true", blocks[GROUND_TRUTH](), clip.wave)
             self._write(clip, task, blocks[main](), wave)
-        pairs = (lambda: zip(blocks[main](), blocks[TRUTH](), strict=True)) if task == "paired" else None
+        pairs = (lambda: zip(blocks[main](), blocks[GROUND_TRUTH](), strict=True)) if task == "paired" else None
         return {"frames": blocks, "pairs": pairs}
 
     def _write(self, clip: Clip, folder: str, blocks: Iterator[np.ndarray], wave: np.ndarray) -> None:

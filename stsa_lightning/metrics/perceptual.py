@@ -192,17 +192,23 @@ class FrechetDistance(NetworkMetric):
         """One clip's frames, RGB (F, 3, H, W) in [0, 1] -> samples (N, D)."""
         raise NotImplementedError
 
-    def update(self, pred: Tensor | None = None, true: Tensor | None = None) -> None:
-        """Frames of one clip, RGB (F, 3, H, W) in [0, 1], on either or both sides; their numbers may differ."""
-        for side, frames in (("pred", pred), ("true", true)):
-            if frames is None:
+    def update(self, pred: Tensor | None = None, true: Tensor | None = None, *, features: bool = False) -> None:
+        """Frames of one clip, RGB (F, 3, H, W) in [0, 1], on either or both sides; their numbers may differ.
+
+        With `features`, both are samples (N, D) that `features` returned before.
+        """
+        for side, given in (("pred", pred), ("true", true)):
+            if given is None:
                 continue
-            frames = checked_frames(side, frames)
-            with frozen(frames.device):
-                samples = self.features(frames).double()
+            samples = given.double() if features else self._samples(side, given)
             getattr(self, f"{side}_sum").add_(samples.sum(dim=0))
             getattr(self, f"{side}_outer").add_(samples.mT @ samples)
             getattr(self, f"{side}_count").add_(len(samples))
+
+    def _samples(self, side: str, frames: Tensor) -> Tensor:
+        frames = checked_frames(side, frames)
+        with frozen(frames.device):
+            return self.features(frames).double()
 
     def _gaussian(self, side: str) -> tuple[Tensor, Tensor]:
         return moments(*(getattr(self, f"{side}_{name}") for name in ("count", "sum", "outer")))

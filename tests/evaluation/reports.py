@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stsa_lightning.evaluation.metrics.columns import Column, Figure
+from stsa_lightning.evaluation.metrics.columns import Column, MetricValue
 from stsa_lightning.evaluation.report.report import Report, clip_records, table_rows
 from stsa_lightning.evaluation.scoring import ClipScores
 
@@ -24,7 +24,7 @@ def report(
     name: str = "STSA",
     identity: str = "",
     weights: dict[str, float] | None = None,
-    truth: float = math.inf,
+    ground_truth: float = math.inf,
     **settings: Any,
 ) -> Report:
     """Clip -> column -> value; the speaker is the first part of a clip's name, where it has two."""
@@ -33,11 +33,11 @@ def report(
             clip,
             clip.split("/")[0] if "/" in clip else "",
             {task: 10},
-            figures={
+            values={
                 task: {
-                    "mean of references": {c: Figure(1.0, 1) for c in values},
-                    name: {c: Figure(value, (weights or {}).get(clip, 1)) for c, value in values.items()},
-                    "ground truth": {c: Figure(truth, 1) for c in values},
+                    "mean of references": {c: MetricValue(1.0, 1) for c in values},
+                    name: {c: MetricValue(value, (weights or {}).get(clip, 1)) for c, value in values.items()},
+                    "ground truth": {c: MetricValue(ground_truth, 1) for c in values},
                 }
             },
             pictures={task: b"jpeg"},

@@ -1,4 +1,4 @@
-"""A checkpoint's report: what it says of answers whose worth is known, absent weights, and resuming."""
+"""A checkpoint's report: what it says of predictions whose worth is known, absent weights, and resuming."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def draw_truth(self: Networks, clip: Clip, frames: np.ndarray, **_: object) -> n
 
 def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_sample: Path, tmp_path: Path):
     report = evaluate_checkpoint(checkpoint, prepared_sample, tmp_path, FAST)
-    truth, drawn = report.row("paired", "ground truth"), report.row("paired", "STSA")
+    ground_truth, drawn = report.row("paired", "ground truth"), report.row("paired", "STSA")
     mean = report.row("paired", "mean of references")
-    assert truth.frames == drawn.frames > 80
-    assert truth.unmeasured == 0
-    assert (truth.value("lmd"), truth.value("psnr_mouth")) == (0, np.inf)
-    assert truth.value("opening_r") == pytest.approx(1)
-    assert truth.value("ssim_mouth") == pytest.approx(1)
+    assert ground_truth.frames == drawn.frames > 80
+    assert ground_truth.unmeasured == 0
+    assert (ground_truth.value("lmd"), ground_truth.value("psnr_mouth")) == (0, np.inf)
+    assert ground_truth.value("opening_r") == pytest.approx(1)
+    assert ground_truth.value("ssim_mouth") == pytest.approx(1)
     assert drawn.value("psnr_mouth") < mean.value("psnr_mouth")
     assert mean.value("psnr_mouth") > report.row("paired", "masked input").value("psnr_mouth")
     assert mean.value("opening_r") < 0.5
@@ -84,10 +84,12 @@ def test_a_perfect_answer_scores_as_the_truth(checkpoint, prepared_sample, tmp_p
     monkeypatch.setattr(Networks, "draw", draw_truth)
     protocol = FAST.changed(tasks=("paired",), metrics=("psnr", "ssim", "lmd", "lmv", "opening", "jitter", "flow"))
     report = evaluate_checkpoint(checkpoint, prepared_sample, tmp_path, protocol.changed(baselines=False))
-    drawn, truth = report.row("paired", "STSA"), report.row("paired", "ground truth")
-    assert drawn.cells.keys() == truth.cells.keys() >= {"psnr_face", "lmv", "flow_warped"}
-    assert {name: cell.value for name, cell in drawn.cells.items()} == {n: c.value for n, c in truth.cells.items()}
-    assert [row.answer for row in report.rows] == ["STSA", "ground truth"]
+    drawn, ground_truth = report.row("paired", "STSA"), report.row("paired", "ground truth")
+    assert drawn.cells.keys() == ground_truth.cells.keys() >= {"psnr_face", "lmv", "flow_warped"}
+    assert {name: cell.value for name, cell in drawn.cells.items()} == {
+        n: c.value for n, c in ground_truth.cells.items()
+    }
+    assert [row.method for row in report.rows] == ["STSA", "ground truth"]
 
 
 def test_absent_weights_are_reasons(checkpoint, prepared_sample, tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -135,9 +137,9 @@ def test_an_interrupted_evaluation_goes_on(checkpoint, prepared_sample, tmp_path
     monkeypatch.setattr(scoring, "score_clip", real)
     whole = evaluate_checkpoint(checkpoint, prepared_sample, tmp_path / "whole", protocol)
     assert str(whole.rows) == str(report.rows)  # as text, since NaN equals nothing
-    clip = scoring.Pending("a", "1", list)
+    clip = scoring.Job("a", "1", list)
     assert scoring.part_key(clip, {"crop": 64}) != scoring.part_key(clip, {"crop": 128})
-    assert scoring.part_key(clip, {}) != scoring.part_key(scoring.Pending("a", "2", list), {})
+    assert scoring.part_key(clip, {}) != scoring.part_key(scoring.Job("a", "2", list), {})
 
 
 def test_bad_input_is_named(checkpoint: Path, prepared_sample: Path, tmp_path: Path):

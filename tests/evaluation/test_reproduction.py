@@ -137,7 +137,7 @@ def test_reproduce_hdtf_from_its_videos_to_the_table_and_goes_on(
     report = load_report(out / "reports/hdtf")
     assert report.tasks == ["paired", "unpaired"]
     assert report.settings["whole frames"].startswith("pasted back")
-    for task in report.tasks:  # whole frames: of every answer and of the truth
+    for task in report.tasks:  # whole frames: of every method and of the ground truth
         assert all({"lse_c", "lse_d"} <= row.cells.keys() for row in report.task_rows(task))
     assert sorted(path.relative_to(out / "videos").as_posix() for path in out.rglob("*.mp4")) == [
         f"{kind}/{clip}.mp4"

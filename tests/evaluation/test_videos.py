@@ -93,17 +93,17 @@ def folders(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_a_folder_against_a_folder(folders: tuple[Path, Path], tmp_path: Path):
     protocol = Protocol(metrics=("psnr", "lmd", "opening", "silence"), regions=("mouth", "frame"), baselines=False)
     report = evaluate_videos(*folders, tmp_path, protocol, name="blurred")
-    row, truth = report.row("paired", "blurred"), report.row("paired", "ground truth")
+    row, ground_truth = report.row("paired", "blurred"), report.row("paired", "ground truth")
     assert 15 < row.value("psnr_mouth") < 60
     assert 15 < row.value("psnr_frame") < 60
-    assert truth.value("psnr_frame") == np.inf
-    assert truth.value("lmd") == 0 < row.value("lmd")
+    assert ground_truth.value("psnr_frame") == np.inf
+    assert ground_truth.value("lmd") == 0 < row.value("lmd")
     assert row.videos == 2
     assert "driven by silence" in report.absent["silence"]
     notes = "\n".join(report.notes)
     for said in ("no generated video", "resized", "first 20", "30 generated and 25 true frames/s", "no sound"):
         assert said in notes, said
-    per_clip = {clip["clip"]: clip["psnr_mouth"] for clip in report.clips if clip["answer"] == "blurred"}
+    per_clip = {clip["clip"]: clip["psnr_mouth"] for clip in report.clips if clip["method"] == "blurred"}
     assert min(per_clip.values()) == per_clip[min(per_clip)]  # the blurred one
 
 

@@ -1,4 +1,4 @@
-"""What metrics hand back, and the columns in which it is shown."""
+"""What metrics return, and the columns in which tables show it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from stsa_lightning.evaluation.clip_result import View
+from stsa_lightning.evaluation.clip_sample import Prediction
 
 Better = Literal["higher", "lower", "zero", "one"]
 Reduce = Literal["mean", "mean_abs"]
@@ -15,11 +15,11 @@ ARROWS: dict[Better, str] = {"higher": "↑", "lower": "↓", "zero": "→ 0", "
 
 
 class NotMeasuredError(Exception):
-    """This metric cannot say anything of this answer; the message is the reason that tables give."""
+    """The metric is not defined for this prediction; the message is the reason that tables show."""
 
 
-class Figure(NamedTuple):
-    """One clip's value. ``weight``: what it counts in a mean (frames, or 1 for a clip); ``missed``: frames left out."""
+class MetricValue(NamedTuple):
+    """The value of one clip, its `weight` in a mean (frames, or 1 for a clip), and the number of frames `missed`."""
 
     value: float
     weight: float
@@ -28,9 +28,9 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """How a figure is shown, and all that its meaning depends on.
+    """A column of the tables: how its values are shown and what they depend on (`variant`).
 
-    ``reduce``: over clips, the weighted mean of the values or of their magnitudes.
+    `reduce`: over clips, the weighted mean of the values or of their magnitudes.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Title, unit and the direction that is better."""
+        """Title, unit and the better direction."""
         return f"{self.title}{f' ({self.unit})' if self.unit else ''} {ARROWS[self.better]}"
 
     def reduced(self, values: np.ndarray) -> np.ndarray:
-        """Values as they enter the mean over clips."""
+        """The values that enter the mean over clips."""
         return np.abs(values) if self.reduce == "mean_abs" else values
 
 
-class Meter(Protocol):
-    """A metric that is ready to measure."""
+class ClipMetric(Protocol):
+    """A metric of one clip, ready to measure."""
 
-    def __call__(self, view: View) -> dict[str, Figure]:
-        """Column -> figure of one answer. Raises NotMeasuredError where it has nothing to say."""
+    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
+        """Column -> value of one prediction. Raises NotMeasuredError where the metric is not defined."""

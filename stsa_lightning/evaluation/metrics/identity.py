@@ -1,44 +1,47 @@
-"""CSIM: does the generated face show the same person?"""
+"""CSIM: whether the generated face shows the same person."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import torch
-from torch.nn import functional as F
+from torch import Tensor
 
-from stsa_lightning.evaluation.clip_result import View
-from stsa_lightning.evaluation.metrics.columns import Figure, NotMeasuredError
-from stsa_lightning.evaluation.metrics.sync import _found
-from stsa_lightning.metrics.identity import IdentityNetwork
+from stsa_lightning.evaluation.clip_sample import Prediction
+from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
+from stsa_lightning.metrics.identity import IdentityNetwork, csim
 
 
 class Identity:
-    """CSIM: cosine of identity embeddings of generated and true face, frame by frame."""
+    """CSIM: cosine of identity embeddings of generated and true faces, frame by frame."""
 
     def __init__(self, network: IdentityNetwork) -> None:
         self.network = network
 
-    def __call__(self, view: View) -> dict[str, Figure]:
-        generated, true = self._embeddings(view), self._embeddings(view.truth)
+    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
+        generated, true = self._embeddings(prediction), self._embeddings(prediction.ground_truth)
         both = sorted(generated.keys() & true.keys())
         if not both:
             raise NotMeasuredError("no frame in which both faces were found")
-        pair = [torch.from_numpy(np.stack([vectors[i] for i in both])) for vectors in (generated, true)]
-        cosine = F.cosine_similarity(pair[0], pair[1], dim=-1)
-        return {"csim": Figure(float(cosine.double().mean()), len(both), int(view.case.scored.sum()) - len(both))}
+        cosine = csim(_stacked(generated, both), _stacked(true, both)).double().mean()
+        return {"csim": MetricValue(float(cosine), len(both), int(prediction.sample.scored.sum()) - len(both))}
 
-    def _embeddings(self, view: View) -> dict[int, np.ndarray]:
-        """Frame number -> vector, of the scored frames in which a face was found."""
-        if self not in view.kept:
-            view.kept[self] = {number: self._embed(view, number) for number in _found(view)}
-        return view.kept[self]
+    def _embeddings(self, prediction: Prediction) -> dict[int, np.ndarray]:
+        """Frame number -> embedding, of the scored frames with a face; those of the ground truth serve every method."""
+        if self not in prediction.cache:
+            found = prediction.sample.scored & np.isfinite(prediction.landmarks).all(axis=(1, 2))
+            prediction.cache[self] = {n: self._embed(prediction, n) for n in np.flatnonzero(found).tolist()}
+        return prediction.cache[self]
 
-    def _embed(self, view: View, number: int) -> np.ndarray:
-        face = view.faces[int(view.case.valid[:number].sum())]
-        x0, y0, x1, y1 = view.case.boxes[number]
-        # The square crop is stretched; people are told apart by their proportions.
+    def _embed(self, prediction: Prediction, number: int) -> np.ndarray:
+        face = prediction.faces[int(prediction.sample.valid[:number].sum())]
+        x0, y0, x1, y1 = prediction.sample.boxes[number]
+        # The square crop is stretched, but proportions are part of identity: undo it.
         size = face.shape[0]
         width, height = (round(size * float(side) / max(x1 - x0, y1 - y0)) for side in (x1 - x0, y1 - y0))
         picture = cv2.resize(face, (width, height), interpolation=cv2.INTER_AREA)
-        return self.network(picture, view.landmarks[number] * np.array([width, height], np.float32) / size)
+        return self.network(picture, prediction.landmarks[number] * np.array([width, height], np.float32) / size)
+
+
+def _stacked(embeddings: dict[int, np.ndarray], numbers: list[int]) -> Tensor:
+    return torch.from_numpy(np.stack([embeddings[number] for number in numbers]))

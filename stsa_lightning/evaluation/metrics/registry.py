@@ -1,21 +1,30 @@
-"""Every metric by its name: what it needs, how it is built, and what its columns mean."""
+"""The registry of metrics: what each needs, how it is built, and what its columns mean."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from stsa_lightning.evaluation.clip_result import View
-from stsa_lightning.evaluation.metrics import landmarks as motion
-from stsa_lightning.evaluation.metrics.columns import Better, Column, Figure, Meter, NotMeasuredError
+from stsa_lightning.evaluation.clip_sample import Prediction
+from stsa_lightning.evaluation.metrics.columns import Better, ClipMetric, Column, MetricValue, NotMeasuredError
 from stsa_lightning.evaluation.metrics.identity import Identity
-from stsa_lightning.evaluation.metrics.image import PictureMeter, flow_warped
+from stsa_lightning.evaluation.metrics.image import FlowWarped, ImageMetric
+from stsa_lightning.evaluation.metrics.landmarks import (
+    LandmarkDistances,
+    LandmarkJitter,
+    LandmarkVelocities,
+    Silence,
+    opening,
+    opening_offset,
+)
 from stsa_lightning.evaluation.metrics.sync import LipSync
+from stsa_lightning.metrics.base import FrameMean, Region
 from stsa_lightning.metrics.identity import IdentityName, identity_network
-from stsa_lightning.metrics.image import psnr, ssim
-from stsa_lightning.metrics.perceptual import FID, FVD, FrechetDistance, LPIPSNet, LPIPSNetwork, lpips_distance
+from stsa_lightning.metrics.image import PSNR, SSIM
+from stsa_lightning.metrics.perceptual import FID, FVD, LPIPS, FrechetDistance, LPIPSNet, LPIPSNetwork
 from stsa_lightning.metrics.sync import Variant
 from stsa_lightning.models.syncnet import load_syncnet
 from stsa_lightning.utils.errors import UserError
@@ -27,9 +36,9 @@ Needs = Literal["frames", "clip", "set"]
 
 @dataclass(frozen=True)
 class Options:
-    """What metrics are built with. ``crop``: side of the face crops, pixels."""
+    """Options of all metrics. `crop`: side of the face crops, pixels."""
 
-    regions: tuple[str, ...] = ("mouth", "face")
+    regions: tuple[Region, ...] = ("mouth", "face")
     crop: int = 128
     sync: Variant = "tracked"
     identity: IdentityName = "arcface"
@@ -41,23 +50,29 @@ Columns = Callable[[Options], list[Column]]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One entry: ``columns`` without weights at hand, ``build`` raising WeightsError or ImportError where they lack.
+class MetricSpec:
+    """One entry of the registry.
 
-    ``build_set`` in place of ``build`` for a distance of whole sets. ``fast``: no weights, some 50 frames/s.
-    ``landmarks``: looks for a face in every picture. ``weights``: names of `utils.weights` that it loads.
+    Attributes:
+        needs: what it is computed from.
+        columns: the columns it fills; needs no weights.
+        build: makes it; raises WeightsError or ImportError where weights or packages are missing.
+        build_set: in place of `build`, for a distance of whole sets.
+        fast: needs no weights and takes some 20 ms a frame at most.
+        landmarks: needs landmarks of every image.
+        weights: names of the weights in `utils.weights`.
     """
 
     needs: Needs
     columns: Columns
-    build: Callable[[Options], Meter] | None = None
+    build: Callable[[Options], ClipMetric] | None = None
     build_set: Callable[[Options], FrechetDistance] | None = None
     fast: bool = False
     landmarks: bool = True
     weights: Callable[[Options], tuple[str, ...]] = lambda options: ()
 
 
-def _pictorial(name: str, title: str, unit: str, better: Better, digits: int, variant: str) -> Columns:
+def _image_columns(name: str, title: str, unit: str, better: Better, digits: int, variant: str) -> Columns:
     regions = {
         "mouth": "lower half of the crop",
         "face": "whole crop (an upper half that was copied flatters it)",
@@ -152,81 +167,86 @@ def _fvd_columns(options: Options) -> list[Column]:
     return [Column("fvd", "FVD (R3D-18)", "", "lower", variant, 1)]
 
 
-def _build_lpips(net: LPIPSNet) -> Callable[[Options], Meter]:
-    def build_it(options: Options) -> Meter:
-        network = LPIPSNetwork(net, options.weights_dir).to(options.device)
-        return PictureMeter(f"lpips_{net}", lambda a, b: lpips_distance(a, b, network), options.regions)
+def _image_metric(options: Options, metric: type[FrameMean], *args: Any, region: Region) -> FrameMean:
+    # Each rank of a training measures its own clips, so that none may wait for another's here.
+    return metric(*args, region=region, sync_on_compute=False).to(options.device)
+
+
+def _build_lpips(net: LPIPSNet) -> Callable[[Options], ClipMetric]:
+    def build_it(options: Options) -> ClipMetric:
+        network = LPIPSNetwork(net, options.weights_dir)
+        return ImageMetric(f"lpips_{net}", partial(_image_metric, options, LPIPS, network), options.regions)
 
     return build_it
 
 
-def _build_sync(options: Options) -> Meter:
+def _build_sync(options: Options) -> ClipMetric:
     return LipSync(load_syncnet(options.weights_dir).to(options.device), options.sync)
 
 
-def _build_identity(options: Options) -> Meter:
+def _build_identity(options: Options) -> ClipMetric:
     return Identity(identity_network(options.identity, options.weights_dir))
 
 
-METRICS: dict[str, Metric] = {
-    "psnr": Metric(
+METRICS: dict[str, MetricSpec] = {
+    "psnr": MetricSpec(
         "frames",
-        _pictorial("psnr", "PSNR", "dB", "higher", 2, "RGB, data range 1"),
-        lambda options: PictureMeter("psnr", psnr, options.regions),
+        _image_columns("psnr", "PSNR", "dB", "higher", 2, "RGB, data range 1"),
+        lambda options: ImageMetric("psnr", partial(_image_metric, options, PSNR), options.regions),
         fast=True,
         landmarks=False,
     ),
-    "ssim": Metric(
+    "ssim": MetricSpec(
         "frames",
-        _pictorial("ssim", "SSIM", "", "higher", 3, "RGB, Gaussian window 11, sigma 1.5"),
-        lambda options: PictureMeter("ssim", ssim, options.regions),
+        _image_columns("ssim", "SSIM", "", "higher", 3, "RGB, Gaussian window 11, sigma 1.5"),
+        lambda options: ImageMetric("ssim", partial(_image_metric, options, SSIM), options.regions),
         fast=True,
         landmarks=False,
     ),
-    "lpips_alex": Metric(
+    "lpips_alex": MetricSpec(
         "frames",
-        _pictorial("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"),
+        _image_columns("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"),
         _build_lpips("alex"),
         landmarks=False,
         weights=lambda options: ("alexnet",),
     ),
-    "lpips_vgg": Metric(
+    "lpips_vgg": MetricSpec(
         "frames",
-        _pictorial("lpips_vgg", "LPIPS vgg", "", "lower", 3, "VGG16, v0.1"),
+        _image_columns("lpips_vgg", "LPIPS vgg", "", "lower", 3, "VGG16, v0.1"),
         _build_lpips("vgg"),
         landmarks=False,
         weights=lambda options: ("vgg16",),
     ),
-    "fid": Metric(
+    "fid": MetricSpec(
         "set",
         _fid_columns,
         build_set=lambda options: FID(options.weights_dir).to(options.device),
         landmarks=False,
         weights=lambda options: ("inception",),
     ),
-    "fvd": Metric(
+    "fvd": MetricSpec(
         "set",
         _fvd_columns,
         build_set=lambda options: FVD(options.weights_dir).to(options.device),
         landmarks=False,
         weights=lambda options: ("r3d_18",),
     ),
-    "lmd": Metric("frames", _lmd_columns, lambda options: motion.landmark_distances, fast=True),
-    "lmv": Metric("clip", _lmv_columns, lambda options: motion.landmark_velocities, fast=True),
-    "opening": Metric("clip", _opening_columns, lambda options: motion.opening, fast=True),
-    "mouth_sound": Metric("clip", _mouth_sound_columns, lambda options: motion.opening_offset, fast=True),
-    "sync": Metric("clip", _sync_columns, _build_sync, landmarks=False, weights=lambda options: ("syncnet",)),
-    "csim": Metric(
+    "lmd": MetricSpec("frames", _lmd_columns, lambda options: LandmarkDistances(), fast=True),
+    "lmv": MetricSpec("clip", _lmv_columns, lambda options: LandmarkVelocities(), fast=True),
+    "opening": MetricSpec("clip", _opening_columns, lambda options: opening, fast=True),
+    "mouth_sound": MetricSpec("clip", _mouth_sound_columns, lambda options: opening_offset, fast=True),
+    "sync": MetricSpec("clip", _sync_columns, _build_sync, landmarks=False, weights=lambda options: ("syncnet",)),
+    "csim": MetricSpec(
         "frames", _identity_columns, _build_identity, weights=lambda options: tuple({options.identity} & KNOWN.keys())
     ),
-    "jitter": Metric("clip", _jitter_columns, lambda options: motion.jitter, fast=True),
-    "flow": Metric("clip", _flow_columns, lambda options: flow_warped, fast=True, landmarks=False),
-    "silence": Metric("clip", _silence_columns, lambda options: motion.silence, fast=True),
+    "jitter": MetricSpec("clip", _jitter_columns, lambda options: LandmarkJitter(), fast=True),
+    "flow": MetricSpec("clip", _flow_columns, lambda options: FlowWarped(), fast=True, landmarks=False),
+    "silence": MetricSpec("clip", _silence_columns, lambda options: Silence(), fast=True),
 }
 
 
 def chosen_metrics(names: Sequence[str]) -> list[str]:
-    """Names in the registry's order; ``fast`` and ``all`` stand for several.
+    """Names in the registry's order; `fast` and `all` stand for several.
 
     Raises:
         UserError: an unknown name.
@@ -241,42 +261,49 @@ def chosen_metrics(names: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The metrics that could be built, the columns that each fills (``owned``), and why others could not be built."""
+class MetricSuite:
+    """The metrics of an evaluation.
+
+    Attributes:
+        columns: by name, also of metrics that could not be built.
+        clip_metrics, set_metrics: the metrics that could be built, by name and by column.
+        absent: column -> why its metric could not be built.
+        owned: metric -> its columns.
+    """
 
     columns: dict[str, Column] = field(default_factory=dict)
-    meters: dict[str, Meter] = field(default_factory=dict)
-    set_meters: dict[str, FrechetDistance] = field(default_factory=dict)
+    clip_metrics: dict[str, ClipMetric] = field(default_factory=dict)
+    set_metrics: dict[str, FrechetDistance] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     owned: dict[str, list[str]] = field(default_factory=dict)
 
     def measure(
-        self, view: View, meters: Mapping[str, Meter] | None = None
-    ) -> tuple[dict[str, Figure], dict[str, str]]:
-        """Figures of one answer by all meters or by these, and for each column that has none the reason."""
-        figures: dict[str, Figure] = {}
+        self, prediction: Prediction, clip_metrics: Mapping[str, ClipMetric] | None = None
+    ) -> tuple[dict[str, MetricValue], dict[str, str]]:
+        """Values of one prediction by all clip metrics or by these, and for each column without one the reason."""
+        values: dict[str, MetricValue] = {}
         reasons: dict[str, str] = {}
-        for name, meter in (self.meters if meters is None else meters).items():
+        for name, metric in (self.clip_metrics if clip_metrics is None else clip_metrics).items():
             try:
-                figures |= meter(view)
+                values |= metric(prediction)
             except (NotMeasuredError, ValueError) as error:
                 reasons |= dict.fromkeys(self.owned[name], str(error))
-        return figures, reasons
+        return values, reasons
 
 
-def build(names: Sequence[str], options: Options) -> Bench:
-    """Build metrics; absent weights and packages become reasons, not errors."""
-    bench = Bench()
+def build(names: Sequence[str], options: Options) -> MetricSuite:
+    """Build metrics; missing weights and packages become entries of `absent`, not errors."""
+    suite = MetricSuite()
     for name in chosen_metrics(names):
         metric = METRICS[name]
         mine = metric.columns(options)
-        bench.columns.update({column.name: column for column in mine})
-        bench.owned[name] = [column.name for column in mine]
+        suite.columns.update({column.name: column for column in mine})
+        suite.owned[name] = [column.name for column in mine]
         try:
             if metric.build is not None:
-                bench.meters[name] = metric.build(options)
+                suite.clip_metrics[name] = metric.build(options)
             if metric.build_set is not None:
-                bench.set_meters[mine[0].name] = metric.build_set(options)
+                suite.set_metrics[mine[0].name] = metric.build_set(options)
         except (FileNotFoundError, ImportError) as error:
-            bench.absent.update(dict.fromkeys(bench.owned[name], str(error)))
-    return bench
+            suite.absent.update(dict.fromkeys(suite.owned[name], str(error)))
+    return suite

@@ -1,4 +1,4 @@
-"""Metrics that look through a large network: SyncNet, identity."""
+"""LSE-D, LSE-C and offset of SyncNet."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from stsa_lightning.evaluation.clip_result import View
-from stsa_lightning.evaluation.metrics.columns import Figure, NotMeasuredError
+from stsa_lightning.evaluation.clip_sample import Prediction
+from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
 from stsa_lightning.metrics.sync import PADDING_VALUE, SyncMeter, crop_tracked, tracked_boxes
 from stsa_lightning.models.syncnet import PICTURE_PX, SyncNet
 
@@ -19,64 +19,64 @@ BLOCK = 32
 class LipSync:
     """LSE-D, LSE-C and offset of SyncNet.
 
-    Where whole frames exist, they are seen in the named variant. Of prepared clips only the faces are kept: the
-    tracked crop is then put together from the face in its place, on the grey that stands for "outside the picture".
+    Whole frames are cropped as `variant` says. Prepared clips hold faces alone: the tracked crop is then composed of
+    the face in its place, on the grey that pads crops beyond the picture.
     """
 
     def __init__(self, network: SyncNet, variant: Literal["tracked", "lrs"]) -> None:
         self.network, self.variant = network, variant
 
-    def __call__(self, view: View) -> dict[str, Figure]:
-        if view.wave is None:
+    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
+        if prediction.wave is None:
             raise NotMeasuredError("there is no sound")
-        meter = SyncMeter(self.network, self.variant)
-        for block in self._blocks(view):
-            meter.update(block)
-        score = meter.finish(view.wave)
+        metric = SyncMeter(self.network, self.variant)
+        for block in self._blocks(prediction):
+            metric.update(block)
+        score = metric.finish(prediction.wave)
         return {
-            "lse_d": Figure(score.lse_d, 1),
-            "lse_c": Figure(score.lse_c, 1),
-            "offset": Figure(float(score.offset), 1),
+            "lse_d": MetricValue(score.lse_d, 1),
+            "lse_c": MetricValue(score.lse_c, 1),
+            "offset": MetricValue(float(score.offset), 1),
         }
 
-    def _blocks(self, view: View) -> Iterator[np.ndarray]:
-        if view.answer in view.case.frames:
-            return self._of_frames(view)
-        if view.case.frames:
-            raise NotMeasuredError("no whole frames of this answer")
+    def _blocks(self, prediction: Prediction) -> Iterator[np.ndarray]:
+        if prediction.method in prediction.sample.frames:
+            return self._of_frames(prediction)
+        if prediction.sample.frames:
+            raise NotMeasuredError("no whole frames of this method")
         if self.variant == "lrs":
             raise NotMeasuredError("the lrs variant needs whole frames: evaluate the dubbed videos")
-        return self._of_faces(view)
+        return self._of_faces(prediction)
 
-    def _of_frames(self, view: View) -> Iterator[np.ndarray]:
-        squares = _squares(view) if self.variant == "tracked" else None
+    def _of_frames(self, prediction: Prediction) -> Iterator[np.ndarray]:
+        squares = _squares(prediction) if self.variant == "tracked" else None
         start = 0
-        for block in view.case.frames[view.answer]():
+        for block in prediction.sample.frames[prediction.method]():
             if squares is not None:
                 block = block[: len(squares) - start]
                 part = slice(start, start + len(block))
-                degrees = view.case.degrees
-                block = crop_tracked(block, squares[part], None if degrees is None else degrees[view.clock[part]])
+                degrees = prediction.sample.degrees
+                block = crop_tracked(block, squares[part], None if degrees is None else degrees[prediction.clock[part]])
             start += len(block)
             yield block
 
-    def _of_faces(self, view: View) -> Iterator[np.ndarray]:
-        squares, case = _squares(view), view.case
-        known = np.flatnonzero(case.valid)
-        nearest = np.abs(known[None] - view.clock[:, None]).argmin(1)  # (ticks,) places among the n faces
+    def _of_faces(self, prediction: Prediction) -> Iterator[np.ndarray]:
+        squares, sample = _squares(prediction), prediction.sample
+        known = np.flatnonzero(sample.valid)
+        nearest = np.abs(known[None] - prediction.clock[:, None]).argmin(1)  # (ticks,) places among the n faces
         for start in range(0, len(nearest), BLOCK):
             places = nearest[start : start + BLOCK]
             yield np.stack(
                 [
-                    _on_grey(view.faces[place], case.boxes[known[place]], square)
+                    _on_grey(prediction.faces[place], sample.boxes[known[place]], square)
                     for place, square in zip(places, squares[start : start + BLOCK], strict=True)
                 ]
             )
 
 
-def _squares(view: View) -> np.ndarray:
-    boxes = np.where(view.case.valid[:, None], view.case.boxes.astype(np.float64), np.nan)
-    return tracked_boxes(boxes[view.clock])
+def _squares(prediction: Prediction) -> np.ndarray:
+    boxes = np.where(prediction.sample.valid[:, None], prediction.sample.boxes.astype(np.float64), np.nan)
+    return tracked_boxes(boxes[prediction.clock])
 
 
 def _on_grey(face: np.ndarray, box: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -89,7 +89,3 @@ def _on_grey(face: np.ndarray, box: np.ndarray, square: np.ndarray) -> np.ndarra
     shown = picture[top - y0 : PICTURE_PX - y0, left - x0 : PICTURE_PX - x0]
     canvas[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
     return canvas
-
-
-def _found(view: View) -> list[int]:
-    return np.flatnonzero(view.case.scored & np.isfinite(view.landmarks).all(axis=(1, 2))).tolist()

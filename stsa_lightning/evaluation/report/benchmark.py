@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stsa_lightning.evaluation.clip_result import TRUTH
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.report.published import OTHERS, Published, publishable
 from stsa_lightning.evaluation.report.report import Cell, Report
@@ -28,7 +28,7 @@ from stsa_lightning.utils.errors import UserError
 
 DEFAULT_COLUMNS = ("psnr_mouth", "ssim_mouth", "lpips_alex_mouth", "fid", "lmd", "lse_c", "lse_d", "csim", "opening_r")
 PUBLISHED_MARK, VARIANT_MARK = "†", "‡"
-Kind = Literal["system", "baseline", "truth", "published"]
+Kind = Literal["system", "baseline", "ground_truth", "published"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def benchmark_sheet(
             spread are shown.
         columns: names of columns, or of metrics, which stand for all of their columns; None: `DEFAULT_COLUMNS`.
         published: rows of others; those of the reports' corpora are shown, marked, and never the best.
-        baselines: show the trivial answers of each group's first report.
+        baselines: show the baselines of each group's first report.
         compare_published: let published rows be the best, too.
         mix_variants: let one column hold several variants of a metric, marked, and out of the choice of the best.
         title: of the table.
@@ -142,8 +142,8 @@ def _measured(group: Group, columns: Sequence[Column], baselines: bool, mix: boo
     rows = []
     if baselines:
         first = group.systems[0].reports[0]
-        others = [row for row in first.task_rows(group.task) if row.answer not in (first.main, TRUTH)]
-        rows += [Figures(row.answer, "baseline", row.cells, {}, row.videos) for row in others]
+        others = [row for row in first.task_rows(group.task) if row.method not in (first.main, GROUND_TRUTH)]
+        rows += [Figures(row.method, "baseline", row.cells, {}, row.videos) for row in others]
     rows += [_system_row(group, system, odd.get(system.name, frozenset())) for system in group.systems]
     return rows + _truths(group, columns)
 
@@ -187,14 +187,14 @@ def _system_row(group: Group, system: System, odd: frozenset[str]) -> Figures:
 
 
 def _truths(group: Group, columns: Sequence[Column]) -> list[Figures]:
-    """The ground truth's row; one for each report whose truth scores otherwise."""
+    """The ground truth's row; one for each report whose ground_truth scores otherwise."""
     rows: list[Figures] = []
     for name, report in group.reports:
-        row = next((row for row in report.task_rows(group.task) if row.answer == TRUTH), None)
+        row = next((row for row in report.task_rows(group.task) if row.method == GROUND_TRUTH), None)
         if row is None:
             continue
-        called = f"{TRUTH} (of {name})" if rows else TRUTH
-        mine = Figures(called, "truth", row.cells, {}, row.videos, competes=False)
+        called = f"{GROUND_TRUTH} (of {name})" if rows else GROUND_TRUTH
+        mine = Figures(called, "ground_truth", row.cells, {}, row.videos, competes=False)
         if all(_texts(mine, columns, {})[1:] != _texts(other, columns, {})[1:] for other in rows):
             rows.append(mine)
     return rows

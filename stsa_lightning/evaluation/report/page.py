@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stsa_lightning.evaluation.clip_result import TRUTH
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.pictures import COLUMNS, GAIN
 from stsa_lightning.evaluation.report.report import Report
@@ -44,12 +44,12 @@ def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None
 
 
 def _table(report: Report, task: str) -> dict[str, Any]:
-    """Metrics down, answers across: many metrics fit a page so."""
+    """One row per metric and one column per method, so that many metrics fit the page."""
     columns, rows = report.task_columns(task), report.task_rows(task)
-    kinds = {report.main: "main", TRUTH: "truth"}
+    kinds = {report.main: "main", GROUND_TRUTH: "ground_truth"}
     return {
         "title": task_title(task),
-        "answers": [(row.answer, kinds.get(row.answer, "")) for row in rows],
+        "methods": [(row.method, kinds.get(row.method, "")) for row in rows],
         "lines": [
             (column, [_shown(cell_text(row.cells.get(column.name), column)) for row in rows]) for column in columns
         ],
@@ -59,16 +59,16 @@ def _table(report: Report, task: str) -> dict[str, Any]:
 
 
 def _shown(text: str) -> tuple[str, str]:
-    """A figure and its interval apart, so that the page can print the latter small."""
+    """A value and its interval apart, so that the page can print the latter small."""
     value, _, bounds = text.partition(" [")
     return value, f"[{bounds}" if bounds else ""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One answer in a plot, in pixels: mean, interval, and each clip's own value."""
+    """One method in a plot, in pixels: mean, interval, and each clip's own value."""
 
-    answer: str
+    method: str
     y: float
     x: float | None
     low: float | None
@@ -82,10 +82,10 @@ def _plot(report: Report, task: str, column: Column) -> dict[str, Any] | None:
     """Means, intervals and single clips of one column; None where nothing finite is there."""
     rows = [row for row in report.task_rows(task) if column.name in row.cells]
     points: dict[str, list[float]] = {
-        row.answer: [
+        row.method: [
             abs(clip[column.name]) if column.reduce == "mean_abs" else clip[column.name]
             for clip in report.clips
-            if (clip["task"], clip["answer"]) == (task, row.answer) and _finite(clip.get(column.name))
+            if (clip["task"], clip["method"]) == (task, row.method) and _finite(clip.get(column.name))
         ]
         for row in rows
     }
@@ -104,11 +104,11 @@ def _plot(report: Report, task: str, column: Column) -> dict[str, Any] | None:
     lines = []
     for index, row in enumerate(rows):
         cell = row.cells[column.name]
-        kind = "main" if row.answer == report.main else "truth" if row.answer == TRUTH else "other"
-        dots = [x for value in points[row.answer] if (x := place(value)) is not None]
+        kind = "main" if row.method == report.main else "ground_truth" if row.method == GROUND_TRUTH else "other"
+        dots = [x for value in points[row.method] if (x := place(value)) is not None]
         x, low, high = map(place, (cell.value, cell.low, cell.high))
         y = 14 + index * _ROW
-        lines.append(Line(row.answer, y, x, low, high, dots, number(cell.value, column.digits), kind))
+        lines.append(Line(row.method, y, x, low, high, dots, number(cell.value, column.digits), kind))
     return {
         "heading": column.heading,
         "lines": lines,
@@ -126,19 +126,19 @@ def _finite(value: Any) -> bool:
 
 
 def ranked(report: Report, task: str) -> tuple[Column | None, list[str]]:
-    """Clips of the main answer from best to worst, and by which column."""
+    """Clips of the main method from best to worst, and by which column."""
     by_name = {column.name: column for column in report.columns}
     for name in _RANKING:
         measured = {
             clip["clip"]: clip[name]
             for clip in report.clips
-            if (clip["task"], clip["answer"]) == (task, report.main) and _finite(clip.get(name))
+            if (clip["task"], clip["method"]) == (task, report.main) and _finite(clip.get(name))
         }
         if measured:
             column = by_name[name]
             falling = column.better == "higher"
             return column, sorted(measured, key=lambda clip: measured[clip], reverse=falling)
-    return None, [clip["clip"] for clip in report.clips if (clip["task"], clip["answer"]) == (task, report.main)]
+    return None, [clip["clip"] for clip in report.clips if (clip["task"], clip["method"]) == (task, report.main)]
 
 
 def _gallery(report: Report, scores: Sequence[ClipScores], task: str) -> dict[str, Any] | None:
@@ -152,7 +152,7 @@ def _gallery(report: Report, scores: Sequence[ClipScores], task: str) -> dict[st
         clip["clip"]: number(clip[column.name], column.digits)
         for clip in report.clips
         if column is not None
-        and (clip["task"], clip["answer"]) == (task, report.main)
+        and (clip["task"], clip["method"]) == (task, report.main)
         and _finite(clip.get(column.name))
     }
     shown = [

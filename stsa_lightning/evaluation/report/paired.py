@@ -136,9 +136,9 @@ def compared(group: Group, base: System, other: System, columns: Sequence[str] |
 
 
 def _clips(report: Report, task: str) -> dict[str, dict]:
-    """The main answer's records by clip."""
+    """The main method's records by clip."""
     return {
-        record["clip"]: record for record in report.clips if (record["task"], record["answer"]) == (task, report.main)
+        record["clip"]: record for record in report.clips if (record["task"], record["method"]) == (task, report.main)
     }
 
 
@@ -250,7 +250,7 @@ def interval(sums: np.ndarray, weights: np.ndarray, level: float = 0.95, seed: i
     means = sums / weights
     if np.ptp(means) <= 1e-12 * max(1.0, float(np.abs(means).max())):  # nothing to draw among
         return float(means[0]), float(means[0])
-    for method in ("BCa", "percentile"):  # BCa has no answer where one unit holds nearly all the spread
+    for method in ("BCa", "percentile"):  # BCa has no method where one unit holds nearly all the spread
         with np.errstate(all="ignore"):
             bounds = bootstrap(
                 (sums, weights),

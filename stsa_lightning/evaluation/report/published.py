@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from stsa_lightning.evaluation.clip_result import Task
+from stsa_lightning.evaluation.clip_sample import Task
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.metrics.registry import METRICS, Options
 from stsa_lightning.utils.errors import UserError

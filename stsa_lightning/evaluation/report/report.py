@@ -1,4 +1,4 @@
-"""What an evaluation found: rows of figures with intervals, and everything their meaning depends on."""
+"""The result of an evaluation: rows of values with intervals, and everything they depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.evaluation.metrics.columns import Column, Figure
+from stsa_lightning.evaluation.metrics.columns import Column, MetricValue
 from stsa_lightning.evaluation.report.intervals import interval, weighted_mean
 from stsa_lightning.evaluation.scoring import ClipScores
 from stsa_lightning.utils.errors import UserError
@@ -22,7 +22,7 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean over clips and its 95 % interval (NaN where there is none); ``videos`` that were measured."""
+    """Mean over clips, its 95 % interval (NaN if there is none), and the number of `videos` measured."""
 
     value: float
     low: float
@@ -32,10 +32,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One answer to one task. ``frames`` scored; ``unmeasured``: those of them in which no face was found."""
+    """One method under one task: number of `frames` scored, and of those `unmeasured`, in which no face was found."""
 
     task: str
-    answer: str
+    method: str
     cells: dict[str, Cell]
     videos: int
     frames: int
@@ -50,10 +50,17 @@ class Row:
 class Report:
     """Tables and what they depend on.
 
-    ``settings``: printed with every table. ``absent``: column -> why it has no figures. ``notes``: what had to be
-    matched, and what the protocol says of itself. ``clips``: one record for each clip, task and answer, with the
-    value of each column and, under ``weights``, what it counts in a mean. ``dataset``: short name of the corpus;
-    ``protocol``: `Protocol.record`; ``identity``: SHA-256 of the checkpoint, "" for videos.
+    Attributes:
+        title: heading.
+        main: the evaluated method.
+        settings: printed with every table.
+        columns, rows: of the tables.
+        absent: column -> why it has no values.
+        notes: messages of the clips and of the protocol.
+        clips: one record for each clip, task and method: the value of each column and, under `weights`, its weight.
+        dataset: short name of the corpus.
+        protocol: `Protocol.record`.
+        identity: SHA-256 of the checkpoint, "" for videos.
     """
 
     title: str
@@ -73,16 +80,16 @@ class Report:
         """Tasks in the order of the table."""
         return list(dict.fromkeys(row.task for row in self.rows))
 
-    def row(self, task: str, answer: str) -> Row:
+    def row(self, task: str, method: str) -> Row:
         """One line of a table."""
-        return next(row for row in self.rows if (row.task, row.answer) == (task, answer))
+        return next(row for row in self.rows if (row.task, row.method) == (task, method))
 
     def task_rows(self, task: str) -> list[Row]:
         """One table."""
         return [row for row in self.rows if row.task == task]
 
     def task_columns(self, task: str) -> list[Column]:
-        """The columns that have a figure in this task."""
+        """The columns that have a value in this task."""
         return [column for column in self.columns if any(column.name in row.cells for row in self.task_rows(task))]
 
     def absences(self) -> list[tuple[str, str]]:
@@ -100,7 +107,7 @@ class Report:
 
 
 def load_report(path: Path) -> Report:
-    """A report from its folder or its ``report.json``.
+    """Read a report from its folder or its `report.json`.
 
     Raises:
         FileNotFoundError, UserError: there is none; the file is another's.
@@ -121,61 +128,61 @@ def load_report(path: Path) -> Report:
 def table_rows(
     scores: Sequence[ClipScores], columns: Iterable[Column], resamples: int = 1000, seed: int = 0
 ) -> list[Row]:
-    """Means over clips, weighted by their frames where a figure is one of frames."""
-    keys = dict.fromkeys((task, answer) for clip in scores for task, rows in clip.figures.items() for answer in rows)
+    """Means over clips, weighted by their frames where a value is one of frames."""
+    keys = dict.fromkeys((task, method) for clip in scores for task, rows in clip.values.items() for method in rows)
     tasks = list(dict.fromkeys(task for task, _ in keys))
     rows = []
-    for task, answer in sorted(keys, key=lambda key: tasks.index(key[0])):  # stable: answers in their order
-        holding = [clip for clip in scores if answer in clip.figures.get(task, {})]
-        clips = [clip.figures[task][answer] for clip in holding]
+    for task, method in sorted(keys, key=lambda key: tasks.index(key[0])):  # stable: methods keep their order
+        holding = [clip for clip in scores if method in clip.values.get(task, {})]
+        clips = [clip.values[task][method] for clip in holding]
         frames = sum(clip.frames[task] for clip in holding)
         cells = {}
         for column in columns:
-            figures = [figures[column.name] for figures in clips if column.name in figures]
-            if any(figure.weight for figure in figures):
-                cells[column.name] = _cell(figures, column, resamples, seed)
-        rows.append(Row(task, answer, cells, len(clips), frames, _missed(clips)))
+            values = [clip[column.name] for clip in clips if column.name in clip]
+            if any(value.weight for value in values):
+                cells[column.name] = _cell(values, column, resamples, seed)
+        rows.append(Row(task, method, cells, len(clips), frames, _missed(clips)))
     return rows
 
 
-def _cell(figures: list[Figure], column: Column, resamples: int, seed: int) -> Cell:
-    values = column.reduced(np.array([figure.value for figure in figures], np.float64))
-    weights = np.array([figure.weight for figure in figures], np.float64)
-    low, high = interval(values, weights, resamples=resamples, seed=seed)
-    return Cell(weighted_mean(values, weights), low, high, int((weights > 0).sum()))
+def _cell(values: list[MetricValue], column: Column, resamples: int, seed: int) -> Cell:
+    means = column.reduced(np.array([value.value for value in values], np.float64))
+    weights = np.array([value.weight for value in values], np.float64)
+    low, high = interval(means, weights, resamples=resamples, seed=seed)
+    return Cell(weighted_mean(means, weights), low, high, int((weights > 0).sum()))
 
 
-def _missed(clips: list[dict[str, Figure]]) -> int:
-    return sum(max((figure.missed for figure in figures.values()), default=0) for figures in clips)
+def _missed(clips: list[dict[str, MetricValue]]) -> int:
+    return sum(max((value.missed for value in values.values()), default=0) for values in clips)
 
 
 def reasons_of_absence(
     scores: Sequence[ClipScores], columns: Sequence[Column], rows: Sequence[Row], main: str
 ) -> dict[str, str]:
-    """Why a column has no figure in any row, as far as the clips say so of the main answer."""
+    """Column without a value in any row -> the reason that the clips give for the main method."""
     found = {name for row in rows for name in row.cells}
     said: dict[str, str] = {}
     for clip in scores:
-        for answers in clip.reasons.values():
-            said = {**answers.get(main, {}), **said}
+        for by_method in clip.reasons.values():
+            said = {**by_method.get(main, {}), **said}
     return {c.name: said.get(c.name, "no clip gave a clear value") for c in columns if c.name not in found}
 
 
 def clip_records(scores: Sequence[ClipScores]) -> list[dict[str, Any]]:
-    """One flat record for each clip, task and answer."""
+    """One flat record for each clip, task and method."""
     return [
         {
             "clip": clip.clip,
             "speaker": clip.speaker,
             "task": task,
-            "answer": answer,
+            "method": method,
             "frames": clip.frames[task],
-            **{name: figure.value for name, figure in figures.items()},
-            "weights": {name: figure.weight for name, figure in figures.items()},
+            **{name: value.value for name, value in values.items()},
+            "weights": {name: value.weight for name, value in values.items()},
         }
         for clip in scores
-        for task, rows in clip.figures.items()
-        for answer, figures in rows.items()
+        for task, rows in clip.values.items()
+        for method, values in rows.items()
     ]
 
 

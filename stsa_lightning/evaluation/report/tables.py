@@ -68,12 +68,12 @@ def cell_text(cell: Cell | None, column: Column, bounds: bool = True) -> str:
 
 
 def _spread(cell: Cell) -> bool:
-    """Whether there is an interval to show: the truth's own scores of 0 and 1 have none."""
+    """Whether there is an interval to show: the ground truth's own scores of 0 and 1 have none."""
     return cell.low < cell.high
 
 
 def settings_lines(report: Report) -> list[str]:
-    """What the figures depend on, a line each."""
+    """What the values depend on, a line each."""
     return [f"{name}: {_shown(value)}" for name, value in report.settings.items() if name != "clips measured"]
 
 
@@ -96,7 +96,7 @@ def print_report(report: Report) -> None:
         table = Table(title=task_title(task), title_justify="left")
         table.add_column("", no_wrap=True)
         for row in rows:
-            table.add_column(row.answer, justify="right", style="bold" if row.answer == report.main else None)
+            table.add_column(row.method, justify="right", style="bold" if row.method == report.main else None)
         for column in report.task_columns(task):
             table.add_row(
                 column.heading, *(cell_text(row.cells.get(column.name), column, bounds=False) for row in rows)
@@ -116,11 +116,11 @@ def markdown(report: Report) -> str:
     lines = [f"# {escape_markdown(report.title)}", ""]
     for task in report.tasks:
         columns = report.task_columns(task)
-        headings = ["answer", *(column.heading for column in columns), "videos", "no face"]
+        headings = ["method", *(column.heading for column in columns), "videos", "no face"]
         lines += [f"## {task_title(task)}", "", _md_row(headings), _md_row(["---"] + ["---:"] * (len(headings) - 1))]
         for row in report.task_rows(task):
-            figures = [cell_text(row.cells.get(column.name), column) for column in columns]
-            lines.append(_md_row([row.answer, *figures, *_tail(row)]))
+            values = [cell_text(row.cells.get(column.name), column) for column in columns]
+            lines.append(_md_row([row.method, *values, *_tail(row)]))
         lines.append("")
     lines += [
         "Means over videos with bootstrapped 95 % intervals. *no face*: scored frames in which no face was found."
@@ -176,10 +176,10 @@ def latex(report: Report) -> str:
             r"\midrule",
         ]
         for row in report.task_rows(task):
-            figures = [_tex_cell(row.cells.get(column.name), column) for column in columns]
-            answer = tex(row.answer)
-            shown = rf"\textbf{{{answer}}}" if row.answer == report.main else answer
-            lines.append(" & ".join([shown, *figures, _tail(row)[1]]) + r" \\")
+            values = [_tex_cell(row.cells.get(column.name), column) for column in columns]
+            method = tex(row.method)
+            shown = rf"\textbf{{{method}}}" if row.method == report.main else method
+            lines.append(" & ".join([shown, *values, _tail(row)[1]]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 

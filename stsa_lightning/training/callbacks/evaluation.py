@@ -14,11 +14,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
-from stsa_lightning.evaluation.clip_result import Case, View
-from stsa_lightning.evaluation.metrics.columns import Column, Figure
-from stsa_lightning.evaluation.metrics.registry import METRICS, Bench, Options, build, chosen_metrics
+from stsa_lightning.evaluation.clip_sample import ClipSample, Prediction
+from stsa_lightning.evaluation.metrics.columns import Column, MetricValue
+from stsa_lightning.evaluation.metrics.registry import METRICS, MetricSuite, Options, build, chosen_metrics
 from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
+from stsa_lightning.metrics.base import Region
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
 from stsa_lightning.utils.errors import UserError
@@ -48,7 +49,7 @@ class EvaluationCallback(Callback):
     def __init__(
         self,
         metrics: Sequence[str] = ("psnr", "ssim", "lmd", "opening", "jitter"),
-        regions: Sequence[str] = ("face", "mouth"),
+        regions: Sequence[Region] = ("face", "mouth"),
         clips: int = 2,
         every_n_validations: int = 1,
         landmark_frames: int = 64,
@@ -64,8 +65,8 @@ class EvaluationCallback(Callback):
         self.clips, self.every_n_validations = clips, every_n_validations
         self.landmark_frames, self.landmark_model = landmark_frames, landmark_model
         self.detector: LandmarkDetector | None = None
-        self.frames = self.whole = Bench()
-        self.frame_sums = self.clip_sums = FigureSums([])
+        self.frames = self.whole = MetricSuite()
+        self.frame_sums = self.clip_sums = WeightedMeans([])
         self.seen = self.validations = 0
         self.pictures: list[tuple[float, str, bytes]] = []
 
@@ -87,8 +88,8 @@ class EvaluationCallback(Callback):
         options = Options(**{**vars(self.options), "device": str(pl_module.device)})
         self.frames = build([name for name in names if METRICS[name].needs != "clip"], options)
         self.whole = build([name for name in names if METRICS[name].needs == "clip" and self.clips], options)
-        self.frame_sums = FigureSums(self.frames.columns.values())
-        self.clip_sums = FigureSums(self.whole.columns.values())
+        self.frame_sums = WeightedMeans(self.frames.columns.values())
+        self.clip_sums = WeightedMeans(self.whole.columns.values())
         for name, reason in (self.frames.absent | self.whole.absent).items():
             self._tell_absent(f"{name} is", reason)
 
@@ -101,7 +102,7 @@ class EvaluationCallback(Callback):
     def columns(self) -> list[str]:
         """What each validation logs."""
         of_clips = self.clip_sums.names if self.every_n_validations == 1 else []
-        return [*self.frame_sums.names, *of_clips, *self.frames.set_meters]
+        return [*self.frame_sums.names, *of_clips, *self.frames.set_metrics]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.detector is not None:
@@ -109,7 +110,7 @@ class EvaluationCallback(Callback):
             self.detector = None
 
     def _reset(self, device: torch.device) -> None:
-        for metric in (self.frame_sums, self.clip_sums, *self.frames.set_meters.values()):
+        for metric in (self.frame_sums, self.clip_sums, *self.frames.set_metrics.values()):
             metric.to(device).reset()
         for sums in (self.frame_sums, self.clip_sums):
             sums.update({})  # a rank without clips has nothing to add, which is no mistake
@@ -124,17 +125,19 @@ class EvaluationCallback(Callback):
 
     def _update(self, outputs: Mapping[str, Tensor]) -> None:
         generated, true = (outputs[name].detach().float().clamp(0, 1) for name in ("generated", "true"))
-        self._measure(batch_view(generated, true, self._find), landmarks=False)
-        for meter in self.frames.set_meters.values():
-            meter.update(generated, true)
+        self._measure(batch_prediction(generated, true, self._find), landmarks=False)
+        for metric in self.frames.set_metrics.values():
+            metric.update(generated, true)
         count = min(len(true), self.landmark_frames - self.seen)
         if self.detector is not None and count > 0:
             self.seen += count
-            self._measure(batch_view(generated[:count], true[:count], self._find), landmarks=True)
+            self._measure(batch_prediction(generated[:count], true[:count], self._find), landmarks=True)
 
-    def _measure(self, view: View, landmarks: bool) -> None:
-        meters = {n: meter for n, meter in self.frames.meters.items() if METRICS[n].landmarks == landmarks}
-        self.frame_sums.update(self.frames.measure(view, meters)[0])
+    def _measure(self, prediction: Prediction, landmarks: bool) -> None:
+        clip_metrics = {
+            n: metric for n, metric in self.frames.clip_metrics.items() if METRICS[n].landmarks == landmarks
+        }
+        self.frame_sums.update(self.frames.measure(prediction, clip_metrics)[0])
 
     # ---- whole clips
 
@@ -153,14 +156,14 @@ class EvaluationCallback(Callback):
         networks = Networks(pl_module.guidance, pl_module.synthesis, dict(pl_module.hparams), pl_module.device)
         protocol = Protocol(tasks=("paired",), references="same-clip", baselines=False)
         prepared = PreparedClips(
-            networks, datamodule.hparams.root, lines, protocol, silence="silence" in self.whole.meters
+            networks, datamodule.hparams.root, lines, protocol, silence="silence" in self.whole.clip_metrics
         )
         count = min(self.clips, 1) if getattr(trainer, "fast_dev_run", False) else self.clips
         for name in evenly(prepared.names, count)[trainer.global_rank :: trainer.world_size]:
-            cases = prepared.cases(name)
-            scores = score_clip(name, cases, self.whole, self._find, str(pl_module.device))
-            self.clip_sums.update(scores.figures["paired"][cases[0].main])
-            self.pictures.append((_mouth_error(cases[0]), name, scores.pictures["paired"]))
+            samples = prepared.samples(name)
+            scores = score_clip(name, samples, self.whole, self._find, str(pl_module.device))
+            self.clip_sums.update(scores.values["paired"][samples[0].main])
+            self.pictures.append((_mouth_error(samples[0]), name, scores.pictures["paired"]))
 
     def _show(self, trainer: Trainer, folder: Path, stage: str) -> None:
         """Best and worst of the clips drawn, to loggers and files."""
@@ -186,7 +189,7 @@ class EvaluationCallback(Callback):
 
     def _end(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         values = self.frame_sums.compute() | self.clip_sums.compute()
-        values |= {name: float(meter.compute()) for name, meter in self.frames.set_meters.items()}
+        values |= {name: float(metric.compute()) for name, metric in self.frames.set_metrics.items()}
         # Equal on all ranks already; without sync_dist Lightning doubts it.
         named = {f"{stage}/{name}": value for name, value in values.items()}
         pl_module.log_dict(named, prog_bar=False, sync_dist=True)
@@ -224,25 +227,25 @@ class EvaluationCallback(Callback):
         self._end(trainer, pl_module, "test")
 
 
-def _mouth_error(case: Case) -> float:
-    """Mean square of the main answer's lower half, in bytes."""
-    half = case.truth.shape[1] // 2
-    pairs = zip(case.answers[case.main], case.truth, strict=True)
+def _mouth_error(sample: ClipSample) -> float:
+    """Mean square of the main method's lower half, in bytes."""
+    half = sample.ground_truth.shape[1] // 2
+    pairs = zip(sample.predictions[sample.main], sample.ground_truth, strict=True)
     return float(np.mean([np.square(made[half:].astype(np.float32) - true[half:]).mean() for made, true in pairs]))
 
 
-def batch_view(generated: Tensor, true: Tensor, find: Any) -> View:
+def batch_prediction(generated: Tensor, true: Tensor, find: Any) -> Prediction:
     """Unrelated frames (B, 3, S, S) in [0, 1] as metrics of frames look at them."""
     made, real = to_uint8(generated), to_uint8(true)
     every = np.ones(len(real), bool)
     boxes = np.tile(np.array([0, 0, real.shape[2], real.shape[1]]), (len(real), 1))
     times_s = np.arange(len(real)) / 25
-    case = Case("batch", "", "paired", real, {"generated": made}, every, every, boxes, times_s, real[:1])
-    return View(case, "generated", find, View(case, "ground truth", find), pictures=(generated, true))
+    sample = ClipSample("batch", "", "paired", real, {"generated": made}, every, every, boxes, times_s, real[:1])
+    return Prediction(sample, "generated", find, Prediction(sample, "ground truth", find), pictures=(generated, true))
 
 
-class FigureSums(Metric):
-    """Weighted means of figures over batches, clips and ranks."""
+class WeightedMeans(Metric):
+    """Weighted means of values over batches, clips and ranks."""
 
     is_differentiable = False
     full_state_update = False
@@ -261,15 +264,15 @@ class FigureSums(Metric):
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
 
-    def update(self, figures: Mapping[str, Figure]) -> None:
+    def update(self, values: Mapping[str, MetricValue]) -> None:
         """Figures by column; others stay as they are."""
         for place, column in enumerate(self.columns):
-            figure = figures.get(column.name)
-            if figure is not None:
-                if figure.weight:
-                    self.total[place] += float(column.reduced(np.array(figure.value))) * figure.weight
-                    self.weight[place] += figure.weight
-                self.missed[place] += figure.missed
+            value = values.get(column.name)
+            if value is not None:
+                if value.weight:
+                    self.total[place] += float(column.reduced(np.array(value.value))) * value.weight
+                    self.weight[place] += value.weight
+                self.missed[place] += value.missed
 
     def compute(self) -> dict[str, float]:
         """Column -> mean, and ``COLUMN_unmeasured`` where frames were left out or could have been; else nothing."""

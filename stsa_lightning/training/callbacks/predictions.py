@@ -67,11 +67,11 @@ class Predictions(Callback):
         prepared = PreparedClips(networks, datamodule.hparams.root, lines, protocol)
         count = len(prepared.names) if self.clips is None else self.clips
         for name in evenly(prepared.names, count)[trainer.global_rank :: trainer.world_size] if count else ():
-            (case,) = prepared.cases(name)
-            shown = np.concatenate([case.truth, case.answers[case.main]], axis=2)
+            (sample,) = prepared.samples(name)
+            shown = np.concatenate([sample.ground_truth, sample.predictions[sample.main]], axis=2)
             path = unused(self.folder / "videos" / f"{name.replace('/', '_')}.mp4")
             # Frames without a face are left out; the others keep their time, and so the sound.
-            times = case.times_s[case.valid]
-            with VideoWriter(path, FPS, (shown.shape[2], shown.shape[1]), case.wave, timestamps=times) as writer:
+            times = sample.times_s[sample.valid]
+            with VideoWriter(path, FPS, (shown.shape[2], shown.shape[1]), sample.wave, timestamps=times) as writer:
                 for block in in_blocks(shown):
                     writer.write(block)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stsa_lightning.evaluation.metrics.columns import Column, Figure
+from stsa_lightning.evaluation.metrics.columns import Column, MetricValue
 from stsa_lightning.evaluation.report.intervals import interval, weighted_mean
 from stsa_lightning.evaluation.report.page import ranked, write_page
 from stsa_lightning.evaluation.report.report import Report, clip_records, load_report, reasons_of_absence, table_rows
@@ -31,10 +31,10 @@ def scores() -> list[ClipScores]:
             name,
             "s",
             {"paired": weight},
-            figures={
+            values={
                 "paired": {
-                    EVIL: {"psnr_mouth": Figure(psnr, weight, 1), "offset": Figure(offset, 1)},
-                    "ground truth": {"psnr_mouth": Figure(math.inf, weight)},
+                    EVIL: {"psnr_mouth": MetricValue(psnr, weight, 1), "offset": MetricValue(offset, 1)},
+                    "ground truth": {"psnr_mouth": MetricValue(math.inf, weight)},
                 }
             },
             reasons={"paired": {EVIL: {"lse_d": "no weights"}, "ground truth": {}}},
@@ -57,9 +57,9 @@ def test_means_are_weighted_by_frames_and_offsets_by_magnitude():
     assert (row.videos, row.frames, row.unmeasured) == (3, 50, 3)
     assert math.isnan(row.value("lse_d"))
     assert report().absent == {"lse_d": "no weights"}
-    truth = report().row("paired", "ground truth").cells["psnr_mouth"]
-    assert truth.value == math.inf
-    assert math.isnan(truth.low)
+    ground_truth = report().row("paired", "ground truth").cells["psnr_mouth"]
+    assert ground_truth.value == math.inf
+    assert math.isnan(ground_truth.low)
 
 
 def test_interval_is_that_of_a_plain_loop():
@@ -122,7 +122,7 @@ def test_files_read_back(tmp_path):
     write_tables(report(), tmp_path)
     clips = pd.read_csv(tmp_path / "clips.csv")
     assert len(clips) == 6
-    assert clips[clips["answer"] == EVIL]["psnr_mouth"].tolist() == [30, 20, 10]
+    assert clips[clips["method"] == EVIL]["psnr_mouth"].tolist() == [30, 20, 10]
     report().save(tmp_path / "report.json")
     assert "NaN" not in (tmp_path / "report.json").read_text()
     again = load_report(tmp_path)

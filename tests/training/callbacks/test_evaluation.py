@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from stsa_lightning.evaluation.metrics.columns import Column, Figure
+from stsa_lightning.evaluation.metrics.columns import Column, MetricValue
 from stsa_lightning.metrics.image import psnr
-from stsa_lightning.training.callbacks.evaluation import EvaluationCallback, FigureSums, batch_view
+from stsa_lightning.training.callbacks.evaluation import EvaluationCallback, WeightedMeans, batch_prediction
 
 COLUMNS = [Column("a", "a", "", "higher", ""), Column("offset", "o", "", "zero", "", reduce="mean_abs")]
 
 
 def test_sums_weigh_and_join():
-    one, two = FigureSums(COLUMNS), FigureSums(COLUMNS)
-    one.update({"a": Figure(1.0, 3), "offset": Figure(-2.0, 1)})
-    two.update({"a": Figure(5.0, 1, 4)})
-    two.update({"a": Figure(float("nan"), 0, 2)})
-    joined = FigureSums(COLUMNS)
+    one, two = WeightedMeans(COLUMNS), WeightedMeans(COLUMNS)
+    one.update({"a": MetricValue(1.0, 3), "offset": MetricValue(-2.0, 1)})
+    two.update({"a": MetricValue(5.0, 1, 4)})
+    two.update({"a": MetricValue(float("nan"), 0, 2)})
+    joined = WeightedMeans(COLUMNS)
     joined.update({})
     for name in ("total", "weight", "missed"):  # what a reduction over ranks does
         setattr(joined, name, getattr(one, name) + getattr(two, name))
     assert joined.compute() == {"a": 2.0, "a_unmeasured": 6.0, "offset": 2.0}
-    empty = FigureSums(COLUMNS)
+    empty = WeightedMeans(COLUMNS)
     empty.update({})
     assert empty.compute() == {}
 
@@ -55,12 +55,12 @@ def test_absent_weights_are_a_warning(tmp_path, monkeypatch: pytest.MonkeyPatch)
     callback = EvaluationCallback(metrics=["psnr", "lpips_alex"], clips=0, landmark_frames=0)
     with pytest.warns(UserWarning, match="lpips_alex_face is not measured: nowhere"):
         callback.setup(None, SimpleNamespace(device=torch.device("cpu")), "fit")
-    assert list(callback.frames.meters) == ["psnr"]
+    assert list(callback.frames.clip_metrics) == ["psnr"]
 
 
 def test_a_view_of_unrelated_frames():
     generated, true = torch.rand(2, 3, 3, 16, 16)
-    view = batch_view(generated, true, lambda faces: np.zeros((len(faces), 131, 2), np.float32))
-    assert torch.equal(torch.cat([made for made, _ in view.images(2)]), generated)
-    assert view.faces.shape == (3, 16, 16, 3)
-    assert view.landmarks.shape == (3, 131, 2)
+    prediction = batch_prediction(generated, true, lambda faces: np.zeros((len(faces), 131, 2), np.float32))
+    assert torch.equal(torch.cat([made for made, _ in prediction.images(2)]), generated)
+    assert prediction.faces.shape == (3, 16, 16, 3)
+    assert prediction.landmarks.shape == (3, 131, 2)
