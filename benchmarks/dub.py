@@ -82,7 +82,7 @@ def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
     masked, whole = (
         torch.from_numpy(draw_heatmaps(landmarks, kind, size, 1.0))[:, None] for kind in ("masked", "whole")
     )
-    chosen = choose_references(lip_openness(landmarks), np.ones(len(found), bool), synthesis.references)
+    chosen = choose_references(lip_openness(landmarks), np.ones(len(found), bool), synthesis.num_references)
     windows = torch.arange(frames)[:, None] + torch.arange(WINDOW)
     speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0))
     shown = mask_lower_half(faces[windows[:, WINDOW // 2]])

@@ -111,7 +111,11 @@ def synchronise() -> None:
 def make_module(settings: argparse.Namespace, variant: Variant, seed: int = 0) -> STSA:
     seed_everything(0, verbose=False)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = variant.tf32
-    sizes = {"face_size": settings.face_size, "references": settings.references, "window": settings.window}
+    sizes = {
+        "face_size": settings.face_size,
+        "num_references": settings.num_references,
+        "num_frames": settings.num_frames,
+    }
     tiny: dict[str, Any] = {}
     if settings.size == "tiny":
         tiny = {"discriminator": {"width": 8, "scales": 1}, "gradient_clip": 5.0, "perceptual_net": "vgg11"}
@@ -197,7 +201,11 @@ class Looped(Dataset):
 
 
 def corpus(settings: argparse.Namespace, batch: int) -> STSADataModule:
-    sizes = {"face_size": settings.face_size, "references": settings.references, "window": settings.window}
+    sizes = {
+        "face_size": settings.face_size,
+        "num_references": settings.num_references,
+        "num_frames": settings.num_frames,
+    }
     return STSADataModule(
         str(settings.data),
         features=settings.features,
@@ -258,8 +266,8 @@ def options() -> argparse.Namespace:
     settings = words.parse_args()
     released = settings.size == "released"
     settings.device = "cuda" if gpu else "cpu"
-    settings.face_size, settings.window = (128, 5) if released else (64, 5)
-    settings.references = 5 if released else 3
+    settings.face_size, settings.num_frames = (128, 5) if released else (64, 5)
+    settings.num_references = 5 if released else 3
     settings.features = settings.features or ("logmel" if settings.data or not released else "wav2vec2")
     settings.audio_dim = 768 if settings.features == "wav2vec2" else 80
     return settings

@@ -158,7 +158,7 @@ def test_a_device_that_is_not_there(device: str, tmp_path: Path, capsys: pytest.
 
     torch.manual_seed(0)
     networks = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
-    path = save_networks(tmp_path / "tiny.safetensors", *networks, {"features": "logmel", "window": 5})
+    path = save_networks(tmp_path / "tiny.safetensors", *networks, {"features": "logmel", "num_frames": 5})
     words = ["dub", "a.mp4", "b.wav", "-o", "c.mp4", "--checkpoint", str(path), "--device", device]
     assert f"device {device}: not on this machine" in failed(words, capsys)
     assert "cannot be written" in failed(["weights", "export", str(path), "-o", "/proc/x.safetensors"], capsys)

@@ -87,7 +87,7 @@ def test_an_experiment_is_tried_on_a_cpu_with_smoke(
     caplog.set_level("INFO")
     monkeypatch.chdir(tmp_path)
     files = ["-c", str(EXPERIMENTS / "hdtf.yaml"), "-c", str(EXPERIMENTS / "smoke.yaml")]
-    data = ["--data.features=logmel", "--data.filters=null", "--data.face_size=64", "--data.window=2"]
+    data = ["--data.features=logmel", "--data.filters=null", "--data.face_size=64", "--data.num_frames=2"]
     main(["fit", *files, *data, f"--data.root={prepared_sample}", "--data.validation_speakers=[speaker03]", "--smoke"])
     told = caplog.text
     assert all(f"\n{phase} " in told for phase in ("guidance", "warp", "synthesis", "end_to_end", "validation"))
@@ -220,7 +220,7 @@ def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     file = next(path for path in FILES if path.stem == "hdtf")
-    limits = ["--trainer.max_steps=1", "--data.windows_per_clip=1"]  # all of one batch, so that the run validates
+    limits = ["--trainer.max_steps=1", "--data.num_framess_per_clip=1"]  # all of one batch, so that the run validates
     for more in ([], ["--overwrite"]):
         main(["fit", "-c", str(file), *SMALL, *limits, f"--data.root={prepared_sample}", *more])
         wandb.finish()

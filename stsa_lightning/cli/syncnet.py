@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> None:
     class SyncCLI(RunCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             super().add_arguments_to_parser(parser)
-            for name in ("features", "face_size", "window"):
+            for name in ("features", "face_size", "num_frames"):
                 parser.link_arguments(f"data.{name}", f"model.{name}")
             parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
             parser.set_defaults(

@@ -101,8 +101,8 @@ class STSADataModule(LightningDataModule):
         corpus: only decides what is said where the corpus is missing.
         features: kind of audio features; the corpus must hold them.
         face_size: side of faces and heatmaps, pixels; at most that of the prepared faces.
-        window: frames of a window.
-        references: reference frames of a window.
+        num_frames: frames of a window, T.
+        num_references: reference frames of a window, N.
         batch_size: windows of a batch, on each device.
         num_workers: processes that load, on each device.
         windows_per_clip: training windows of each clip in an epoch.
@@ -127,7 +127,7 @@ class STSADataModule(LightningDataModule):
         swap_mouth_epochs: number of first epochs with mouth-swap augmentation: training windows put mouths on the poses
             of other moments, so that the guidance network uses the audio and cannot infer the mouth from the pose. As
             many as the guidance phase lasts.
-        sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
+        heatmap_sigma: width of the heatmaps' lines, pixels; 0 draws hard lines.
         seed: of the split and of all draws.
         filters: limits on the clips, for all splits; nothing is prepared again for others.
     """
@@ -138,8 +138,8 @@ class STSADataModule(LightningDataModule):
         corpus: Corpus = "folder",
         features: FeatureKind = "logmel",
         face_size: int = 128,
-        window: int = 5,
-        references: int = 5,
+        num_frames: int = 5,
+        num_references: int = 5,
         batch_size: int = 8,
         num_workers: int = 2,
         windows_per_clip: int = 1,
@@ -158,7 +158,7 @@ class STSADataModule(LightningDataModule):
         jpeg: float = 0.0,
         voice: float = 0.0,
         swap_mouth_epochs: int = 0,
-        sigma: float = 1.0,
+        heatmap_sigma: float = 1.0,
         seed: int = 0,
         filters: Filters | None = None,
     ) -> None:
@@ -199,7 +199,7 @@ class STSADataModule(LightningDataModule):
         except FileNotFoundError as error:
             hint = CORPORA[options.corpus].obtain.format(root=options.root, features=options.features)
             raise FileNotFoundError(f"{str(error).split(';')[0]}. {hint}") from None
-        clips = usable(index, options.features, options.window)
+        clips = usable(index, options.features, options.num_frames)
         self._check_face_size(clips)
         return clips
 
@@ -256,14 +256,14 @@ class STSADataModule(LightningDataModule):
             self.splits[split]["clip"].tolist(),
             features=options.features,
             face_size=options.face_size,
-            window=options.window,
-            references=options.references,
+            num_frames=options.num_frames,
+            num_references=options.num_references,
             windows_per_clip=options.windows_per_clip if training else options.validation_windows_per_clip,
             window_policy="random" if training else "even",
             reference_policy=options.reference_policy if training else self._as_dubbed,
             mirror=options.mirror and training,
             swap_mouth_epochs=options.swap_mouth_epochs if training else 0,
-            sigma=options.sigma,
+            heatmap_sigma=options.heatmap_sigma,
             span=(0.0, seen) if training else (0.0 if seen == 1 else seen, 1.0),
             seed=options.seed,
             **{name: options[name] if training else 0.0 for name in strengths},

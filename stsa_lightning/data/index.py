@@ -110,8 +110,8 @@ def save_index(root: Path | str, rows: Sequence[dict[str, object]]) -> None:
         index.sort_values("clip").to_parquet(part, index=False)
 
 
-def usable(index: pd.DataFrame, features: str, window: int = 1) -> pd.DataFrame:
-    """The clips with a face in at least `window` frames in a row that hold audio features of this kind.
+def usable(index: pd.DataFrame, features: str, num_frames: int = 1) -> pd.DataFrame:
+    """The clips with a face in at least `num_frames` frames in a row that hold audio features of this kind.
 
     Raises:
         UserError: there is none; the message says what stands in the way.
@@ -127,10 +127,10 @@ def usable(index: pd.DataFrame, features: str, window: int = 1) -> pd.DataFrame:
             f"features: expected one of {found}, which the corpus holds, got {features!r}; "
             f"prepare it again with --features {features}"
         )
-    long_enough = holding[holding["longest_run"] >= window]
+    long_enough = holding[holding["longest_run"] >= num_frames]
     if long_enough.empty:
         raise UserError(
-            f"window: expected at most {holding['longest_run'].max()}, the most faces in a row, got {window}"
+            f"num_frames: expected at most {holding['longest_run'].max()}, the most faces in a row, got {num_frames}"
         )
     return long_enough.reset_index(drop=True)
 

@@ -58,7 +58,7 @@ class Batch(TypedDict):
 
 
 class WindowDataset(Dataset):
-    """Windows of `window` consecutive frames with a face, and references from elsewhere in the same clip.
+    """Windows of `num_frames` consecutive frames with a face, and references from elsewhere in the same clip.
 
     Item i belongs to clip i // windows_per_clip. It is a function of (seed, epoch, i) alone, whatever worker or process
     reads it; the epoch comes with the index, as a pair (epoch, i) (see `WindowSampler`), and is 0 for a bare index.
@@ -68,8 +68,8 @@ class WindowDataset(Dataset):
         clips: names of clips.
         features: kind of audio features.
         face_size: side of the faces and heatmaps, at most that of the stored faces (see :meth:`Clip.faces`).
-        window: frames of a window, T.
-        references: reference frames, N.
+        num_frames: frames of a window, T.
+        num_references: reference frames, N.
         windows_per_clip: items of each clip in an epoch.
         window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
         reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does;
@@ -86,7 +86,7 @@ class WindowDataset(Dataset):
         swap_mouth_epochs: number of first epochs with mouth-swap augmentation (see `augment.swap_mouths`): the mouth
             of each window is put on the pose of another window of the clip. Images and contours do not agree then, so
             it is for training the guidance network alone.
-        sigma: width of the heatmaps' ridges, pixels; 0 draws hard lines.
+        heatmap_sigma: width of the heatmaps' lines, pixels; 0 draws hard lines.
         span: the part of every clip that is read, from and to as shares of its length.
         seed: of all draws.
 
@@ -101,8 +101,8 @@ class WindowDataset(Dataset):
         *,
         features: str = "logmel",
         face_size: int = 128,
-        window: int = 5,
-        references: int = 5,
+        num_frames: int = 5,
+        num_references: int = 5,
         windows_per_clip: int = 1,
         window_policy: WindowPolicy = "random",
         reference_policy: ReferencePolicy = "random",
@@ -113,11 +113,11 @@ class WindowDataset(Dataset):
         jpeg: float = 0.0,
         voice: float = 0.0,
         swap_mouth_epochs: int = 0,
-        sigma: float = 1.0,
+        heatmap_sigma: float = 1.0,
         span: tuple[float, float] = (0.0, 1.0),
         seed: int = 0,
     ) -> None:
-        counts = {"face_size": face_size, "window": window, "references": references}
+        counts = {"face_size": face_size, "num_frames": num_frames, "num_references": num_references}
         for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
@@ -131,8 +131,8 @@ class WindowDataset(Dataset):
         self.clips = list(clips)
         self.features = features
         self.face_size = face_size
-        self.window = window
-        self.references = references
+        self.num_frames = num_frames
+        self.num_references = num_references
         self.windows_per_clip = windows_per_clip
         self.window_policy = window_policy
         self.reference_policy = reference_policy
@@ -143,7 +143,7 @@ class WindowDataset(Dataset):
         self.jpeg = jpeg
         self.voice = voice
         self.swap_mouth_epochs = swap_mouth_epochs
-        self.sigma = sigma
+        self.heatmap_sigma = heatmap_sigma
         if not 0 <= span[0] < span[1] <= 1:
             raise UserError(f"span: expected two rising shares from 0 to 1, got {span}")
         self.span = span
@@ -161,28 +161,30 @@ class WindowDataset(Dataset):
         name = self.clips[index // self.windows_per_clip]
         clip = _opened(clip_path(self.root, name))
         start = self._window_start(clip, index % self.windows_per_clip, rng)
-        frames = np.arange(start, start + self.window)
+        frames = np.arange(start, start + self.num_frames)
         chosen = np.concatenate([frames, self._references(clip, frames, rng)])
         landmarks = clip.face_landmarks_of(chosen)
         if epoch < self.swap_mouth_epochs:
-            elsewhere = self._window_start(clip, index % self.windows_per_clip, rng) + np.arange(self.window)
+            elsewhere = self._window_start(clip, index % self.windows_per_clip, rng) + np.arange(self.num_frames)
             poses = clip.face_landmarks_of(elsewhere)
-            landmarks[: self.window] = augment.swap_mouths(poses, landmarks[: self.window])
+            landmarks[: self.num_frames] = augment.swap_mouths(poses, landmarks[: self.num_frames])
         item = {
             **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
             **_articulation(clip, frames),
             "audio": torch.from_numpy(self._audio(clip, start, rng)),
-            "frame": start + self.window // 2,
+            "frame": start + self.num_frames // 2,
             "clip": name,
         }
         return cast(Batch, item)
 
     def _window_start(self, clip: Clip, slot: int, rng: np.random.Generator) -> int:
-        faces_within = np.convolve(self._readable(clip), np.ones(self.window, np.int64), mode="valid")
-        starts = np.flatnonzero(faces_within == self.window) if clip.frames >= self.window else np.empty(0, np.int64)
+        faces_within = np.convolve(self._readable(clip), np.ones(self.num_frames, np.int64), mode="valid")
+        starts = (
+            np.flatnonzero(faces_within == self.num_frames) if clip.frames >= self.num_frames else np.empty(0, np.int64)
+        )
         if not len(starts):
             part = "" if self.span == (0, 1) else f" between {self.span[0]:.0%} and {self.span[1]:.0%} of it"
-            raise ClipError(f"{clip.path}: expected {self.window} frames with a face in a row{part}, found fewer")
+            raise ClipError(f"{clip.path}: expected {self.num_frames} frames with a face in a row{part}, found fewer")
         if self.window_policy == "random":
             return int(rng.choice(starts))
         return int(starts[int((slot + 0.5) * len(starts) / self.windows_per_clip)])
@@ -207,27 +209,27 @@ class WindowDataset(Dataset):
             eligible = apart if apart.any() else eligible
         if partly:
             some = eligible & (rng.random(clip.frames) < rng.uniform(*VARIED))
-            eligible = some if some.sum() >= self.references else eligible
+            eligible = some if some.sum() >= self.num_references else eligible
         if policy == "nearest":
             return self._posed(clip, centre, np.flatnonzero(eligible))
         if policy != "random":
-            return choose_references(lip_openness(clip.landmarks), eligible, self.references)
+            return choose_references(lip_openness(clip.landmarks), eligible, self.num_references)
         candidates = np.flatnonzero(eligible)
-        return rng.choice(candidates, self.references, replace=len(candidates) < self.references)
+        return rng.choice(candidates, self.num_references, replace=len(candidates) < self.num_references)
 
     def _posed(self, clip: Clip, centre: int, others: np.ndarray) -> np.ndarray:
         landmarks = clip.face_landmarks_of(np.append(others, centre))
         distances = pose_distances(landmarks[:-1], landmarks[-1:])[0]
-        costs = reference_costs(distances, lip_openness(clip.landmarks[others]), self.references)
+        costs = reference_costs(distances, lip_openness(clip.landmarks[others]), self.num_references)
         return others[costs.argmin(0)]
 
     def _audio(self, clip: Clip, start: int, rng: np.random.Generator) -> np.ndarray:
         """(T, D, 10), reading only the steps that the window hears."""
         first = max(0, start - 2)  # in frames: two steps each
-        last = start + self.window - 1 - 2
+        last = start + self.num_frames - 1 - 2
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
         features = augment.augment_voice(features, self.voice, rng)
-        return feature_windows(features, np.arange(self.window) + start - first)
+        return feature_windows(features, np.arange(self.num_frames) + start - first)
 
     def _augmented(
         self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator
@@ -242,10 +244,10 @@ class WindowDataset(Dataset):
 
     def _drawn(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
         """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""
-        count = self.window
+        count = self.num_frames
         pictures = planes(faces)
-        maps = draw_all_kinds(landmarks[:count], self.face_size, self.sigma)
-        reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.sigma)
+        maps = draw_all_kinds(landmarks[:count], self.face_size, self.heatmap_sigma)
+        reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.heatmap_sigma)
         keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
         return {
             "faces": pictures[:count],

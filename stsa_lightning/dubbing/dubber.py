@@ -52,8 +52,8 @@ class Dubber:
     Args:
         guidance, synthesis: the trained networks; put into eval mode and onto `device`.
         features: what both were trained to hear.
-        window: frames of a guidance window, odd.
-        sigma: width of the heatmaps' ridges that the networks were trained on, pixels.
+        num_frames: frames of a guidance window, odd.
+        heatmap_sigma: width of the heatmaps' lines that the networks were trained on, pixels.
         block: frames per batch; 1 for the least latency.
         detector: finds one face a frame, in place of following all of them.
         landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
@@ -81,8 +81,8 @@ class Dubber:
         synthesis: Synthesis,
         features: AudioFeatures,
         *,
-        window: int = 5,
-        sigma: float = 1.0,
+        num_frames: int = 5,
+        heatmap_sigma: float = 1.0,
         block: int = 32,
         detector: LandmarkDetector | None = None,
         landmark_model: Path | None = None,
@@ -98,8 +98,8 @@ class Dubber:
         engine: Engine | None = None,
     ) -> None:
         _check_fit(guidance, synthesis, features)
-        if window < 1 or window % 2 == 0 or block < 1:
-            raise DubError(f"window must be odd and block at least 1, got window {window}, block {block}")
+        if num_frames < 1 or num_frames % 2 == 0 or block < 1:
+            raise DubError(f"num_frames must be odd and block at least 1, got num_frames {num_frames}, block {block}")
         choices: dict[str, tuple[str, Any]] = {"fit": (fit, Fit), "silence": (silence, Silence)}
         for name, (value, allowed) in {**choices, "precision": (precision, Precision)}.items():
             if value not in get_args(allowed):
@@ -107,8 +107,8 @@ class Dubber:
         self.engine: Engine = engine or RenderEngine(
             guidance, synthesis, precision=precision, device=choose_device(device)
         )
-        size, references, follow = synthesis.face_size, synthesis.references, synthesis.aligned
-        self.look = Look(size, references, window, sigma, block, follow, restore, detail)
+        size, num_references, follow = synthesis.face_size, synthesis.num_references, synthesis.aligned
+        self.look = Look(size, num_references, num_frames, heatmap_sigma, block, follow, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
         self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
@@ -127,7 +127,7 @@ class Dubber:
         """
         guidance, synthesis, meta = load_networks(path)
         extractor = {"device": str(choose_device(device))} if meta["features"] == "wav2vec2" else {}
-        known = {"window": int(meta["window"]), "sigma": float(meta.get("sigma", 1.0))}
+        known = {"num_frames": int(meta["num_frames"]), "heatmap_sigma": float(meta.get("heatmap_sigma", 1.0))}
         features = audio_features(meta["features"], **extractor)
         return cls(guidance, synthesis, features, device=device, **{**known, **options})
 

@@ -63,9 +63,9 @@ class Look:
 
     Attributes:
         face_size: side S of their faces, pixels.
-        references: how many they look at.
-        window: frames of a guidance window, odd.
-        sigma: width of the heatmaps' ridges, pixels.
+        num_references: how many they look at.
+        num_frames: frames of a guidance window, odd.
+        heatmap_sigma: width of the heatmaps' lines, pixels.
         block: frames in a batch.
         follow: references are chosen for each frame by its pose, for networks that move them there (``aligned``).
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
@@ -73,9 +73,9 @@ class Look:
     """
 
     face_size: int
-    references: int
-    window: int
-    sigma: float
+    num_references: int
+    num_frames: int
+    heatmap_sigma: float
     block: int
     follow: bool = False
     restore: Restore | None = None
@@ -162,7 +162,7 @@ class Scene:
         self.engine, self.look, self.footage, self.observe = engine, look, footage, observe
         self.faces, self.schedule, self.speech = faces, schedule, speech
         self.step = block_size(look.block, footage.size)
-        self._offsets_s = (np.arange(look.window) - look.window // 2) / WINDOW_FPS
+        self._offsets_s = (np.arange(look.num_frames) - look.num_frames // 2) / WINDOW_FPS
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
         self._nearest_face = _nearest_faces(faces, footage.times_s[: len(faces.valid)])
         self._opening = _openness(faces)
@@ -297,7 +297,7 @@ class Scene:
 
     def _encoded(self, shot: int) -> ShotReferences:
         """Those of the whole shot, from closed to open lips, and those that lie as its frames do."""
-        frames, count = np.flatnonzero(self.faces.shots == shot), self.look.references
+        frames, count = np.flatnonzero(self.faces.shots == shot), self.look.num_references
         weight = self.faces.weight[frames]
         fit = weight == 1 if (weight == 1).any() else weight > 0
         seen = frames[choose_references(self._opening[frames], fit, count)]
@@ -312,7 +312,7 @@ class Scene:
         pictures = zip(ordered, self._others.read(ordered.tolist()), strict=True)
         crops = {int(i): self._crops([picture], np.array([i]))[0] for i, picture in pictures}
         landmarks = self.faces.in_boxes(seen)
-        whole = draw_heatmaps(landmarks, "whole", self.look.face_size, self.look.sigma)
+        whole = draw_heatmaps(landmarks, "whole", self.look.face_size, self.look.heatmap_sigma)
         images = _images(np.stack([crops[i] for i in seen.tolist()]))
         return ShotReferences(
             self.engine.encode(images[None], _tensor(whole)[None, :, None]), landmarks, int(frames[0]), chosen
@@ -320,7 +320,7 @@ class Scene:
 
     def _followed(self, frames: np.ndarray, offered: np.ndarray) -> np.ndarray:
         """Which of the frames on offer each frame looks at: (n, N) places."""
-        follow = PoseFollower(self.faces.in_boxes(offered), self._opening[offered], self.look.references)
+        follow = PoseFollower(self.faces.in_boxes(offered), self._opening[offered], self.look.num_references)
         chosen = []
         for block in np.array_split(frames, -(-len(frames) // 1024)):
             known = self.faces.valid[block, None, None]
@@ -334,7 +334,7 @@ class Scene:
         same = self.faces.shots[shown] == self.faces.shots[sources][:, None]
         around = self._nearest_face[np.where(same, shown, sources[:, None])]
         unique, back = np.unique(around, return_inverse=True)
-        heatmaps = draw_heatmaps(self.faces.in_boxes(unique), "masked", self.look.face_size, self.look.sigma)
+        heatmaps = draw_heatmaps(self.faces.in_boxes(unique), "masked", self.look.face_size, self.look.heatmap_sigma)
         return _tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape))][:, :, None]
 
     def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:

@@ -57,13 +57,14 @@ class Networks:
 
     Args:
         guidance, synthesis: of one checkpoint; put into eval mode and onto ``device``.
-        meta: what the checkpoint says of itself: ``features``, ``window``, ``sigma``.
+        meta: what the checkpoint says of itself: `features`, `num_frames`, `heatmap_sigma`.
     """
 
     def __init__(self, guidance: Guidance, synthesis: Synthesis, meta: dict[str, Any], device: torch.device) -> None:
         self.guidance, self.synthesis = guidance.to(device).eval(), synthesis.to(device).eval()
-        self.features, self.window, self.device = meta["features"], int(meta["window"]), device
-        self.size, self.count, self.sigma = synthesis.face_size, synthesis.references, float(meta.get("sigma", 1.0))
+        self.features, self.num_frames, self.device = meta["features"], int(meta["num_frames"]), device
+        self.size, self.count = synthesis.face_size, synthesis.num_references
+        self.heatmap_sigma = float(meta.get("heatmap_sigma", 1.0))
 
     def reference_frames(self, clip: Clip, policy: ReferencePolicy) -> np.ndarray:
         """Numbers of the N frames of a clip that serve as references: from closed to open lips, or the first face."""
@@ -147,7 +148,7 @@ class Networks:
         from stsa_lightning.dubbing import draw_faces
 
         valid = np.flatnonzero(clip.valid)
-        times = frames[:, None] + np.arange(self.window) - self.window // 2  # (n, T)
+        times = frames[:, None] + np.arange(self.num_frames) - self.num_frames // 2  # (n, T)
         # A neighbour without a face lends the nearest face there is.
         nearest = valid[np.abs(valid - times[..., None]).argmin(-1)]
         masked = self._heatmaps(clip.face_landmarks[nearest], "masked")
@@ -160,7 +161,11 @@ class Networks:
         return torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2).float() / 255
 
     def _heatmaps(self, landmarks: np.ndarray, kind: Any = "whole") -> Tensor:
-        return torch.from_numpy(draw_heatmaps(landmarks, kind, self.size, self.sigma)).to(self.device).unsqueeze(-3)
+        return (
+            torch.from_numpy(draw_heatmaps(landmarks, kind, self.size, self.heatmap_sigma))
+            .to(self.device)
+            .unsqueeze(-3)
+        )
 
 
 def resized(faces: np.ndarray, size: int) -> np.ndarray:

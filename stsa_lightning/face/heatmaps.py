@@ -1,4 +1,4 @@
-"""Probabilistic heatmaps: soft ridges along the contours of a face, drawn exactly as the released code draws them."""
+"""Probabilistic heatmaps: soft lines along the contours of a face, drawn exactly as the released code draws them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw_heatmap(landmarks: np.ndarray, kind: HeatmapKind = "whole", size: int =
         landmarks: (131, 2) x, y normalised to the face box. A point outside [0, 1] is left out with its lines.
         kind: the contours: "whole" all; "masked" brows, eyes, nose, upper oval; "lip" the lips; "jaw" the lower oval.
         size: side of the heatmap in pixels.
-        sigma: width of the ridges in pixels; 0 draws hard lines of one pixel, value 1.
+        sigma: width of the lines in pixels; 0 draws hard lines of one pixel, value 1.
 
     Returns:
         (size, size) float32 in [0, 1].
@@ -127,7 +127,7 @@ def _cut(ends: np.ndarray, size: int) -> np.ndarray:
 def _stamp(ends: np.ndarray, maps: np.ndarray, count: int, size: int, sigma: float) -> np.ndarray:
     """Draw lines (n, 2 ends, 2), each into one of `count` maps: (count, size, size).
 
-    A pixel's value is that of the nearest line pixel. So the ridge around a single pixel is laid onto every pixel of
+    A pixel's value is that of the nearest line pixel. So the blot around a single pixel is laid onto every pixel of
     the lines, ring by ring from its rim to its centre: what is nearer comes later and stays.
     """
     ring = _single_pixel(sigma)

@@ -124,7 +124,7 @@ class RenderEngine:
         """
         with self._at_work():
             seen = images.to(self.device), heatmaps.to(self.device)
-            first = [maps[:, : self.synthesis.references] for maps in seen]
+            first = [maps[:, : self.synthesis.num_references] for maps in seen]
             maps = () if self.synthesis.aligned else self._on_one_core(self._maps, *first)
             return EngineReferences(self._on_one_core(self.guidance.embed_references, first[1]), maps, seen)
 
@@ -294,7 +294,7 @@ def _alone() -> None:
 def _cached_frames(synthesis: Synthesis) -> int:
     """Frames that a processor draws at a time: as many as its caches hold the references' maps of."""
     channels, half = synthesis.temporal.flow.in_channels * 4, synthesis.face_size // 2
-    return max(1, _CACHE_BYTES // (4 * synthesis.references * channels * half**2))
+    return max(1, _CACHE_BYTES // (4 * synthesis.num_references * channels * half**2))
 
 
 def quantise_rendering(synthesis: Synthesis) -> Synthesis:

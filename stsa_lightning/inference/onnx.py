@@ -77,14 +77,14 @@ def export_onnx(
     Args:
         guidance, synthesis: the networks.
         folder: where to write; each file appears complete or not at all.
-        meta: what came with the weights (``features``, ``window``, ``sigma``).
+        meta: what came with the weights (`features`, `num_frames`, `heatmap_sigma`).
 
     Raises:
         UserError: a package of the extra ``onnx`` is missing.
     """
     _require_packages()
     meta = dict(meta or {})
-    size, count, window = synthesis.face_size, synthesis.references, int(meta.get("window", 5))
+    size, count, num_frames = synthesis.face_size, synthesis.num_references, int(meta.get("num_frames", 5))
     guidance, synthesis = guidance.eval(), synthesis.eval()
     images, heatmaps = torch.rand(1, count, 3, size, size), torch.rand(1, count, 1, size, size)
     reference_graph, frame_graph = ReferenceGraph(guidance, synthesis), FrameGraph(guidance, synthesis)
@@ -93,8 +93,8 @@ def export_onnx(
     frames = 2  # any number above 1 stands for all
     driving = (
         torch.rand(frames, 3, size, size),
-        torch.rand(frames, window, 1, size, size),
-        torch.randn(frames, window, synthesis.audio_dim, 10),
+        torch.rand(frames, num_frames, 1, size, size),
+        torch.randn(frames, num_frames, synthesis.audio_dim, 10),
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,13 @@ def export_onnx(
     dynamic = (*({0: many} for _ in given), {}, {}, sizes)
     arguments = (*driving, images, encoded[0], *maps)
     _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], ["face"], dynamic)
-    described = {"face_size": size, "references": count, "audio_dim": synthesis.audio_dim, **meta, "window": window}
+    described = {
+        "face_size": size,
+        "num_references": count,
+        "audio_dim": synthesis.audio_dim,
+        **meta,
+        "num_frames": num_frames,
+    }
     with written_whole(paths[2]) as part:
         part.write_text(json.dumps(described, indent=2) + "\n")
     return paths

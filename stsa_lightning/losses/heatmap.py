@@ -19,13 +19,13 @@ def _same_shape(pred: Tensor, target: Tensor) -> None:
 def heatmap_regression(pred: Tensor, target: Tensor, foreground_weight: float = 1.0) -> Tensor:
     """Squared error of heatmaps, a weighted mean over pixels.
 
-    A pixel weighs ``1 + (foreground_weight - 1) * target``: ridges cover a few per cent of the picture, and an
+    A pixel weighs ``1 + (foreground_weight - 1) * target``: lines cover a few per cent of the picture, and an
     unweighted mean is close to its minimum for an empty map. The sum of the weights normalises, so a constant error e
     costs e^2 at any weight.
 
     Args:
         pred, target: one shape, usually (B, T, 1, S, S), in [0, 1].
-        foreground_weight: weight of a pixel on a ridge (target 1) against one far from it (target 0); 1 is the plain
+        foreground_weight: weight of a pixel on a line (target 1) against one far from it (target 0); 1 is the plain
             mean.
 
     Raises:

@@ -45,8 +45,8 @@ class SyncLoss(nn.Module):
         return sync_distance(expert.lip(faces), speech)
 
 
-def load_sync_loss(path: str | None, features: str, window: int) -> SyncLoss:
-    """The loss under the expert of a checkpoint, for networks that hear ``features`` and see ``window`` frames.
+def load_sync_loss(path: str | None, features: str, num_frames: int) -> SyncLoss:
+    """The loss under the expert of a checkpoint, for networks that hear ``features`` and see `num_frames` frames.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -57,8 +57,8 @@ def load_sync_loss(path: str | None, features: str, window: int) -> SyncLoss:
             "sync_expert: the loss term sync needs a lip-sync expert; train one (stsa syncnet fit -c "
             "experiments/syncnet.yaml) and name its checkpoint, or set weights.sync to 0"
         )
-    if window < WINDOW_FRAMES:
-        raise UserError(f"window: the sync expert sees {WINDOW_FRAMES} frames or more, got {window}")
+    if num_frames < WINDOW_FRAMES:
+        raise UserError(f"num_frames: the sync expert sees {WINDOW_FRAMES} frames or more, got {num_frames}")
     expert = load_sync_expert(path)
     if expert.features != features:
         raise UserError(f"sync_expert: {path} hears {expert.features}, expected {features} as the networks do")

@@ -35,7 +35,7 @@ def save_networks(
 
     Args:
         path: file to write, with its folder made where needed.
-        meta: whatever JSON holds; ``features`` (kind of audio features) and ``window`` (T) are what dubbing reads.
+        meta: whatever JSON holds; ``features`` (kind of audio features) and ``num_frames`` (T) are what dubbing reads.
         half: store weights in 16 bits, half the size; they are read back as float32.
     """
     path = Path(path)

@@ -168,7 +168,7 @@ def import_released(guidance_pth: str | Path, synthesis_pth: str | Path, out: st
     guidance, synthesis = Guidance(**GUIDANCE["released"], add_masked=False), Synthesis(**SYNTHESIS["released"])
     guidance.load_state_dict(states[0])
     synthesis.load_state_dict(states[1])
-    meta = {"features": "wav2vec2", "window": _WINDOW_FRAMES, "source": "released checkpoints"}
+    meta = {"features": "wav2vec2", "num_frames": _WINDOW_FRAMES, "source": "released checkpoints"}
     return save_networks(out, guidance, synthesis, meta)
 
 

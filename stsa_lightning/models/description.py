@@ -27,19 +27,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "feedforward": (1, 65_536),
     "dropout": (0, 1),
     "audio_dropout": (0, 1),
-    "ridge_sigma": (0, 100),
-    "references": (1, 64),
+    "heatmap_sigma": (0, 100),
+    "num_references": (1, 64),
     "audio_width": (1, 8192),
     "spade_hidden": (1, 8192),
     "align_kernels": (1, 63),
     "stem_kernel": (1, 63),
     "flow_kernel": (1, 63),
     "residuals": (0, 64),
-    "window": (1, MAX_TOKENS),
-    "sigma": (0.05, 100),
+    "num_frames": (1, MAX_TOKENS),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {"features": get_args(FeatureKind), "paths": get_args(Paths)}
-_META: dict[str, Any] = {"features": "logmel", "window": 5, "sigma": 1.0}  # by the type of these
+_META: dict[str, Any] = {"features": "logmel", "num_frames": 5, "heatmap_sigma": 1.0}  # by the type of these
 
 
 def check_description(path: Path, described: object) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def check_description(path: Path, described: object) -> dict[str, Any]:
     settings = {part: _check_network(path, part, described[part], kind) for part, kind in _PARTS.items()}
     meta = described["meta"]
     _check(path, "meta", meta, _META, closed=False)
-    missing = {"features", "window"} - meta.keys()
+    missing = {"features", "num_frames"} - meta.keys()
     if missing:
         raise UserError(f"{path}: its meta does not say {' and '.join(sorted(missing))}. Export it again")
     speakers = meta.get("validation_speakers", [])

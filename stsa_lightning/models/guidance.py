@@ -180,10 +180,10 @@ class Guidance(nn.Module):
         layers, heads, feedforward, dropout: the transformer's.
         audio_dropout: see :class:`AudioWindowEncoder`.
         add_masked: add the masked heatmap to the predicted one (paper); the released inference does not.
-        ridge_sigma: draw the heatmap that drives the picture through the predicted keypoints, with ridges of this width
-            in pixels; 0: as the decoders say (paper). This is ours: until they have heard hours of speech, decoders
-            answer with the mean of what lips could look like, a blur that nothing can be drawn from, while keypoints
-            follow the speech already.
+        heatmap_sigma: render the heatmap that drives the picture from the predicted keypoints, with lines of this
+            width in pixels; 0: as the decoders say (paper). This is ours: until they have heard hours of speech,
+            decoders answer with the mean of what lips could look like, a blur that nothing can be drawn from, while
+            keypoints follow the speech already.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Guidance(nn.Module):
         dropout: float = 0.1,
         audio_dropout: float = 0.0,
         add_masked: bool = True,
-        ridge_sigma: float = 0.0,
+        heatmap_sigma: float = 0.0,
     ) -> None:
         super().__init__()
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -215,7 +215,7 @@ class Guidance(nn.Module):
         self.jaw_encoder = HeatmapEncoder(face_size, base, width)
         self.lip_keypoints = nn.Linear(width, 2 * LIP_KEYPOINTS)
         self.jaw_keypoints = nn.Linear(width, 2 * JAW_KEYPOINTS)
-        self.ridges = HeatmapRenderer(face_size, ridge_sigma) if ridge_sigma else None
+        self.heatmap_renderer = HeatmapRenderer(face_size, heatmap_sigma) if heatmap_sigma else None
 
     def forward(self, audio: Tensor, masked_heatmaps: Tensor, reference_heatmaps: Tensor) -> GuidanceOutput:
         """Heatmaps and keypoints of windows of T frames.
@@ -263,12 +263,12 @@ class Guidance(nn.Module):
     def draw(self, lip_codes: Tensor, jaw_codes: Tensor, masked_heatmaps: Tensor) -> Tensor:
         """What drives the picture of single frames, (n, 1, S, S), from embeddings (n, C) of lip and jaw."""
         lip, jaw = self.decoder(lip_codes, jaw_codes, masked_heatmaps)
-        keypoints = self._keypoints(lip, jaw, lip_codes, jaw_codes) if self.ridges is not None else None
+        keypoints = self._keypoints(lip, jaw, lip_codes, jaw_codes) if self.heatmap_renderer is not None else None
         return self._whole(lip, jaw, keypoints, masked_heatmaps)
 
     def _whole(self, lip: Tensor, jaw: Tensor, keypoints: Tensor | None, masked: Tensor) -> Tensor:
-        if self.ridges is not None and keypoints is not None:
-            lip, jaw = self.ridges(keypoints)
+        if self.heatmap_renderer is not None and keypoints is not None:
+            lip, jaw = self.heatmap_renderer(keypoints)
         whole = lip + jaw + masked if self.add_masked else lip + jaw
         return whole.clamp(max=1)
 

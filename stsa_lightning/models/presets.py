@@ -24,7 +24,7 @@ GUIDANCE: dict[str, dict[str, Any]] = {
         "layers": 4,
         "heads": 4,
         "feedforward": 384,
-        "ridge_sigma": 1.0,
+        "heatmap_sigma": 1.0,
     },
     "tiny": {"audio_dim": 80, "face_size": 64, "width": 64, "base": 8, "layers": 2, "heads": 4, "feedforward": 128},
 }
@@ -33,7 +33,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
     "released": {
         "audio_dim": 768,
         "face_size": 128,
-        "references": 5,
+        "num_references": 5,
         "width": 32,
         "audio_width": 128,
         "spade_hidden": 256,
@@ -47,7 +47,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
     "small": {
         "audio_dim": 368,
         "face_size": 128,
-        "references": 2,
+        "num_references": 2,
         "width": 4,
         "audio_width": 64,
         "spade_hidden": 16,
@@ -61,7 +61,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
     "tiny": {
         "audio_dim": 80,
         "face_size": 64,
-        "references": 3,
+        "num_references": 3,
         "width": 6,
         "audio_width": 32,
         "spade_hidden": 16,

@@ -122,7 +122,7 @@ class Synthesis(nn.Module):
     Args:
         audio_dim: size D of an audio feature step.
         face_size: side S of the face in pixels, a power of two of at least 64.
-        references: number N of reference faces; the first convolutions are made for it.
+        num_references: number N of reference faces; the first convolutions are made for it.
         width: channels at full size; deeper maps have 4, 8 and 16 times as many.
         audio_width: size of the audio code, of the alignment code and of AdaIN's hidden layer.
         spade_hidden: channels inside SPADE.
@@ -141,7 +141,7 @@ class Synthesis(nn.Module):
         self,
         audio_dim: int = 768,
         face_size: int = 128,
-        references: int = 5,
+        num_references: int = 5,
         width: int = 32,
         audio_width: int = 128,
         spade_hidden: int = 256,
@@ -158,11 +158,12 @@ class Synthesis(nn.Module):
             raise ValueError(f"paths must be one of {', '.join(get_args(Paths))}, got {paths!r}")
         align_kernels = (align_kernels[0], align_kernels[1])  # a list where settings come from a file
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        self.audio_dim, self.face_size, self.references = audio_dim, check_face_size(face_size), references
+        self.audio_dim, self.face_size = audio_dim, check_face_size(face_size)
+        self.num_references = num_references
         self.paths, self.aligned = paths, aligned
         self.channels = (width, 4 * width, 8 * width)  # of either path's maps at S, S/2, S/4
         self.audio_encoder = AudioCodeEncoder(audio_dim, audio_width)
-        self.spatial = SpatialPath(face_size, references, width, audio_width, align_kernels, stem_kernel, residuals)
+        self.spatial = SpatialPath(face_size, num_references, width, audio_width, align_kernels, stem_kernel, residuals)
         self.temporal = TemporalPath(width, audio_width, spade_hidden, stem_kernel, flow_kernel)
         self.fusion = Fusion(self.channels)
         self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped)
@@ -177,10 +178,10 @@ class Synthesis(nn.Module):
         if self.aligned:
             if places is None:
                 raise ValueError("the network was trained on aligned references: expected places, got none")
-            check_shape("places", places, None, self.references, 2, 3)
+            check_shape("places", places, None, self.num_references, 2, 3)
             images, heatmaps = moved_references(images, heatmaps, places)
-        check_shape("images", images, None, self.references, 3, S, S)
-        check_shape("heatmaps", heatmaps, images.shape[0], self.references, 1, S, S)
+        check_shape("images", images, None, self.num_references, 3, S, S)
+        check_shape("heatmaps", heatmaps, images.shape[0], self.num_references, 1, S, S)
         maps, content = self.spatial.encode(images, heatmaps)
         return References(images, maps, content, self.temporal.encode(images, heatmaps))
 
@@ -197,7 +198,7 @@ class Synthesis(nn.Module):
         check_shape("masked", masked, None, 3, S, S)
         check_shape("heatmap", heatmap, B, 1, S, S)
         check_shape("audio", audio, B, self.audio_dim, 10)
-        check_shape("references.images", references.images, B, self.references, 3, S, S)
+        check_shape("references.images", references.images, B, self.num_references, 3, S, S)
         code = self.audio_encoder(audio)
         spatial = self.spatial(references.spatial, references.content, heatmap, code)
         warped = self.temporal(references.images, references.temporal, heatmap, code)

@@ -17,7 +17,13 @@ from stsa_lightning.features.base import FEATURE_DIMS
 from stsa_lightning.training.strategy import AlternatingDDP
 from stsa_lightning.utils.errors import UserError
 
-AGREED = ("features", "face_size", "references", "window", "sigma")  # what data and networks must agree on
+AGREED = (
+    "features",
+    "face_size",
+    "num_references",
+    "num_frames",
+    "heatmap_sigma",
+)  # what data and networks must agree on
 
 
 def check_features(features: str) -> int:
@@ -50,7 +56,7 @@ def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[i
         module: the module's arguments.
         audio_dim: values of the audio features.
     """
-    side, frames, references = module["face_size"], module["window"], module["references"]
+    side, frames, references = module["face_size"], module["num_frames"], module["num_references"]
     maps = (frames, 1, side, side)
     return {
         "faces": (frames, 3, side, side),
@@ -77,7 +83,7 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
             wanted = ", ".join(map(str, shape))
             raise UserError(
                 f"a batch's {name}: expected (B, {wanted}), got {'nothing' if found is None else found}; prepare or "
-                "read the data with the module's face_size, window, references and features"
+                "read the data with the module's face_size, num_frames, num_references and features"
             )
 
 
@@ -217,6 +223,6 @@ def memory_advice(batch_size: int) -> Iterator[None]:
         raise OutOfMemoryError(
             f"out of memory with {batch_size} windows in a batch ({told}). Lower data.batch_size (now {batch_size}) "
             "and raise model.accumulate as much, to keep the step's size; or try --trainer.precision bf16-mixed, a "
-            "smaller data.window or data.references, and model.weights.temporal_adversarial 0, which draws one frame "
-            "of a window instead of all"
+            "smaller data.num_frames or data.num_references, and model.weights.temporal_adversarial 0, which draws one "
+            "frame of a window instead of all"
         ) from error

@@ -96,15 +96,15 @@ class STSA(LightningModule):
         synthesis: likewise of :class:`Synthesis`.
         features: kind of audio features.
         face_size: S, pixels.
-        references: N, reference frames per window.
-        window: T, frames per window.
-        sigma: width of the heatmaps' ridges, pixels; for whoever uses the networks later.
+        num_references: N, reference frames per window.
+        num_frames: T, frames per window.
+        heatmap_sigma: width of the heatmaps' lines, pixels; for whoever uses the networks later.
         weights: weight of each loss term.
         terms: further terms of one's own by name, see :class:`LossTerm`.
         balance: what the weights of the terms on the generated face mean: ``weights`` multiply the terms, ``shares``
             are parts of the gradient at the face, see :class:`ShareBalancer`.
         balance_every_n_steps: batches between measurements, rounded up to when the trainer logs; 0: none.
-        foreground_weight: weight of a heatmap's ridges against its empty part.
+        foreground_weight: weight of a heatmap's lines against its empty part.
         mouth_weight: weight of the mouth's pixels in ``pixel`` and ``perceptual`` against the others'; 1: equal.
         perceptual_net: torchvision VGG of the perceptual losses.
         perceptual_half: they look at lower halves alone, the part that is made: half the work (ours).
@@ -132,9 +132,9 @@ class STSA(LightningModule):
         synthesis: dict[str, Any] | None = None,
         features: FeatureKind = "logmel",
         face_size: int = 128,
-        references: int = 5,
-        window: int = 5,
-        sigma: float = 1.0,
+        num_references: int = 5,
+        num_frames: int = 5,
+        heatmap_sigma: float = 1.0,
         weights: LossWeights = RELEASED_RECIPE,
         terms: dict[str, TermSettings] = {},  # noqa: B006 (a type that settings may lay over; nobody changes it)
         balance: Balance = "weights",
@@ -174,7 +174,7 @@ class STSA(LightningModule):
 
         shared = {"audio_dim": check_features(features), "face_size": face_size}
         self.guidance = built(Guidance, {**GUIDANCE[size], **shared}, guidance, "model.guidance")
-        own = {**SYNTHESIS[size], **shared, "references": references}
+        own = {**SYNTHESIS[size], **shared, "num_references": num_references}
         self.synthesis = built(Synthesis, own, synthesis, "model.synthesis")
         self.objective = Objective(
             weights,
@@ -187,7 +187,7 @@ class STSA(LightningModule):
             cil=cil,
             discriminator=discriminator,
             own=terms,
-            sync=load_sync_loss(sync_expert, features, window) if weights.sync else None,
+            sync=load_sync_loss(sync_expert, features, num_frames) if weights.sync else None,
             sound_width=self.guidance.settings["width"],
         )
         compose_for_training(self.synthesis)
@@ -263,7 +263,7 @@ class STSA(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What :func:`load_networks` needs to rebuild the networks without this class."""
-        meta = {name: self.hparams[name] for name in ("features", "window", "sigma")}
+        meta = {name: self.hparams[name] for name in ("features", "num_frames", "heatmap_sigma")}
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, STSADataModule):
             meta["validation_speakers"] = sorted(set(data.splits["val"]["speaker"]))  # an evaluation measures these

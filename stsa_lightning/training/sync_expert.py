@@ -29,11 +29,11 @@ MAX_SHIFT = 5
 
 
 class SyncExpertModule(LightningModule):
-    """Trains a :class:`SyncExpert` on windows of a prepared corpus (``data.window`` of 15 frames or more).
+    """Trains a :class:`SyncExpert` on windows of a prepared corpus (``data.num_frames`` of 15 frames or more).
 
     Args:
         features, face_size: as the data has them.
-        window: T, frames of the data's windows.
+        num_frames: T, frames of the data's windows.
         width, dim, dropout: see :class:`SyncExpert`.
         temperature: of InfoNCE.
         same_clip: weight of the InfoNCE within clips, the rest is that across the batch; 0.5 balances them.
@@ -46,7 +46,7 @@ class SyncExpertModule(LightningModule):
         self,
         features: FeatureKind = "logmel",
         face_size: int = 64,
-        window: int = 20,
+        num_frames: int = 20,
         width: int = 32,
         dim: int = 128,
         dropout: float = 0.2,
@@ -57,8 +57,8 @@ class SyncExpertModule(LightningModule):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__()
-        if window < WINDOW_FRAMES + MAX_SHIFT + 1:
-            raise UserError(f"window: expected {WINDOW_FRAMES + MAX_SHIFT + 1} frames or more, got {window}")
+        if num_frames < WINDOW_FRAMES + MAX_SHIFT + 1:
+            raise UserError(f"num_frames: expected {WINDOW_FRAMES + MAX_SHIFT + 1} frames or more, got {num_frames}")
         if not 0 <= same_clip <= 1:
             raise UserError(f"same_clip: expected a share from 0 to 1, got {same_clip}")
         self.save_hyperparameters()

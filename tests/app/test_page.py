@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
     networks = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
-    return save_networks(path, *networks, {"features": "logmel", "window": 5})
+    return save_networks(path, *networks, {"features": "logmel", "num_frames": 5})
 
 
 @dataclass

@@ -20,7 +20,7 @@ from stsa_lightning.utils.errors import UserError
 
 
 def _module(root: Path, **options: Any) -> STSADataModule:
-    defaults = {"face_size": 32, "references": 2, "batch_size": 2, "num_workers": 0, "windows_per_clip": 2}
+    defaults = {"face_size": 32, "num_references": 2, "batch_size": 2, "num_workers": 0, "windows_per_clip": 2}
     return STSADataModule(str(root), **{**defaults, **options})
 
 
@@ -337,8 +337,8 @@ def test_errors(synthetic_root: Path) -> None:
         _module(synthetic_root, corpus="vox")
     with pytest.raises(UserError, match="got both"):
         _module(synthetic_root, validation_speakers=["speaker0"], train_list="x")
-    with pytest.raises(UserError, match="window: expected at most 30"):
-        _module(synthetic_root, window=31).setup()
+    with pytest.raises(UserError, match="num_frames: expected at most 30"):
+        _module(synthetic_root, num_frames=31).setup()
     with pytest.raises(UserError, match="--features mfcc"):
         _module(synthetic_root, features="mfcc").setup()
 

@@ -63,10 +63,10 @@ def test_what_is_said_of_a_missing_or_damaged_index(tmp_path: Path) -> None:
 
 
 def test_usable_clips(index: pd.DataFrame, synthetic: ModuleType) -> None:
-    clips = usable(index, "logmel", window=30)
+    clips = usable(index, "logmel", num_frames=30)
     assert len(clips) == 10
-    with pytest.raises(UserError, match="window: expected at most 30"):
-        usable(index, "logmel", window=31)
+    with pytest.raises(UserError, match="num_frames: expected at most 30"):
+        usable(index, "logmel", num_frames=31)
     with pytest.raises(UserError, match=r"features: expected one of \['logmel'\].*got 'mfcc'.*--features mfcc"):
         usable(index, "mfcc")
     with pytest.raises(UserError, match=r"all rejected, mostly for \{'has no sound': 1\}"):

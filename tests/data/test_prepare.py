@@ -503,7 +503,7 @@ def test_the_rendered_sample(prepared_sample: Path) -> None:
     assert index["frames"].tolist() == [50] * 3
     assert (index["valid_frames"] >= 45).all()
     assert index["speaker"].is_unique
-    item = WindowDataset(prepared_sample, index["clip"].tolist(), references=2)[0]
+    item = WindowDataset(prepared_sample, index["clip"].tolist(), num_references=2)[0]
     assert item["faces"].shape == (5, 3, 128, 128)
     assert item["faces"].float().std() > 0.05 * 255
 

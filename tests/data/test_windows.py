@@ -31,7 +31,7 @@ def root(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def _dataset(root: Path, clips: tuple[str, ...] = ("ann/gaps",), **options: Any) -> WindowDataset:
-    return WindowDataset(root, clips, **{"face_size": 64, "references": 3, "windows_per_clip": 40, **options})
+    return WindowDataset(root, clips, **{"face_size": 64, "num_references": 3, "windows_per_clip": 40, **options})
 
 
 def _frames_of(images: torch.Tensor) -> list[int]:
@@ -96,7 +96,7 @@ def test_windows_are_consecutive_valid_frames_and_references_others(root: Path, 
 
 
 def test_a_clip_of_nothing_but_the_window_references_itself(root: Path) -> None:
-    item = _dataset(root, clips=("ann/five",), references=7)[0]
+    item = _dataset(root, clips=("ann/five",), num_references=7)[0]
     assert set(_frames_of(item["references"])) <= set(range(5))
     assert len(item["references"]) == 7
 
@@ -200,8 +200,8 @@ def test_another_voice_leaves_pictures_alone(root: Path) -> None:
 @pytest.mark.parametrize("strength", ["colour", "jpeg", "resolution"])
 def test_frames_and_references_change_alike(root: Path, strength: str) -> None:
     """In a clip of five frames references are frames of the window: the same picture must come out."""
-    item = _dataset(root, clips=("ann/five",), references=5, **{strength: 1.0})[5]
-    plain = _dataset(root, clips=("ann/five",), references=5)[5]
+    item = _dataset(root, clips=("ann/five",), num_references=5, **{strength: 1.0})[5]
+    plain = _dataset(root, clips=("ann/five",), num_references=5)[5]
     references = _frames_of(plain["references"])
     assert torch.equal(item["references"], item["faces"][references])
 
@@ -226,17 +226,17 @@ def test_a_clip_prepared_anew_is_read_anew(synthetic: ModuleType, tmp_path: Path
 
 
 def test_errors(root: Path) -> None:
-    with pytest.raises(UserError, match="references: expected at least 1, got 0"):
-        _dataset(root, references=0)
+    with pytest.raises(UserError, match="num_references: expected at least 1, got 0"):
+        _dataset(root, num_references=0)
     for name in ("geometry", "colour", "resolution", "jpeg", "voice"):
         with pytest.raises(UserError, match=f"{name}: expected 0 to 1, got 1.5"):
             _dataset(root, **{name: 1.5})
     with pytest.raises(UserError, match="voice: changes log-mel features only, got features 'mfcc'"):
         _dataset(root, features="mfcc", voice=0.5)
     with pytest.raises(ClipError, match=r"gaps.safetensors: expected 15 frames"):
-        _dataset(root, window=15)[0]
+        _dataset(root, num_frames=15)[0]
     with pytest.raises(ClipError, match="expected 60 frames"):
-        _dataset(root, window=60)[0]
+        _dataset(root, num_frames=60)[0]
     with pytest.raises(ClipError, match="--features mfcc"):
         _dataset(root, features="mfcc")[0]
     with pytest.raises(FileNotFoundError, match="bob"):

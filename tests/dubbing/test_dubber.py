@@ -104,7 +104,7 @@ class EchoGuidance(nn.Module):
 class GreenSynthesis(nn.Module):
     """Paints the hidden half green."""
 
-    audio_dim, face_size, references, aligned = 1, SIZE, 3, False
+    audio_dim, face_size, num_references, aligned = 1, SIZE, 3, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -367,8 +367,8 @@ def test_networks_that_do_not_fit() -> None:
     other = Synthesis(**{**SYNTHESIS["tiny"], "face_size": 128})
     with pytest.raises(DubError, match="face_size is 64 in guidance, 128 in synthesis"):
         Dubber(guidance, other, LogMel())
-    with pytest.raises(DubError, match="window must be odd"):
-        Dubber(guidance, synthesis, LogMel(), window=4)
+    with pytest.raises(DubError, match="num_frames must be odd"):
+        Dubber(guidance, synthesis, LogMel(), num_frames=4)
 
 
 # --------------------------------------------------------------------------------------------------- with the networks
@@ -379,7 +379,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
     path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
-    return save_networks(path, guidance, synthesis, {"features": "logmel", "window": 5})
+    return save_networks(path, guidance, synthesis, {"features": "logmel", "num_frames": 5})
 
 
 def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, checkpoint: Path, speech: Any) -> None:

@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
     path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
-    return save_networks(path, guidance, synthesis, {"features": "logmel", "window": 5})
+    return save_networks(path, guidance, synthesis, {"features": "logmel", "num_frames": 5})
 
 
 @pytest.fixture

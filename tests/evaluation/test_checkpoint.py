@@ -32,7 +32,7 @@ FAST = Protocol(speakers=("speaker01", "speaker02"), metrics=("psnr", "ssim", "l
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("networks") / "random.safetensors"
-    meta = {"features": "logmel", "window": 5}
+    meta = {"features": "logmel", "num_frames": 5}
     # Untrained, and drawing without the warped reference, it knows nothing of the face.
     synthesis = Synthesis(**{**SYNTHESIS["tiny"], "on_warped": False, "face_size": 64})
     return save_networks(path, Guidance(**{**GUIDANCE["tiny"], "face_size": 64}), synthesis, meta)

@@ -31,7 +31,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     nets = Guidance(**{**GUIDANCE["tiny"], "face_size": 64}), Synthesis(**{**SYNTHESIS["tiny"], "face_size": 64})
-    meta = {"features": "logmel", "window": 5, "validation_speakers": ["Radio1", "KevinMcCarthy"]}
+    meta = {"features": "logmel", "num_frames": 5, "validation_speakers": ["Radio1", "KevinMcCarthy"]}
     return save_networks(tmp_path_factory.mktemp("networks") / "random.safetensors", *nets, meta)
 
 
@@ -91,7 +91,7 @@ def test_reproduce_says_who_must_be_named(sample_root: Path, checkpoint: Path, t
     root = miniatures.hdtf(tmp_path, sorted(sample_root.rglob("*.mp4")))
     stranger = tmp_path / "stranger.safetensors"
     nets = Guidance(**{**GUIDANCE["tiny"], "face_size": 64}), Synthesis(**{**SYNTHESIS["tiny"], "face_size": 64})
-    save_networks(stranger, *nets, {"features": "logmel", "window": 5})
+    save_networks(stranger, *nets, {"features": "logmel", "num_frames": 5})
     job = Reproduction("hdtf", root, stranger, tmp_path / "out", experiments=EXPERIMENTS)
     with pytest.raises(UserError, match="--speakers A,B, or --speakers all"):
         make_plan(job)
@@ -171,7 +171,9 @@ def test_reproduce_hdtf_from_its_videos_to_the_table_and_goes_on(
     torch.manual_seed(1)
     other = tmp_path / "other.safetensors"
     nets = Guidance(**{**GUIDANCE["tiny"], "face_size": 64}), Synthesis(**{**SYNTHESIS["tiny"], "face_size": 64})
-    save_networks(other, *nets, {"features": "logmel", "window": 5, "validation_speakers": ["Radio1", "KevinMcCarthy"]})
+    save_networks(
+        other, *nets, {"features": "logmel", "num_frames": 5, "validation_speakers": ["Radio1", "KevinMcCarthy"]}
+    )
     job = Reproduction("hdtf", root, other, out, metrics=("psnr",), experiments=EXPERIMENTS)
     with pytest.raises(UserError, match="other checkpoint"):
         reproduce(job)

@@ -77,7 +77,7 @@ def test_equals_a_drawing_by_opencv_pixel_by_pixel(scattered: np.ndarray, size: 
 
 @pytest.mark.parametrize("kind", HEATMAP_KINDS)
 def test_sigma_zero_draws_hard_lines(scattered: np.ndarray, kind: HeatmapKind) -> None:
-    """Exactly the pixels on which the ridges of any width reach 1."""
+    """Exactly the pixels on which the lines of any width reach 1."""
     np.testing.assert_array_equal(draw_heatmaps(scattered, kind, 64, 0.0), draw_heatmaps(scattered, kind, 64, 1.0) == 1)
 
 

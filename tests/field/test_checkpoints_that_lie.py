@@ -24,7 +24,7 @@ SIZES = {
     "guidance": {"audio_dim": 80, "face_size": 64, "width": 16, "base": 4, "layers": 2, "heads": 2, "feedforward": 16},
     "synthesis": {"audio_dim": 80, "face_size": 64, "width": 2, "audio_width": 8, "spade_hidden": 4},
 }
-META = {"features": "logmel", "window": 5, "sigma": 1.0}
+META = {"features": "logmel", "num_frames": 5, "heatmap_sigma": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def _written(path: Path, tensors: dict[str, torch.Tensor], described: Any) -> Pa
 
 WRONG = [None, "x", [], {}, 1.5, float("nan"), float("inf"), True, -1, 10**7, 10**400]
 LIES = [
-    *(("meta", value) for value in (None, [], "x", 5, {}, {"features": "logmel"}, {"window": 5})),
-    *(("meta.window", value) for value in (*WRONG, 0, 513)),
-    *(("meta.sigma", value) for value in (None, "x", [], float("nan"), -1, 0, 10**400)),
+    *(("meta", value) for value in (None, [], "x", 5, {}, {"features": "logmel"}, {"num_frames": 5})),
+    *(("meta.num_frames", value) for value in (*WRONG, 0, 513)),
+    *(("meta.heatmap_sigma", value) for value in (None, "x", [], float("nan"), -1, 10**400)),
     *(("meta.features", value) for value in (None, "x", [], {}, 5, True)),
     *(("meta.validation_speakers", value) for value in (None, "x", [5], {})),
     *((part, value) for part in ("guidance", "synthesis") for value in (None, [], "x", 5, {"unknown": 1})),
@@ -57,7 +57,7 @@ LIES = [
         (f"{part}.{name}", value)
         for part, names in {
             "guidance": ("audio_dim", "face_size", "width", "base", "layers", "heads", "feedforward"),
-            "synthesis": ("references", "width", "audio_width", "spade_hidden", "residuals"),
+            "synthesis": ("num_references", "width", "audio_width", "spade_hidden", "residuals"),
         }.items()
         for name in names
         for value in WRONG

@@ -74,7 +74,7 @@ class Shot:
 
     def __init__(self, synthesis: Synthesis, seed: int) -> None:
         random = torch.Generator().manual_seed(seed)
-        size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.references
+        size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.num_references
         self.references = (torch.rand(1, count, channels, size, size, generator=random) for channels in (3, 1))
         self.references = tuple(self.references)
         self.frames = (

@@ -89,7 +89,7 @@ def test_a_generator_is_trained_and_dubbed_with_where_the_user_allows_it(
     assert type(engine.synthesis).__name__ == "Retouched"
     # A run that names the class may begin from it, one that does not may not.
     monkeypatch.setenv(ALLOWED, "")
-    same = {**NARROW, "face_size": 64, "window": 2, "references": 2, "init_from": str(checkpoint)}
+    same = {**NARROW, "face_size": 64, "num_frames": 2, "num_references": 2, "init_from": str(checkpoint)}
     begun = STSA(**{**same, "synthesis": over})
     assert torch.equal(begun.synthesis.retouch.weight, synthesis.retouch.weight)
     with pytest.raises(UserError, match="--allow-class"):
@@ -101,7 +101,9 @@ def test_code_that_a_checkpoint_names_is_not_imported_unasked(mine: Path, monkey
     trap = mine / "trap.py"
     trap.write_text("from pathlib import Path\nPath('sprung').touch()\n")
     model = STSA("tiny", face_size=64, weights=NONE)
-    path = save_networks(mine / "a.safetensors", model.guidance, model.synthesis, {"features": "logmel", "window": 5})
+    path = save_networks(
+        mine / "a.safetensors", model.guidance, model.synthesis, {"features": "logmel", "num_frames": 5}
+    )
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
@@ -132,7 +134,7 @@ def test_data_of_one_s_own_train(mine: Path):
     assert (mine / "runs/mine/last.ckpt").is_file()
     kept = yaml.safe_load((mine / "runs/mine/config.yaml").read_text())["data"]
     assert kept == {"class_path": "mine.data.NoiseData", "init_args": {
-        "length": 4, "batch_size": 2, "face_size": 64, "window": 5, "references": 3,
+        "length": 4, "batch_size": 2, "face_size": 64, "num_frames": 5, "num_references": 3,
     }}  # fmt: skip
 
 

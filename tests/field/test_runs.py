@@ -46,8 +46,8 @@ def tree(prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "data": {
             "root": str(prepared_sample),
             "face_size": 64,
-            "window": 2,
-            "references": 2,
+            "num_frames": 2,
+            "num_references": 2,
             "batch_size": 2,
             "num_workers": 0,
             "windows_per_clip": 1,

@@ -27,15 +27,15 @@ needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without 
 
 
 def networks(size: str, aligned: bool = False) -> tuple[Guidance, Synthesis]:
-    """`small` without ridges, on whose flanks a rounding error of a keypoint's place is the largest (`test_ridges`)."""
+    """`small` without rendered heatmaps: a rounding error of a keypoint's place is the largest on a line's flanks."""
     settings = {**SYNTHESIS[size], "aligned": aligned}
-    return seeded(Guidance(**{**GUIDANCE[size], "ridge_sigma": 0})), seeded(Synthesis(**settings))
+    return seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": 0})), seeded(Synthesis(**settings))
 
 
 def scene(synthesis: Synthesis, frames: int = 3, window: int = 5) -> dict[str, Tensor]:
     """Smooth pictures and neighbouring windows, as a video has them."""
     generator = torch.Generator().manual_seed(1)
-    size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.references
+    size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.num_references
 
     def smooth(n: int, channels: int) -> Tensor:
         coarse = torch.rand(n, channels, 9, 9, generator=generator)
@@ -76,8 +76,8 @@ def test_exact_is_the_straight_form(size: str, aligned: bool) -> None:
     torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=0)
 
 
-def test_ridges_are_drawn_as_the_network_draws_them() -> None:
-    """In double precision: on a ridge's steep flank a rounding error of a keypoint's place is large."""
+def test_rendered_heatmaps_are_those_of_the_network() -> None:
+    """In double precision: on a line's steep flank a rounding error of a keypoint's place is large."""
     guidance = seeded(Guidance(**GUIDANCE["small"])).double()
     synthesis = seeded(Synthesis(**SYNTHESIS["small"])).double()
     given = {name: value.double() for name, value in scene(synthesis).items()}
@@ -163,7 +163,7 @@ def test_frames_do_not_depend_on_their_block(precision: Precision, aligned: bool
 def test_each_frame_looks_at_the_references_chosen_for_it() -> None:
     guidance, synthesis = networks("tiny", aligned=True)
     given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision="exact")
-    count = synthesis.references
+    count = synthesis.num_references
     more = torch.rand(1, 2, *given["images"].shape[2:], generator=torch.Generator().manual_seed(2))
     offered = {
         "images": torch.cat([given["images"], more], 1),
@@ -250,11 +250,11 @@ def test_bfloat16_is_near_float32(size: str, aligned: bool, recorded_plainly: Re
     assert 40 < psnr_db(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given)) < 80
 
 
-@pytest.mark.parametrize(("size", "aligned", "ridge_sigma"), [("tiny", False, 0.0), ("small", True, 1.0)])
+@pytest.mark.parametrize(("size", "aligned", "heatmap_sigma"), [("tiny", False, 0.0), ("small", True, 1.0)])
 def test_what_is_recorded_never_waits_for_the_gpu(
-    size: str, aligned: bool, ridge_sigma: float, recorded_plainly: Record, pretend_gpu: Any
+    size: str, aligned: bool, heatmap_sigma: float, recorded_plainly: Record, pretend_gpu: Any
 ) -> None:
-    guidance = seeded(Guidance(**{**GUIDANCE[size], "ridge_sigma": ridge_sigma}))
+    guidance = seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": heatmap_sigma}))
     synthesis = seeded(Synthesis(**{**SYNTHESIS[size], "aligned": aligned}))
     engine, given = as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly), scene(synthesis)
     for network in (engine.guidance, engine.synthesis, engine.quick):

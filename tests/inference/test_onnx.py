@@ -31,11 +31,11 @@ def test_onnx_draws_as_the_networks_do(
         tiny_synthesis = Synthesis(**{**tiny_synthesis.settings, "aligned": True}).eval()
         tiny_synthesis.load_state_dict(weights)
     checkpoint = save_networks(
-        tmp_path / "nets.safetensors", tiny_guidance, tiny_synthesis, {"features": "logmel", "window": 5}
+        tmp_path / "nets.safetensors", tiny_guidance, tiny_synthesis, {"features": "logmel", "num_frames": 5}
     )
     main(["weights", "export-onnx", str(checkpoint), "-o", str(tmp_path / "onnx")])
     described = json.loads((tmp_path / "onnx" / "stsa.json").read_text())
-    assert described == {"face_size": 64, "references": 3, "audio_dim": 80, "features": "logmel", "window": 5}
+    assert described == {"face_size": 64, "num_references": 3, "audio_dim": 80, "features": "logmel", "num_frames": 5}
 
     graphs = {name: runtime.InferenceSession(tmp_path / "onnx" / f"{name}.onnx") for name in ("references", "frames")}
     images, heatmaps = torch.rand(1, 3, 3, 64, 64), torch.rand(1, 3, 1, 64, 64)

@@ -28,7 +28,7 @@ def test_a_constant_error_costs_the_same_at_any_weight(weight):
     assert heatmap_regression(target, target, weight) == 0
 
 
-def test_foreground_weight_favours_a_faint_ridge_over_an_empty_map():
+def test_foreground_weight_favours_a_faint_line_over_an_empty_map():
     target = torch.zeros(1, 1, 1, 32, 32)
     target[..., 16, :] = 1.0
     empty = torch.zeros_like(target)

@@ -11,7 +11,7 @@ from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.errors import UserError
 
-META = {"features": "logmel", "window": 5}
+META = {"features": "logmel", "num_frames": 5}
 
 
 def same_state(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -44,7 +44,7 @@ def test_networks_come_back_with_settings_and_meta(
 def test_meta_that_leaves_out_what_a_dub_needs(
     tmp_path: Path, tiny_guidance: Guidance, tiny_synthesis: Synthesis
 ) -> None:
-    path = save_networks(tmp_path / "bare.safetensors", tiny_guidance, tiny_synthesis, {"window": 5})
+    path = save_networks(tmp_path / "bare.safetensors", tiny_guidance, tiny_synthesis, {"num_frames": 5})
     with pytest.raises(UserError, match=r"bare\.safetensors: its meta does not say features"):
         load_networks(path)
 

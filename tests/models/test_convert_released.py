@@ -55,7 +55,7 @@ def test_imported_networks_answer_in_rgb(
     out = import_released(*published, tmp_path / "released.safetensors")
     guidance, synthesis, meta = load_networks(out)
     assert meta["features"] == "wav2vec2"
-    assert meta["window"] == 5
+    assert meta["num_frames"] == 5
     assert guidance.settings["add_masked"] is False
     assert synthesis.settings["face_size"] == 128
 

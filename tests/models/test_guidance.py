@@ -43,7 +43,7 @@ def test_released_size() -> None:
         "dropout": 0.1,
         "audio_dropout": 0.0,
         "add_masked": True,
-        "ridge_sigma": 0.0,
+        "heatmap_sigma": 0.0,
     }
 
 

@@ -31,7 +31,7 @@ def test_they_are_the_heatmaps_that_landmarks_are_drawn_as(landmarks, size) -> N
     for mine, theirs in ((lip, drawn["lip"]), (jaw, drawn["jaw"])):
         assert mine.shape == (len(landmarks), 1, size, size)
         mine = mine[:, 0].numpy()
-        # Theirs go through whole pixels, rounded down: the ridge is up to a pixel beside mine.
+        # Theirs go through whole pixels, rounded down: the line is up to a pixel beside mine.
         assert np.corrcoef(mine.ravel(), theirs.ravel())[0, 1] > 0.95
         assert abs(mine.mean() / theirs.mean() - 1) < 0.1
         for axis in (1, 2):
@@ -41,13 +41,13 @@ def test_they_are_the_heatmaps_that_landmarks_are_drawn_as(landmarks, size) -> N
 
 
 def test_keypoints_follow_a_picture_that_is_wanted(landmarks) -> None:
-    ridges, target = HeatmapRenderer(64, 2.0), _keypoints(landmarks[:1])
+    render, target = HeatmapRenderer(64, 2.0), _keypoints(landmarks[:1])
     moved = (target + 0.02).requires_grad_()
-    wanted = torch.cat(ridges(target))
+    wanted = torch.cat(render(target))
     optimiser = torch.optim.Adam([moved], lr=1e-3)
     losses = []
     for _ in range(60):
-        loss = (torch.cat(ridges(moved)) - wanted).square().sum()
+        loss = (torch.cat(render(moved)) - wanted).square().sum()
         losses.append(loss.item())
         optimiser.zero_grad()
         loss.backward()
@@ -66,12 +66,12 @@ def test_lines_without_length_are_nothing() -> None:
 def test_guidance_drives_the_picture_with_them() -> None:
     torch.manual_seed(0)
     blurred = Guidance(**GUIDANCE["tiny"]).eval()
-    drawn = Guidance(**GUIDANCE["tiny"], ridge_sigma=1.0).eval()
+    drawn = Guidance(**GUIDANCE["tiny"], heatmap_sigma=1.0).eval()
     drawn.load_state_dict(blurred.state_dict())  # no weights of their own
     given = torch.randn(1, 5, 80, 10), torch.rand(1, 5, 1, 64, 64), torch.rand(1, 3, 1, 64, 64)
     with torch.no_grad():
         a, b = blurred(*given), drawn(*given)
-        lip, jaw = drawn.ridges(b.keypoints.flatten(0, 1))
+        lip, jaw = drawn.heatmap_renderer(b.keypoints.flatten(0, 1))
         torch.testing.assert_close(b.keypoints, a.keypoints)
         torch.testing.assert_close(b.lip, a.lip)
         expected = (lip + jaw + given[1].flatten(0, 1)).clamp(max=1)

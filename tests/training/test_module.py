@@ -16,22 +16,22 @@ from stsa_lightning.models.synthesis import mask_lower_half, moved_references
 from stsa_lightning.training.module import PHASES, STSA
 from stsa_lightning.utils.errors import UserError
 
-SMALL: dict[str, Any] = {"size": "tiny", "face_size": 64, "references": 2, "window": 3}
+SMALL: dict[str, Any] = {"size": "tiny", "face_size": 64, "num_references": 2, "num_frames": 3}
 NO_VGG = {"warp": 0.0, "perceptual": 0.0}
 PLAIN = LossWeights(**NO_VGG, warp_pixel=1.0, pixel=1.0, adversarial=0.0, feature_matching=0.0, information=0.0)
 
 
-def batch(size: int = 2, window: int = 3, references: int = 2, face: int = 64) -> dict[str, Any]:
+def batch(size: int = 2, frames: int = 3, references: int = 2, face: int = 64) -> dict[str, Any]:
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
     generator = torch.Generator().manual_seed(0)
-    maps = (size, window, 1, face, face)
+    maps = (size, frames, 1, face, face)
     return {
-        "faces": uniform(size, window, 3, face, face),
+        "faces": uniform(size, frames, 3, face, face),
         **{f"{kind}heatmaps": uniform(*maps) for kind in ("", "masked_", "lip_", "jaw_")},
-        "keypoints": uniform(size, window, 2, 57),
-        "audio": uniform(size, window, 80, 10),
+        "keypoints": uniform(size, frames, 2, 57),
+        "audio": uniform(size, frames, 80, 10),
         "references": uniform(size, references, 3, face, face),
         "reference_heatmaps": uniform(size, references, 1, face, face),
         "frame": torch.arange(size),
@@ -163,12 +163,14 @@ def test_the_upper_half_alone_is_seen():
 
 def test_networks_start_from_an_export(tmp_path: Path):
     source = STSA(**SMALL, weights=PLAIN)
-    save_networks(tmp_path / "a.safetensors", source.guidance, source.synthesis, {"features": "logmel", "window": 3})
+    save_networks(
+        tmp_path / "a.safetensors", source.guidance, source.synthesis, {"features": "logmel", "num_frames": 3}
+    )
     module = STSA(**SMALL, weights=PLAIN, init_from=str(tmp_path / "a.safetensors"))
     for name, tensor in source.synthesis.state_dict().items():
         torch.testing.assert_close(module.synthesis.state_dict()[name], tensor)
-    with pytest.raises(UserError, match="references"):
-        STSA(**{**SMALL, "references": 4}, weights=PLAIN, init_from=str(tmp_path / "a.safetensors"))
+    with pytest.raises(UserError, match="num_references"):
+        STSA(**{**SMALL, "num_references": 4}, weights=PLAIN, init_from=str(tmp_path / "a.safetensors"))
 
 
 def test_bad_settings_are_named():

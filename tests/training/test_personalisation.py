@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
     path = tmp_path_factory.mktemp("untrained") / "tiny.safetensors"
-    return save_networks(path, guidance, synthesis, {"features": "logmel", "window": 5, "sigma": 1.0})
+    return save_networks(path, guidance, synthesis, {"features": "logmel", "num_frames": 5, "heatmap_sigma": 1.0})
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from stsa_lightning.training.checks import batch_shapes
 from stsa_lightning.training.module import STSA
 from stsa_lightning.training.strategy import average_gradients
 
-SIZES: dict[str, Any] = {"face_size": 64, "window": 2, "references": 2}
+SIZES: dict[str, Any] = {"face_size": 64, "num_frames": 2, "num_references": 2}
 NARROW: dict[str, Any] = {
     "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
     "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},

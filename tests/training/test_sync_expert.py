@@ -75,14 +75,14 @@ def test_a_guess_costs_1_and_certainty_nothing():
 
 
 def test_settings_out_of_range():
-    with pytest.raises(UserError, match="window: expected 11 frames or more, got 5"):
-        SyncExpertModule(window=5)
+    with pytest.raises(UserError, match="num_frames: expected 11 frames or more, got 5"):
+        SyncExpertModule(num_frames=5)
     with pytest.raises(UserError, match="same_clip"):
         SyncExpertModule(same_clip=2)
 
 
 def corpus(root: Path, **options: object) -> STSADataModule:
-    settings = {"face_size": 64, "window": 15, "references": 1, "batch_size": 4, "num_workers": 0}
+    settings = {"face_size": 64, "num_frames": 15, "num_references": 1, "batch_size": 4, "num_workers": 0}
     return STSADataModule(str(root), validation_speakers=["speaker03"], windows_per_clip=8, **settings | options)
 
 
@@ -91,7 +91,7 @@ def trained(prepared_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A small expert after some 60 steps on two speakers; its checkpoint."""
     seed_everything(0)
     folder = tmp_path_factory.mktemp("expert")
-    module = SyncExpertModule(window=15, width=8, dim=32, dropout=0.0, warmup_steps=4, lr=2e-3)
+    module = SyncExpertModule(num_frames=15, width=8, dim=32, dropout=0.0, warmup_steps=4, lr=2e-3)
     trainer = Trainer(
         max_epochs=16,
         accelerator="cpu",
@@ -108,7 +108,7 @@ def trained(prepared_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_it_learns_to_tell_moments_apart_and_is_what_its_checkpoint_holds(trained: Path, prepared_sample: Path):
-    data = corpus(prepared_sample, window=25, batch_size=2)
+    data = corpus(prepared_sample, num_frames=25, batch_size=2)
     data.setup()
     expert = load_sync_expert(trained)
     assert not any(parameter.requires_grad for parameter in expert.parameters())
@@ -144,8 +144,8 @@ def test_distance_by_hand():
 
 def test_a_training_step_with_the_expert_draws_all_frames(trained: Path, prepared_sample: Path):
     weights = LossWeights(warp=0, perceptual=0, pixel=1, adversarial=0, feature_matching=0, sync=0.1)
-    module = STSA("tiny", face_size=64, references=2, weights=weights, phase="synthesis", sync_expert=str(trained))
-    data = corpus(prepared_sample, window=5, references=2, batch_size=2)
+    module = STSA("tiny", face_size=64, num_references=2, weights=weights, phase="synthesis", sync_expert=str(trained))
+    data = corpus(prepared_sample, num_frames=5, num_references=2, batch_size=2)
     data.setup()
     terms, drawn = module.generator_terms(as_floats(next(iter(data.train_dataloader()))))
     assert drawn.face is not None

@@ -50,8 +50,8 @@ def data(root: Path, windows_per_clip: int = 2) -> STSADataModule:
     return STSADataModule(
         root=str(root),
         face_size=64,
-        window=3,
-        references=2,
+        num_frames=3,
+        num_references=2,
         batch_size=2,
         num_workers=0,
         windows_per_clip=windows_per_clip,
@@ -61,7 +61,7 @@ def data(root: Path, windows_per_clip: int = 2) -> STSADataModule:
 
 def module(**options: Any) -> STSA:
     seed_everything(0)
-    settings = {"size": "tiny", "face_size": 64, "window": 3, "references": 2, "weights": WEIGHTS}
+    settings = {"size": "tiny", "face_size": 64, "num_frames": 3, "num_references": 2, "weights": WEIGHTS}
     return STSA(**{**settings, "discriminator": {"width": 8, "scales": 1}, "optim": {"lr": 1e-3}, **options})
 
 
@@ -115,7 +115,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(uninterrupted, prepared_sam
 def test_a_checkpoint_gives_the_averaged_networks(uninterrupted):
     folder, _, model = uninterrupted
     guidance, synthesis, meta = load_networks(folder / "last.ckpt")
-    assert (meta["features"], meta["window"], meta["sigma"]) == ("logmel", 3, 1.0)
+    assert (meta["features"], meta["num_frames"], meta["heatmap_sigma"]) == ("logmel", 3, 1.0)
     assert meta["validation_speakers"] == ["speaker03"]
     averages = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["GeneratorEMA"]["average"]
     for network, name in ((guidance, "guidance"), (synthesis, "synthesis")):

@@ -21,7 +21,7 @@ SETTINGS = """
 run: {run}
 logger: {logger}
 wandb: {{project: stsa}}
-data: {{root: {data}, num_workers: 0, batch_size: 2, windows_per_clip: 2, references: 2, window: 2,
+data: {{root: {data}, num_workers: 0, batch_size: 2, windows_per_clip: 2, num_references: 2, num_frames: 2,
        validation_windows_per_clip: 1, validation_speakers: [speaker03], face_size: 64}}
 model:
   size: tiny

@@ -25,7 +25,7 @@ from stsa_lightning.training.optim import OptimSettings
 from stsa_lightning.utils.errors import UserError
 
 WEIGHTS = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=1, adversarial=0.1, feature_matching=0.1)
-SIZES: dict[str, Any] = {"face_size": 64, "window": 2, "references": 2}
+SIZES: dict[str, Any] = {"face_size": 64, "num_frames": 2, "num_references": 2}
 NARROW: dict[str, Any] = {
     "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
     "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},

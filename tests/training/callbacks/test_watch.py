@@ -59,13 +59,15 @@ def test_out_of_memory_says_what_to_lower():
         raise RuntimeError("something else")
 
 
-SETTINGS = {"features": "logmel", "face_size": 64, "references": 2, "window": 3, "sigma": 1.0}
+SETTINGS = {"features": "logmel", "face_size": 64, "num_references": 2, "num_frames": 3, "heatmap_sigma": 1.0}
 
 
 def test_data_and_networks_that_differ_are_named():
     check_agreement(SETTINGS, dict(SETTINGS))
-    with pytest.raises(UserError, match="face_size: 128 in the data, 64 in the module; window: 5 in the data, 3 in"):
-        check_agreement(SETTINGS, {**SETTINGS, "face_size": 128, "window": 5})
+    with pytest.raises(
+        UserError, match="face_size: 128 in the data, 64 in the module; num_frames: 5 in the data, 3 in"
+    ):
+        check_agreement(SETTINGS, {**SETTINGS, "face_size": 128, "num_frames": 5})
 
 
 def test_a_batch_of_other_shapes_is_named():
