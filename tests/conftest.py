@@ -36,8 +36,8 @@ def weights_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def parity() -> Path:
-    """Recorded answers of the released networks under seeded weights."""
-    return _folder("STSA_PARITY", SHARED / "parity")
+    """Recorded answers of the released networks under seeded weights; `README.md` there says what they are."""
+    return Path(__file__).parent / "data" / "parity"
 
 
 @pytest.fixture(scope="session")

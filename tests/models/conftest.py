@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+from tests.data.parity import seeded_weights
 
 
 @pytest.fixture(autouse=True)
@@ -19,11 +19,6 @@ def _seed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def seeded(parity: Path) -> ModuleType:
-    """`seeded_weights.py` from beside the parity records."""
-    spec = importlib.util.spec_from_file_location("seeded_weights", parity / "seeded_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def seeded() -> ModuleType:
+    """Weights and inputs of the parity records, drawn from generators seeded by their names."""
+    return seeded_weights
