@@ -150,17 +150,17 @@ def fit(settings: argparse.Namespace, variant: Variant, loader: Any, steps: int,
 
 
 def operations(settings: argparse.Namespace, batch: int) -> float:
-    """TFLOP of one step for each sample: both networks, their judges, forward and backward."""
+    """TFLOP of one step for each sample: both networks, their discriminators, forward and backward."""
     module = make_module(settings, Variant("count")).to(settings.device)
     items: dict[str, Any] = next(iter(DataLoader(Repeated(settings, batch), batch)))
     items = {name: value.to(settings.device) if torch.is_tensor(value) else value for name, value in items.items()}
     with FlopCounterMode(display=False) as counter:
-        terms, drawn = module.generator_terms(items)  # type: ignore[arg-type]
-        module._total(terms, drawn)[0].backward()
-        assert drawn.face is not None
-        assert drawn.real is not None
-        fake = module.objective.judge(drawn.face.detach(), drawn.frames)
-        torch.stack(list(module.objective.judge_terms(drawn.real, fake).values())).sum().backward()
+        terms, generated = module.generator_terms(items)  # type: ignore[arg-type]
+        module._total(terms, generated)[0].backward()
+        assert generated.face is not None
+        assert generated.real is not None
+        fake = module.objective.discriminate(generated.face.detach(), generated.frames)
+        torch.stack(list(module.objective.discriminator_terms(generated.real, fake).values())).sum().backward()
     return counter.get_total_flops() / batch / 1e12
 
 

@@ -18,7 +18,7 @@ from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.face.alignment import pose_distances, reference_places
 from stsa_lightning.face.box import denormalise_landmarks
-from stsa_lightning.face.heatmaps import articulation, draw_all_kinds, draw_heatmaps, lip_openness
+from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_measures, lip_openness
 from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 from stsa_lightning.features.base import WINDOW_STEPS, feature_windows
@@ -47,8 +47,8 @@ class Batch(TypedDict):
     jaw_heatmaps: Tensor  # (B, T, 1, S, S)
     landmarks: Tensor  # (B, T, 131, 2) normalised to the face box; may leave [0, 1] at the edge of the video's frame
     keypoints: Tensor  # (B, T, 2, 57) the same limited to [0, 1]: 17 jaw, then 40 lip
-    articulation: Tensor  # (B, T, 3) lips' outer and inner opening, mouth's width: mean 0, deviation 1 around
-    articulation_spread: Tensor  # (B, 3) that deviation, normalised to the face box
+    lip_aperture: Tensor  # (B, T, 3) lips' outer and inner opening, mouth's width: mean 0, deviation 1 around
+    lip_aperture_spread: Tensor  # (B, 3) that deviation, normalised to the face box
     audio: Tensor  # (B, T, D, 10)
     references: Tensor  # (B, N, 3, S, S)
     reference_heatmaps: Tensor  # (B, N, 1, S, S)
@@ -170,7 +170,7 @@ class WindowDataset(Dataset):
             landmarks[: self.num_frames] = augment.swap_mouths(poses, landmarks[: self.num_frames])
         item = {
             **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
-            **_articulation(clip, frames),
+            **_lip_aperture(clip, frames),
             "audio": torch.from_numpy(self._audio(clip, start, rng)),
             "frame": start + self.num_frames // 2,
             "clip": name,
@@ -263,18 +263,18 @@ class WindowDataset(Dataset):
         }
 
 
-def _articulation(clip: Clip, frames: np.ndarray) -> dict[str, Tensor]:
+def _lip_aperture(clip: Clip, frames: np.ndarray) -> dict[str, Tensor]:
     """In pixels of the video's frame, where the box does not matter; its deviation besides in sides of the box."""
     first = max(0, int(frames[0]) - AROUND)
     part = slice(first, min(int(frames[-1]) + 1 + AROUND, clip.frames))
     faces, boxes = clip.face_landmarks_of(part), clip.boxes[part]
-    in_pixels = articulation(denormalise_landmarks(faces, boxes))
+    in_pixels = lip_measures(denormalise_landmarks(faces, boxes))
     spread = np.maximum(np.nanstd(in_pixels, axis=0), LEAST_SPREAD_PX)
     standard = (in_pixels[frames - first] - np.nanmean(in_pixels, axis=0)) / spread
-    in_box = np.maximum(np.nanstd(articulation(faces), axis=0), LEAST_SPREAD)
+    in_box = np.maximum(np.nanstd(lip_measures(faces), axis=0), LEAST_SPREAD)
     return {
-        "articulation": torch.from_numpy(standard.astype(np.float32)),
-        "articulation_spread": torch.from_numpy(in_box.astype(np.float32)),
+        "lip_aperture": torch.from_numpy(standard.astype(np.float32)),
+        "lip_aperture_spread": torch.from_numpy(in_box.astype(np.float32)),
     }
 
 

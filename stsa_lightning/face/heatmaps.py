@@ -9,7 +9,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from stsa_lightning.face.topology import ARTICULATION, HEATMAP_KINDS, LANDMARKS, LINES, HeatmapKind
+from stsa_lightning.face.topology import HEATMAP_KINDS, LANDMARKS, LINES, LIP_MEASURES, HeatmapKind
 
 _PARTS: tuple[HeatmapKind, ...] = ("masked", "lip", "jaw")
 
@@ -57,17 +57,17 @@ def draw_all_kinds(landmarks: np.ndarray, size: int = 128, sigma: float = 1.0) -
 
 def lip_openness(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the outer edges of the lips (FaceMesh points 0 and 17): (..., 131, 2) -> (...), same unit."""
-    return _opening(landmarks, ARTICULATION[0])
+    return _opening(landmarks, LIP_MEASURES[0])
 
 
 def inner_lip_opening(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the inner edges of the lips (FaceMesh points 13 and 14): (..., 131, 2) -> (...), same unit."""
-    return _opening(landmarks, ARTICULATION[1])
+    return _opening(landmarks, LIP_MEASURES[1])
 
 
-def articulation(landmarks: np.ndarray) -> np.ndarray:
+def lip_measures(landmarks: np.ndarray) -> np.ndarray:
     """Outer and inner opening of the lips and width of the mouth: (..., 131, 2) -> (..., 3), same unit."""
-    return np.stack([_opening(landmarks, pair) for pair in ARTICULATION], axis=-1)
+    return np.stack([_opening(landmarks, pair) for pair in LIP_MEASURES], axis=-1)
 
 
 def _opening(landmarks: np.ndarray, pair: np.ndarray) -> np.ndarray:

@@ -49,7 +49,9 @@ CONTENT_POSITIONS: Final = positions(CONTENT)  # (55,)
 KEYPOINT_POSITIONS: Final = positions(KEYPOINTS)  # (57,)
 JAW: Final = KEYPOINT_POSITIONS[:JAW_KEYPOINTS]  # (17,)
 MOUTH: Final = KEYPOINT_POSITIONS[JAW_KEYPOINTS:]  # (40,)
-ARTICULATION: Final = positions(np.array([[0, 17], [13, 14], [61, 291]]))  # (3, 2) ends: outer and inner opening, width
+LIP_MEASURES: Final = positions(
+    np.array([[0, 17], [13, 14], [61, 291]])
+)  # (3, 2) ends: outer and inner aperture, width
 
 
 def _lines(*contours: str) -> np.ndarray:

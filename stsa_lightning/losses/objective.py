@@ -1,4 +1,4 @@
-"""All loss terms of one training step, by name and unweighted, with the networks that judge a picture.
+"""All loss terms of one training step, by name and unweighted, with the discriminators.
 
 Terms of the guidance network come from its heatmaps and keypoints, terms of the picture from the generated face, the
 warped reference and the codes of both paths. Which apply is the phase's business (see `training.module`).
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from stsa_lightning.face.box import mouth_region
 from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_discriminator, lsgan_generator
-from stsa_lightning.losses.articulation import Listening, articulation_loss
 from stsa_lightning.losses.cil import INFO_NCE, CILLoss, CILSettings
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
+from stsa_lightning.losses.lip_aperture import LipApertureProbe, lip_aperture_loss
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.losses.sync import SyncLoss
 from stsa_lightning.losses.term import GeneratorStep, Place, TermSettings, own_terms
@@ -45,8 +45,8 @@ class LossWeights:
         keypoints: L1 of the 57 keypoints (L_semantic).
         keypoint_velocity: L1 of the keypoints' frame-to-frame motion (L_temporal).
         heatmap_velocity: the same on heatmaps (L_temporal).
-        articulation: how far the keypoints' mouth is open and wide, in units of the clip's (ours).
-        listening: what the sound's tokens alone say of that (ours).
+        lip_aperture: how far the keypoints' lips are open and wide, in units of the clip's (ours).
+        audio_lip_aperture: the same, read off the audio embeddings alone by a linear probe (ours).
         warp: VGG perceptual distance of the warped reference to the true face.
         warp_pixel: L1 of the warped reference to the true face.
         perceptual: VGG perceptual + style distance of the generated face.
@@ -62,8 +62,8 @@ class LossWeights:
     keypoints: float = 1.0
     keypoint_velocity: float = 1.0
     heatmap_velocity: float = 0.0
-    articulation: float = 0.0
-    listening: float = 0.0
+    lip_aperture: float = 0.0
+    audio_lip_aperture: float = 0.0
     warp: float = 2.5
     warp_pixel: float = 0.0
     perceptual: float = 4.0
@@ -84,8 +84,9 @@ RELEASED_RECIPE = LossWeights()
 
 
 @dataclass
-class Judgement:
-    """What the discriminators say of F faces: ``face`` of each, ``motion`` of the windows they form; None: no judge."""
+class DiscriminatorOutput:
+    """Activations of the discriminators for F faces: `face` of each, `motion` of the windows that they form; None: no
+    such discriminator."""
 
     face: Features | None
     motion: Features | None
@@ -107,7 +108,7 @@ class Objective(nn.Module):
         discriminator: of single faces.
         own: terms of one's own by name.
         sync: the loss of the term ``sync``.
-        sound_width: size of the guidance network's tokens, which the term ``listening`` reads.
+        embedding_width: size of the guidance network's embeddings, which the term `audio_lip_aperture` reads.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Objective(nn.Module):
         discriminator: DiscriminatorSettings = PATCHES,
         own: Mapping[str, TermSettings] | None = None,
         sync: SyncLoss | None = None,
-        sound_width: int = 512,
+        embedding_width: int = 512,
     ) -> None:
         super().__init__()
         if not mouth_weight >= 1:
@@ -134,11 +135,11 @@ class Objective(nn.Module):
         self.perceptual = PerceptualLoss(perceptual_net) if weights.perceptual or weights.warp else None
         self.perceptual_half = perceptual_half
         self.cil = CILLoss(channels, cil.make(cil_width)) if weights.information else None
-        judged = weights.adversarial or weights.feature_matching
-        self.discriminator = discriminator.make() if judged else None
+        single = weights.adversarial or weights.feature_matching
+        self.discriminator = discriminator.make() if single else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
         self.sync = sync
-        self.listening = Listening(sound_width) if weights.listening else None
+        self.lip_aperture_probe = LipApertureProbe(embedding_width) if weights.audio_lip_aperture else None
         names = {field.name for field in fields(weights)}
         self.own = nn.ModuleDict(own_terms(own or {}, names | {"loss", "discriminator", "temporal_discriminator"}))
         self.own_weights = {name: (own or {})[name].weight for name in self.own}
@@ -171,32 +172,34 @@ class Objective(nn.Module):
         )
         terms = self.semantic(*pairs) | self.temporal(*pairs)
         terms["heatmap"] = terms.pop("lip_heatmap") + terms.pop("jaw_heatmap")
-        if self.weights.articulation:
-            units = batch["articulation"], batch["articulation_spread"]
-            terms["articulation"] = articulation_loss(prediction.keypoints, batch["keypoints"], *units)
-        terms |= self.listening_terms(prediction.sound, batch)
+        if self.weights.lip_aperture:
+            units = batch["lip_aperture"], batch["lip_aperture_spread"]
+            terms["lip_aperture"] = lip_aperture_loss(prediction.keypoints, batch["keypoints"], *units)
+        terms |= self.audio_terms(prediction.audio_embeddings, batch)
         return {name: value for name, value in terms.items() if getattr(self.weights, name)}
 
-    def listening_terms(self, sound: Tensor, batch: Mapping[str, Any]) -> Terms:
-        """What tokens of the sound alone, (B, T, C), say of the mouth."""
-        return {} if self.listening is None else {"listening": self.listening(sound, batch["articulation"])}
+    def audio_terms(self, embeddings: Tensor, batch: Mapping[str, Any]) -> Terms:
+        """What the audio embeddings (B, T, C) alone say of the lips."""
+        if self.lip_aperture_probe is None:
+            return {}
+        return {"audio_lip_aperture": self.lip_aperture_probe(embeddings, batch["lip_aperture"])}
 
     # ---- stage 2
 
-    def warp_terms(self, output: SynthesisOutput, target: Tensor, true_maps: Any, mouth: Tensor | None) -> Terms:
+    def warp_terms(self, output: SynthesisOutput, target: Tensor, activations: Any, mouth: Tensor | None) -> Terms:
         """Terms of the warped reference, and CIL.
 
         Args:
             output: of F frames.
             target: true faces (F, 3, S, S).
-            true_maps: their VGG maps, see :meth:`true_maps`.
+            activations: their VGG activations, see `target_activations`.
             mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
         """
         terms = {}
         if self.weights.warp_pixel:
             terms["warp_pixel"] = weighted_l1(output.warped, target, mouth)
         if self.perceptual is not None and self.weights.warp:
-            terms["warp"] = self.perceptual(self._looked_at(output.warped), true_maps, with_style=False)
+            terms["warp"] = self.perceptual(self._looked_at(output.warped), activations, with_style=False)
         if self.cil is not None:
             terms["information"] = self.cil(output.spatial, output.temporal)
         return terms
@@ -205,8 +208,8 @@ class Objective(nn.Module):
         self,
         face: Tensor,
         target: Tensor,
-        true_maps: Any,
-        real: Judgement,
+        activations: Any,
+        real: DiscriminatorOutput,
         frames: int,
         mouth: Tensor | None,
         audio: Tensor,
@@ -214,8 +217,8 @@ class Objective(nn.Module):
         """Terms of generated faces (F, 3, S, S) that windows of ``frames`` form.
 
         Args:
-            true_maps: VGG maps of ``target``, see :meth:`true_maps`.
-            real: what the discriminators say of ``target``.
+            activations: VGG activations of `target`, see `target_activations`.
+            real: what the discriminators make of `target`.
             mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
             audio: of the windows, (B, T, D, 10).
         """
@@ -224,8 +227,8 @@ class Objective(nn.Module):
             terms["pixel"] = weighted_l1(face, target, mouth)
         if self.perceptual is not None and self.weights.perceptual:
             region = None if mouth is None else self._looked_at(mouth)
-            terms["perceptual"] = self.perceptual(self._looked_at(face), true_maps, region=region)
-        fake = self.judge(face, frames)
+            terms["perceptual"] = self.perceptual(self._looked_at(face), activations, region=region)
+        fake = self.discriminate(face, frames)
         if fake.face is not None and real.face is not None:
             if self.weights.adversarial:
                 terms["adversarial"] = lsgan_generator(fake.face)
@@ -238,8 +241,8 @@ class Objective(nn.Module):
         return terms
 
     @torch.no_grad()
-    def true_maps(self, target: Tensor) -> Any:
-        """VGG maps of true faces, which all perceptual terms share; None where there are none."""
+    def target_activations(self, target: Tensor) -> Any:
+        """VGG activations of true faces, which all perceptual terms share; None where there are none."""
         return None if self.perceptual is None else self.perceptual.pyramid(self._looked_at(target))
 
     def _looked_at(self, maps: Tensor) -> Tensor:
@@ -252,21 +255,21 @@ class Objective(nn.Module):
 
     # ---- discriminators
 
-    def judges(self) -> list[nn.Module]:
+    def discriminators(self) -> list[nn.Module]:
         """The discriminators that the weights call for."""
-        return [judge for judge in (self.discriminator, self.temporal_discriminator) if judge is not None]
+        return [part for part in (self.discriminator, self.temporal_discriminator) if part is not None]
 
-    def makers(self) -> list[nn.Module]:
-        """What learns with the generator: CIL's heads and estimator, the reader of the sound's tokens, own terms."""
-        return [part for part in (self.cil, self.listening, *self.own.values()) if part is not None]
+    def auxiliary_modules(self) -> list[nn.Module]:
+        """What learns with the generator: CIL's heads and estimator, the lip aperture probe, own terms."""
+        return [part for part in (self.cil, self.lip_aperture_probe, *self.own.values()) if part is not None]
 
-    def judge(self, faces: Tensor, frames: int) -> Judgement:
-        """What the discriminators say of faces (F, 3, S, S) that windows of ``frames`` form."""
+    def discriminate(self, faces: Tensor, frames: int) -> DiscriminatorOutput:
+        """Activations of the discriminators for faces (F, 3, S, S) that windows of ``frames`` form."""
         face = None if self.discriminator is None else self.discriminator(faces)
-        judge = self.temporal_discriminator
-        return Judgement(face, None if judge is None else judge(mouths(faces, frames)))
+        motion = None if self.temporal_discriminator is None else self.temporal_discriminator(mouths(faces, frames))
+        return DiscriminatorOutput(face, motion)
 
-    def judge_terms(self, real: Judgement, fake: Judgement) -> Terms:
+    def discriminator_terms(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Terms:
         """Least-squares terms of the discriminators; ``fake`` of detached faces."""
         terms = {}
         if real.face is not None and fake.face is not None:

@@ -19,7 +19,7 @@ def sync_distance(lip: Tensor, speech: Tensor) -> Tensor:
 
 
 class SyncLoss(nn.Module):
-    """:func:`sync_distance` under an expert that learns nothing and is in no checkpoint of the network it judges.
+    """`sync_distance` under an expert that learns nothing and is in no checkpoint of the network that it measures.
 
     Args:
         expert: has ``lip`` and ``speech``, such as :class:`stsa_lightning.models.sync_expert.SyncExpert`.

@@ -32,14 +32,14 @@ class GuidanceOutput:
 
     ``lip``, ``jaw``: heatmaps (B, T, 1, S, S) in [0, 1). ``keypoints``: (B, T, 2, 57), x and y in the face box, 17 jaw
     points then 40 lip points. ``heatmap``: (B, T, 1, S, S), the sum of lip, jaw (and masked) heatmaps, at most 1.
-    ``sound``: the tokens of the audio windows, (B, T, C), before anything else is known.
+    `audio_embeddings`: of the audio windows, (B, T, C), before anything else is known.
     """
 
     lip: Tensor
     jaw: Tensor
     keypoints: Tensor
     heatmap: Tensor
-    sound: Tensor
+    audio_embeddings: Tensor
 
 
 class AudioWindowEncoder(nn.Sequential):
@@ -230,10 +230,10 @@ class Guidance(nn.Module):
         check_shape("audio", audio, None, None, self.audio_dim, 10)
         check_shape("masked_heatmaps", masked_heatmaps, B, T, 1, S, S)
         check_shape("reference_heatmaps", reference_heatmaps, B, None, 1, S, S)
-        sound = self.embed_audio(audio.flatten(0, 1)).unflatten(0, (B, T))
+        embeddings = self.embed_audio(audio.flatten(0, 1)).unflatten(0, (B, T))
         lip_codes, jaw_codes = self.fusion(
             self.embed_masked(masked_heatmaps.flatten(0, 1)).unflatten(0, (B, T)),
-            sound,
+            embeddings,
             self.embed_references(reference_heatmaps),
         )
         lip_codes, jaw_codes = lip_codes.flatten(0, 1), jaw_codes.flatten(0, 1)  # (B * T, C)
@@ -245,7 +245,7 @@ class Guidance(nn.Module):
             jaw=jaw.unflatten(0, (B, T)),
             keypoints=keypoints.unflatten(0, (B, T)),
             heatmap=self._whole(lip, jaw, keypoints, masked).unflatten(0, (B, T)),
-            sound=sound,
+            audio_embeddings=embeddings,
         )
 
     def embed_audio(self, windows: Tensor) -> Tensor:

@@ -65,6 +65,6 @@ class Inpainting(nn.Module):
         painted = self.last(F.leaky_relu(x, 0.01))
         if self.on_warped:
             half = masked.shape[-2] // 2
-            basis = torch.cat([masked[..., :half, :], warped[..., half:, :]], dim=-2)
-            painted = painted + basis.float().logit(eps=0.02)
+            base_image = torch.cat([masked[..., :half, :], warped[..., half:, :]], dim=-2)
+            painted = painted + base_image.float().logit(eps=0.02)
         return torch.sigmoid(painted)

@@ -203,8 +203,8 @@ class Synthesis(nn.Module):
         spatial = self.spatial(references.spatial, references.content, heatmap, code)
         warped = self.temporal(references.images, references.temporal, heatmap, code)
         fused = self.fusion(*self._used(spatial, warped.maps))
-        basis = references.images.mean(1) if self.paths == "spatial" else warped.image
-        face = self.inpainting(masked, heatmap, fused, code, basis)
+        base_image = references.images.mean(1) if self.paths == "spatial" else warped.image
+        face = self.inpainting(masked, heatmap, fused, code, base_image)
         return SynthesisOutput(face, warped.image, spatial, warped.maps, fused, warped.flow, warped.confidence, code)
 
     def forward(

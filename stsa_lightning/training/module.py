@@ -3,15 +3,15 @@
 One step reads like the paper: predict the heatmaps (stage 1), redraw the face under them (stage 2), sum the weighted
 losses. Which of it runs is the *phase*:
 
-============  ==========================================  =====================================
-phase         what drives the picture                     what learns
-============  ==========================================  =====================================
-listening     nothing is drawn                            the guidance network's ear, from sound alone
-guidance      nothing is drawn                            guidance network
-warp          true heatmaps                               synthesis network, warp terms alone
-synthesis     true heatmaps                               synthesis network, all its terms
-end_to_end    predicted heatmaps                          both networks, all terms
-============  ==========================================  =====================================
+==============  ==================================  ======================================================
+phase           what drives the picture             what learns
+==============  ==================================  ======================================================
+audio_pretrain  nothing is rendered                 the guidance network's audio encoder, from audio alone
+guidance        nothing is rendered                 guidance network
+warp            true heatmaps                       synthesis network, warp terms alone
+synthesis       true heatmaps                       synthesis network, all its terms
+end_to_end      predicted heatmaps                  both networks, all terms
+==============  ==================================  ======================================================
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stsa_lightning.features.base import FeatureKind
 from stsa_lightning.inference.fold import compose_for_training
 from stsa_lightning.losses.balance import ShareBalancer, balance_of
 from stsa_lightning.losses.cil import INFO_NCE, CILSettings
-from stsa_lightning.losses.objective import RELEASED_RECIPE, Judgement, LossWeights, Objective, Terms
+from stsa_lightning.losses.objective import RELEASED_RECIPE, DiscriminatorOutput, LossWeights, Objective, Terms
 from stsa_lightning.losses.sync import load_sync_loss
 from stsa_lightning.losses.term import GeneratorStep, TermSettings
 from stsa_lightning.models.checkpoint import averaged_weights, load_networks
@@ -57,16 +57,16 @@ from stsa_lightning.training.optim import ADAM, ADVERSARIAL, OptimSettings
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.own import built, description, is_own
 
-Phase = Literal["listening", "guidance", "warp", "synthesis", "end_to_end"]
+Phase = Literal["audio_pretrain", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-WITHOUT_PICTURE = ("listening", "guidance")
+WITHOUT_PICTURE = ("audio_pretrain", "guidance")
 Balance = Literal["weights", "shares"]
 Settings = TypeVar("Settings")
 
 
 @dataclass
-class Drawn:
-    """What one step drew: where gradients are measured, and what the discriminators are asked about.
+class GeneratorOutput:
+    """Outputs of the generator step, used by the discriminator step and by gradient logging.
 
     ``places``: name -> tensors of the generator's output; ``face``, ``target`` (F, 3, S, S), ``real``: None unless the
     phase has the discriminators learn; ``frames``: of a window.
@@ -74,7 +74,7 @@ class Drawn:
 
     places: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     face: Tensor | None = None
-    real: Judgement | None = None
+    real: DiscriminatorOutput | None = None
     frames: int = 1
 
 
@@ -188,7 +188,7 @@ class STSA(LightningModule):
             discriminator=discriminator,
             own=terms,
             sync=load_sync_loss(sync_expert, features, num_frames) if weights.sync else None,
-            sound_width=self.guidance.settings["width"],
+            embedding_width=self.guidance.settings["width"],
         )
         compose_for_training(self.synthesis)
         self.balancer = ShareBalancer(self.objective.face_weights()) if balance == "shares" else None
@@ -209,7 +209,7 @@ class STSA(LightningModule):
         self.check_phase(phase)
         self.phase: Phase = phase
         self.guidance.requires_grad_(phase in ("guidance", "end_to_end"))
-        if phase == "listening":
+        if phase == "audio_pretrain":
             self.guidance.audio_encoder.requires_grad_(True)
             self.guidance.norm.requires_grad_(True)
         self.synthesis.requires_grad_(phase not in WITHOUT_PICTURE)
@@ -221,8 +221,10 @@ class STSA(LightningModule):
         """Raise ``UserError`` for a phase that there is not, or that has nothing to learn from."""
         if phase not in PHASES:
             raise UserError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
-        if phase == "listening" and self.objective.listening is None:
-            raise UserError("phase listening learns from weights.listening alone: set it above 0, or leave it out")
+        if phase == "audio_pretrain" and self.objective.lip_aperture_probe is None:
+            raise UserError(
+                "phase audio_pretrain learns from weights.audio_lip_aperture alone: set it above 0, or leave it out"
+            )
 
     def part(self, name: str) -> torch.nn.Module:
         """A part of either network by its dotted name."""
@@ -326,46 +328,46 @@ class STSA(LightningModule):
 
     # ---- steps
 
-    def generator_terms(self, batch: Batch) -> tuple[Terms, Drawn]:
-        """The generator side of one step: its terms, unweighted, and what was drawn."""
+    def generator_terms(self, batch: Batch) -> tuple[Terms, GeneratorOutput]:
+        """The generator side of one step: its terms, unweighted, and what was generated."""
         terms: Terms = {}
-        drawn = Drawn()
-        if self.phase == "listening":
-            sound = self.guidance.embed_audio(batch["audio"].flatten(0, 1)).unflatten(0, batch["audio"].shape[:2])
-            return self.objective.listening_terms(sound, batch), drawn
+        generated = GeneratorOutput()
+        if self.phase == "audio_pretrain":
+            embeddings = self.guidance.embed_audio(batch["audio"].flatten(0, 1)).unflatten(0, batch["audio"].shape[:2])
+            return self.objective.audio_terms(embeddings, batch), generated
         heatmaps, step = batch["heatmaps"], GeneratorStep(batch)
         if self.phase in ("guidance", "end_to_end"):
             prediction = self.predict_heatmaps(batch)
             step = GeneratorStep(batch, prediction)
             terms |= self.objective.guidance_terms(prediction, batch) | self.objective.own_terms("heatmap", step)
             heatmaps = prediction.heatmap
-            drawn.places["heatmap"] = (prediction.lip, prediction.jaw)
+            generated.places["heatmap"] = (prediction.lip, prediction.jaw)
         if self.phase not in WITHOUT_PICTURE:
-            terms |= self._picture_terms(step, heatmaps, drawn)
-        return terms, drawn
+            terms |= self._picture_terms(step, heatmaps, generated)
+        return terms, generated
 
-    def _picture_terms(self, step: GeneratorStep, heatmaps: Tensor, drawn: Drawn) -> Terms:
+    def _picture_terms(self, step: GeneratorStep, heatmaps: Tensor, generated: GeneratorOutput) -> Terms:
         """Stage 2: of the warped reference and CIL, and (past phase ``warp``) of the face."""
         batch = cast(Batch, step.batch)
         objective, with_face = self.objective, self.phase != "warp"
         every_frame = with_face and objective.every_frame
         output, target = self.synthesise(batch, heatmaps, every_frame)
-        drawn.places |= {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
-        true_maps = objective.true_maps(target)
+        generated.places |= {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
+        activations = objective.target_activations(target)
         mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
         step = GeneratorStep(batch, step.guidance, output, target, heatmaps.shape[1] if every_frame else 1)
-        terms = objective.warp_terms(output, target, true_maps, mouth) | objective.own_terms("warped", step)
+        terms = objective.warp_terms(output, target, activations, mouth) | objective.own_terms("warped", step)
         if with_face:
-            drawn.places["face"] = (output.face,)
-            drawn.face, drawn.frames = output.face, step.frames
+            generated.places["face"] = (output.face,)
+            generated.face, generated.frames = output.face, step.frames
             # What the discriminators see in true faces serves feature matching here and their own step after.
-            drawn.real = objective.judge(target, drawn.frames)
-            self._judges_require_grad(False)
+            generated.real = objective.discriminate(target, generated.frames)
+            self._toggle_discriminators(False)
             terms |= objective.face_terms(
-                output.face, target, true_maps, drawn.real, drawn.frames, mouth, batch["audio"]
+                output.face, target, activations, generated.real, generated.frames, mouth, batch["audio"]
             )
             terms |= objective.own_terms("face", step)
-            self._judges_require_grad(True)
+            self._toggle_discriminators(True)
         return terms
 
     def on_train_start(self) -> None:
@@ -388,30 +390,30 @@ class STSA(LightningModule):
             ``terms``: every term's value, unweighted and detached.
         """
         with memory_advice(len(batch["frame"])):
-            generator, judges = self._optimizers()
-            terms, drawn = self.generator_terms(batch)
-            total, weights = self._total(terms, drawn)
+            generator, discriminators = self._optimizers()
+            terms, generated = self.generator_terms(batch)
+            total, weights = self._total(terms, generated)
             if self._balance_is_due(batch_idx):
-                self.log_dict(balance_of(terms, weights, drawn.places))
+                self.log_dict(balance_of(terms, weights, generated.places))
             self._learn(generator, total, batch_idx)
             terms["loss"] = total
-            if judges is not None and drawn.face is not None and drawn.real is not None:
-                fake = self.objective.judge(drawn.face.detach(), drawn.frames)
-                judge_terms = self.objective.judge_terms(drawn.real, fake)
+            if discriminators is not None and generated.face is not None and generated.real is not None:
+                fake = self.objective.discriminate(generated.face.detach(), generated.frames)
+                discriminator_terms = self.objective.discriminator_terms(generated.real, fake)
                 # Lightning counts every optimiser's step; only the generator's is to count.
-                judges._on_before_step = judges._on_after_step = do_nothing_closure
-                self._learn(judges, torch.stack(list(judge_terms.values())).sum(), batch_idx)
-                terms |= judge_terms
+                discriminators._on_before_step = discriminators._on_after_step = do_nothing_closure
+                self._learn(discriminators, torch.stack(list(discriminator_terms.values())).sum(), batch_idx)
+                terms |= discriminator_terms
         self._log("train", terms, len(batch["frame"]))
         return {"terms": {name: value.detach() for name, value in terms.items()}}
 
-    def _total(self, terms: Terms, drawn: Drawn) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    def _total(self, terms: Terms, generated: GeneratorOutput) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """The sum that is learnt from, and each term's weight in it."""
         weights: dict[str, Tensor | float] = {name: self.objective.weight(name) for name in terms}
         on_face = {name: terms[name] for name in self.objective.face_weights() if name in terms}
-        if self.balancer is None or drawn.face is None or not on_face:
+        if self.balancer is None or generated.face is None or not on_face:
             return torch.stack([weights[name] * value for name, value in terms.items()]).sum(), weights
-        balanced, coefficients = self.balancer(on_face, drawn.face)
+        balanced, coefficients = self.balancer(on_face, generated.face)
         rest = [weights[name] * value for name, value in terms.items() if name not in on_face]
         return torch.stack([balanced, *rest]).sum(), {**weights, **coefficients}
 
@@ -443,9 +445,9 @@ class STSA(LightningModule):
 
     # ---- optimisers
 
-    def _judges_require_grad(self, value: bool) -> None:
-        for judge in self.objective.judges():
-            judge.requires_grad_(value)
+    def _toggle_discriminators(self, value: bool) -> None:
+        for discriminator in self.objective.discriminators():
+            discriminator.requires_grad_(value)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for guidance, synthesis, CIL and own terms, one for the discriminators where a weight calls for them."""
@@ -453,9 +455,9 @@ class STSA(LightningModule):
         # themselves, after they would have been clipped.
         fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
         kind: dict[str, Any] = {"fused": True} if fused else {"foreach": True}
-        makers = parameters([self.guidance, self.synthesis, *self.objective.makers()])
-        judges = self.objective.judges()
-        sides = [makers, parameters(judges)] if judges else [makers]
+        generators = parameters([self.guidance, self.synthesis, *self.objective.auxiliary_modules()])
+        discriminators = self.objective.discriminators()
+        sides = [generators, parameters(discriminators)] if discriminators else [generators]
         return [settings.make(side, kind) for settings, side in zip(self.optim, sides, strict=False)]
 
     def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer | None]:
@@ -531,7 +533,7 @@ def compile_networks(module: STSA) -> None:
     module.guidance.compile()
     module.synthesis.encode_references = torch.compile(module.synthesis.encode_references)  # type: ignore[method-assign]
     module.synthesis.render = torch.compile(module.synthesis.render)  # type: ignore[method-assign]
-    for judge in module.objective.judges():
-        judge.compile()
+    for discriminator in module.objective.discriminators():
+        discriminator.compile()
     if module.objective.perceptual is not None:
         module.objective.perceptual.features.compile()

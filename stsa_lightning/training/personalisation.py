@@ -2,8 +2,8 @@
 
 A video shows what its speaker looks like while talking: supervision that costs nothing. The synthesis network learns
 from all of it but the last second, which decides when to stop and which state to keep. The guidance network stays as it
-is: of the few sentences at hand it would remember which pose went with which mouth, and stop listening. What comes of
-it is kept for the next time.
+is: of the few sentences at hand it would remember which pose went with which mouth, and stop following the audio. What
+comes of it is kept for the next time.
 """
 
 from __future__ import annotations
@@ -160,11 +160,13 @@ def adapt(
             phase="synthesis",
             init_from=str(checkpoint),
         )
-        judge = _Judge(began + 60 * minutes, bars)
-        _fit(_trainer(device, folder, judge, landmark_model), module, data)
-    taken = Adaptation(path, judge.before, judge.after, judge.steps, time.monotonic() - began)
+        held_out = _HeldOut(began + 60 * minutes, bars)
+        _fit(_trainer(device, folder, held_out, landmark_model), module, data)
+    taken = Adaptation(path, held_out.before, held_out.after, held_out.steps, time.monotonic() - began)
     for name, network in (("guidance", guidance), ("synthesis", synthesis)):
-        own = {key.removeprefix(f"{name}."): value for key, value in judge.best.items() if key.startswith(f"{name}.")}
+        own = {
+            key.removeprefix(f"{name}."): value for key, value in held_out.best.items() if key.startswith(f"{name}.")
+        }
         network.load_state_dict(own or network.state_dict())
     save_networks(path, guidance, synthesis, {**meta, "adaptation": taken.json()})
     return taken
@@ -232,7 +234,9 @@ def _data(folder: Path, seconds: float, meta: Mapping[str, Any], synthesis: Synt
     )
 
 
-def _trainer(device: str | torch.device, folder: Path, judge: _Judge, landmark_model: str | Path | None) -> Trainer:
+def _trainer(
+    device: str | torch.device, folder: Path, held_out: _HeldOut, landmark_model: str | Path | None
+) -> Trainer:
     place = choose_device(device)
     evaluation = EvaluationCallback(
         metrics=("psnr", "ssim", "lmd"),
@@ -250,7 +254,7 @@ def _trainer(device: str | torch.device, folder: Path, judge: _Judge, landmark_m
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        callbacks=[GeneratorEMA(decay=0.98), evaluation, judge],
+        callbacks=[GeneratorEMA(decay=0.98), evaluation, held_out],
     )
 
 
@@ -263,7 +267,7 @@ def _fit(trainer: Trainer, module: STSA, data: STSADataModule) -> None:
         raise KeyboardInterrupt from left
 
 
-class _Judge(Callback):
+class _HeldOut(Callback):
     """Looks at the held-out second, keeps the best state, ends the training: by time, or when nothing gets better."""
 
     def __init__(self, until: float, bars: Bars) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
-from stsa_lightning.face.heatmaps import articulation, draw_heatmaps
+from stsa_lightning.face.heatmaps import draw_heatmaps, lip_measures
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MASKED_POSITIONS, MIRROR
 from stsa_lightning.models.synthesis import moved_references
 from stsa_lightning.utils.errors import UserError
@@ -53,8 +53,8 @@ def test_shapes_types_and_ranges(root: Path) -> None:
         **dict.fromkeys(("heatmaps", "masked_heatmaps", "lip_heatmaps", "jaw_heatmaps"), heatmap),
         "landmarks": (4, 5, 131, 2),
         "keypoints": (4, 5, 2, 57),
-        "articulation": (4, 5, 3),
-        "articulation_spread": (4, 3),
+        "lip_aperture": (4, 5, 3),
+        "lip_aperture_spread": (4, 3),
         "audio": (4, 5, 80, 10),
         "references": (4, 3, 3, 64, 64),
         "reference_heatmaps": (4, 3, 1, 64, 64),
@@ -66,7 +66,7 @@ def test_shapes_types_and_ranges(root: Path) -> None:
     assert batch["frame"].dtype == torch.int64
     for name in shapes.keys() - {"frame"}:
         assert batch[name].dtype == torch.float32, name  # type: ignore[literal-required]
-    for name in shapes.keys() - {"frame", "audio", "articulation", "places"}:
+    for name in shapes.keys() - {"frame", "audio", "lip_aperture", "places"}:
         low, high = batch[name].aminmax()  # type: ignore[literal-required]
         assert low >= 0, name
         assert high <= 1, name
@@ -246,27 +246,27 @@ def test_errors(root: Path) -> None:
 
 
 def test_swapped_mouths_have_another_pose_and_their_own_sound(root: Path) -> None:
-    """In the epochs asked for only; sound, pictures and articulation stay those of the window."""
+    """In the epochs asked for only; sound, pictures and lip aperture stay those of the window."""
     plain, swapped = _dataset(root), _dataset(root, swap_mouth_epochs=4)
     differ = 0
     for i in range(8):
         a, b = plain[3, i], swapped[3, i]
         assert a["frame"] == b["frame"]
-        for name in ("audio", "faces", "articulation"):
+        for name in ("audio", "faces", "lip_aperture"):
             assert torch.equal(a[name], b[name])  # type: ignore[literal-required]
         differ += not torch.equal(a["landmarks"][:, MASKED_POSITIONS], b["landmarks"][:, MASKED_POSITIONS])
         assert torch.equal(plain[4, i]["landmarks"], swapped[4, i]["landmarks"])
     assert differ >= 4
 
 
-def test_articulation_is_standardised_around_the_window(root: Path) -> None:
+def test_lip_aperture_is_standardised_around_the_window(root: Path) -> None:
     item = _dataset(root)[0]
     clip = Clip.open(clip_path(root, item["clip"]))
-    values = articulation(clip.landmarks)
+    values = lip_measures(clip.landmarks)
     expected = (values - np.nanmean(values, 0)) / np.nanstd(values, 0)
     frames = int(item["frame"]) + np.arange(-2, 3)
-    np.testing.assert_allclose(item["articulation"], expected[frames], atol=1e-3)
-    np.testing.assert_allclose(item["articulation_spread"], np.nanstd(articulation(clip.face_landmarks), 0), rtol=1e-3)
+    np.testing.assert_allclose(item["lip_aperture"], expected[frames], atol=1e-3)
+    np.testing.assert_allclose(item["lip_aperture_spread"], np.nanstd(lip_measures(clip.face_landmarks), 0), rtol=1e-3)
 
 
 def test_places_carry_references_onto_the_window_however_it_was_augmented(root: Path) -> None:

@@ -66,7 +66,7 @@ def test_perceptual_terms_may_look_at_lower_halves_alone(monkeypatch: pytest.Mon
     terms = Objective(weights, channels=(4, 8, 8), mouth_weight=4.0, perceptual_half=True)
     true, face = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     mouth = torch.ones(2, 1, 64, 64)
-    judged = terms.judge(true, 1)
-    found = terms.face_terms(face, true, terms.true_maps(true), judged, 1, mouth, torch.zeros(2, 1, 80, 10))
+    real = terms.discriminate(true, 1)
+    found = terms.face_terms(face, true, terms.target_activations(true), real, 1, mouth, torch.zeros(2, 1, 80, 10))
     assert looked == [(32, 64)]
     torch.testing.assert_close(found["perceptual"], (face - true)[:, :, 32:].abs().mean())

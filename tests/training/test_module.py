@@ -48,13 +48,13 @@ def test_a_zero_weight_builds_nothing():
     assert len(module.configure_optimizers()) == 1
 
 
-def test_judges_and_cil_are_built_on_demand():
+def test_discriminators_and_cil_are_built_on_demand():
     weights = LossWeights(**NO_VGG, temporal_adversarial=0.1)
     module = STSA(**SMALL, weights=weights, discriminator={"width": 8})
-    generator, judges = module.configure_optimizers()
-    assert judges.defaults["betas"] == (0.5, 0.999)
-    count = sum(p.numel() for m in module.objective.judges() for p in m.parameters())
-    assert sum(p.numel() for p in judges.param_groups[0]["params"]) == count
+    generator, discriminators = module.configure_optimizers()
+    assert discriminators.defaults["betas"] == (0.5, 0.999)
+    count = sum(p.numel() for m in module.objective.discriminators() for p in m.parameters())
+    assert sum(p.numel() for p in discriminators.param_groups[0]["params"]) == count
     learning = module.guidance, module.synthesis, module.objective.cil
     own = sum(p.numel() for m in learning for p in m.parameters())
     assert sum(p.numel() for p in generator.param_groups[0]["params"]) == own
@@ -62,26 +62,26 @@ def test_judges_and_cil_are_built_on_demand():
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_frees_its_networks_alone(phase):
-    module = STSA(**SMALL, weights=replace(PLAIN, listening=1.0), phase=phase)
+    module = STSA(**SMALL, weights=replace(PLAIN, audio_lip_aperture=1.0), phase=phase)
     guidance = {name.split(".")[0] for name, p in module.guidance.named_parameters() if p.requires_grad}
     synthesis = any(p.requires_grad for p in module.synthesis.parameters())
     whole = {name for name, _ in module.guidance.named_children()}
     ear = {"audio_encoder", "norm"}
-    assert guidance == {"listening": ear, "guidance": whole, "end_to_end": whole}.get(phase, set())
-    assert synthesis == (phase not in ("listening", "guidance"))
+    assert guidance == {"audio_pretrain": ear, "guidance": whole, "end_to_end": whole}.get(phase, set())
+    assert synthesis == (phase not in ("audio_pretrain", "guidance"))
 
 
-def test_phase_listening_learns_from_sound_alone():
-    module = STSA(**SMALL, weights=replace(PLAIN, listening=1.0), phase="listening")
-    sound = {"audio": batch()["audio"], "articulation": torch.randn(2, 3, 3)}  # no picture, no contour is asked for
+def test_phase_audio_pretrain_learns_from_audio_alone():
+    module = STSA(**SMALL, weights=replace(PLAIN, audio_lip_aperture=1.0), phase="audio_pretrain")
+    sound = {"audio": batch()["audio"], "lip_aperture": torch.randn(2, 3, 3)}  # no picture, no contour is asked for
     terms, drawn = module.generator_terms(sound)
-    assert terms.keys() == {"listening"}
+    assert terms.keys() == {"audio_lip_aperture"}
     assert drawn.face is None
-    terms["listening"].backward()
+    terms["audio_lip_aperture"].backward()
     assert all(p.grad is not None for p in module.guidance.audio_encoder.parameters())
     assert all(p.grad is None for p in module.guidance.fusion.parameters())
-    with pytest.raises(UserError, match=r"weights\.listening alone: set it above 0"):
-        STSA(**SMALL, weights=PLAIN, phase="listening")
+    with pytest.raises(UserError, match=r"weights\.audio_lip_aperture alone: set it above 0"):
+        STSA(**SMALL, weights=PLAIN, phase="audio_pretrain")
 
 
 def test_end_to_end_the_picture_reaches_the_guidance_network():
@@ -177,7 +177,7 @@ def test_bad_settings_are_named():
     with pytest.raises(UserError, match=r"weights\.pixel must be 0 or more, got -1"):
         LossWeights(pixel=-1)
     with pytest.raises(
-        UserError, match="phase must be one of listening, guidance, warp, synthesis, end_to_end, got 'two'"
+        UserError, match="phase must be one of audio_pretrain, guidance, warp, synthesis, end_to_end, got 'two'"
     ):
         STSA(**SMALL, weights=PLAIN, phase="two")  # type: ignore[arg-type]
 

@@ -101,7 +101,7 @@ def test_ctrl_c_reaches_the_caller_and_leaves_nothing(checkpoint, video, tmp_pat
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adaptation._Judge, "on_train_batch_end", interrupted)
+    monkeypatch.setattr(adaptation._HeldOut, "on_train_batch_end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         adapt(checkpoint, video, 1, device="cpu", cache=tmp_path, progress=False)
     assert signal.getsignal(signal.SIGINT) is answer

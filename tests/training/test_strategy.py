@@ -54,8 +54,8 @@ def gradients_of(count: int, first: int = 0) -> tuple[torch.Tensor, dict[str, to
     total.backward()
     assert drawn.face is not None
     assert drawn.real is not None
-    judged = model.objective.judge_terms(drawn.real, model.objective.judge(drawn.face.detach(), 1))
-    judged["discriminator"].backward()
+    losses = model.objective.discriminator_terms(drawn.real, model.objective.discriminate(drawn.face.detach(), 1))
+    losses["discriminator"].backward()
     if torch.distributed.is_initialized():
         average_gradients(list(model.parameters()))
     return total.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

@@ -71,8 +71,8 @@ def test_mouths_on_other_poses_are_for_guidance_alone(module: STSA):
 
 
 def test_a_phase_without_anything_to_learn_from_is_refused_before_the_first_step(module: STSA):
-    with pytest.raises(UserError, match=r"weights\.listening"):
-        check([PhaseSpec("guidance", 1), PhaseSpec("listening", 1)], module, max_epochs=2)
+    with pytest.raises(UserError, match=r"weights\.audio_lip_aperture"):
+        check([PhaseSpec("guidance", 1), PhaseSpec("audio_pretrain", 1)], module, max_epochs=2)
 
 
 def test_an_unknown_part_is_named_before_the_first_step(module: STSA):

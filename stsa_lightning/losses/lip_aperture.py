@@ -1,4 +1,4 @@
-"""Losses on what speech decides: how far the lips are open, outside and inside, and how wide the mouth is.
+"""Losses on what speech decides: the lips' outer and inner aperture and the width of the mouth.
 
 Most of a keypoint's error is where the face lies in its box and whose mouth it is; both are told by contours and
 references. What sound explains is a few hundredths of the L1, too little for a network to learn to listen from
@@ -11,30 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.face.topology import ARTICULATION, KEYPOINT_POSITIONS
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LIP_MEASURES
 
-MEASURES = len(ARTICULATION)
-_ENDS = torch.tensor([[KEYPOINT_POSITIONS.tolist().index(end) for end in pair] for pair in ARTICULATION.tolist()])
+_ENDS = torch.tensor([[KEYPOINT_POSITIONS.tolist().index(end) for end in pair] for pair in LIP_MEASURES.tolist()])
 
 
-def articulation(keypoints: Tensor) -> Tensor:
-    """Outer and inner opening of the lips and width of the mouth: keypoints (..., 2, 57) -> (..., 3), same unit."""
+def lip_measures(keypoints: Tensor) -> Tensor:
+    """Outer and inner aperture of the lips and width of the mouth: keypoints (..., 2, 57) -> (..., 3), same unit."""
     first, second = keypoints[..., _ENDS[:, 0]], keypoints[..., _ENDS[:, 1]]  # (..., 2, 3)
     return ((first - second).square().sum(-2) + 1e-8).sqrt()  # of a closed mouth, too, the root has a gradient
 
 
-def articulation_loss(pred: Tensor, target: Tensor, standard: Tensor, spread: Tensor) -> Tensor:
-    """Smooth L1 of the articulation in units of its spread, plus half of what lacks to full concordance over the batch.
+def lip_aperture_loss(pred: Tensor, target: Tensor, standard: Tensor, spread: Tensor) -> Tensor:
+    """Smooth L1 of the lip measures in units of its spread, plus half of what lacks to full concordance over the batch.
 
     A smooth L1 alone is smallest for a mouth that moves as little as the network is unsure; Lin's concordance
     coefficient (1989) wants it to move as far as the true one.
 
     Args:
         pred, target: keypoints (B, T, 2, 57).
-        standard: (B, T, 3) true articulation, less the clip's mean, in units of the clip's spread.
-        spread: (B, 3) standard deviation of the articulation over the clip, in the unit of keypoints.
+        standard: (B, T, 3) true measures, less the clip's mean, in units of the clip's spread.
+        spread: (B, 3) standard deviation of the measures over the clip, in the unit of keypoints.
     """
-    error = (articulation(pred) - articulation(target)) / spread[:, None]
+    error = (lip_measures(pred) - lip_measures(target)) / spread[:, None]
     return F.smooth_l1_loss(error, torch.zeros_like(error)) + (1 - concordance(standard + error, standard)).mean() / 2
 
 
@@ -47,17 +46,17 @@ def concordance(pred: Tensor, target: Tensor) -> Tensor:
     return 2 * covariance / total.clamp(min=1e-8)
 
 
-class Listening(nn.Module):
-    """What the tokens of the sound alone say of the articulation, read off by one linear layer that learns along.
+class LipApertureProbe(nn.Module):
+    """A linear probe: the lip measures read off the audio embeddings alone, by one layer that learns along.
 
     Args:
-        width: size C of the guidance network's tokens.
+        width: size C of the guidance network's embeddings.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.read = nn.Linear(width, MEASURES)
+        self.linear = nn.Linear(width, len(LIP_MEASURES))
 
-    def forward(self, tokens: Tensor, standard: Tensor) -> Tensor:
-        """Tokens (B, T, C) and standardised articulation (B, T, 3) -> smooth L1."""
-        return F.smooth_l1_loss(self.read(tokens), standard)
+    def forward(self, embeddings: Tensor, standard: Tensor) -> Tensor:
+        """Audio embeddings (B, T, C) and standardised measures (B, T, 3) -> smooth L1."""
+        return F.smooth_l1_loss(self.linear(embeddings), standard)

@@ -1,4 +1,4 @@
-"""Articulation: measured at the right points, in the clip's units; what does not move as far costs."""
+"""Lip aperture: measured at the right points, in the clip's units; what does not move as far costs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from stsa_lightning.face.heatmaps import articulation as of_landmarks
 from stsa_lightning.face.heatmaps import inner_lip_opening, lip_openness
+from stsa_lightning.face.heatmaps import lip_measures as of_landmarks
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, positions
-from stsa_lightning.losses.articulation import Listening, articulation, articulation_loss, concordance
+from stsa_lightning.losses.lip_aperture import LipApertureProbe, concordance, lip_aperture_loss, lip_measures
 
 
 def faces(count: int = 20) -> np.ndarray:
@@ -26,12 +26,12 @@ def test_it_is_measured_at_the_lips_edges_and_corners() -> None:
     width = np.linalg.norm(corners[:, 0] - corners[:, 1], axis=-1)
     expected = np.stack([lip_openness(landmarks), inner_lip_opening(landmarks), width], axis=-1)
     np.testing.assert_allclose(of_landmarks(landmarks), expected, rtol=1e-6)
-    np.testing.assert_allclose(articulation(keypoints(landmarks)), expected, rtol=1e-4)
+    np.testing.assert_allclose(lip_measures(keypoints(landmarks)), expected, rtol=1e-4)
 
 
 def test_a_closed_mouth_has_a_gradient() -> None:
     shut = torch.zeros(1, 2, 57, requires_grad=True)
-    articulation(shut).sum().backward()
+    lip_measures(shut).sum().backward()
     assert shut.grad is not None
     assert torch.isfinite(shut.grad).all()
 
@@ -51,28 +51,28 @@ def test_concordance_is_lins() -> None:
 
 def test_the_truth_costs_nothing_and_a_still_mouth_does() -> None:
     true = keypoints(faces()).unflatten(0, (4, 5))
-    values = articulation(true)
+    values = lip_measures(true)
     spread = values.flatten(0, 1).std(0, correction=0).expand(4, 3)
     standard = (values - values.mean((0, 1))) / spread[:, None]
-    assert articulation_loss(true, true, standard, spread).item() == pytest.approx(0, abs=1e-6)
+    assert lip_aperture_loss(true, true, standard, spread).item() == pytest.approx(0, abs=1e-6)
     still = true.mean((0, 1)).expand_as(true).clone().requires_grad_()
-    loss = articulation_loss(still, true, standard, spread)
+    loss = lip_aperture_loss(still, true, standard, spread)
     assert loss.item() > 0.5
     loss.backward()
     assert still.grad is not None
     assert still.grad.abs().sum() > 0
 
 
-def test_listening_learns_what_the_tokens_hold() -> None:
+def test_the_probe_learns_what_the_embeddings_hold() -> None:
     torch.manual_seed(0)
     tokens = torch.randn(8, 5, 16)
     standard = tokens[..., :3] - tokens[..., 3:6]
-    listening = Listening(16)
-    optimiser = torch.optim.Adam(listening.parameters(), lr=0.05)
-    first = listening(tokens, standard).item()
+    probe = LipApertureProbe(16)
+    optimiser = torch.optim.Adam(probe.parameters(), lr=0.05)
+    first = probe(tokens, standard).item()
     for _ in range(150):
         optimiser.zero_grad()
-        loss = listening(tokens, standard)
+        loss = probe(tokens, standard)
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.05 * first
