@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 VENV ?= .venv
 # The first interpreter of a supported version that really runs.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
 # The folder that experiments/sample.yaml names.
 OUT := outputs/demo
@@ -15,7 +15,7 @@ VIDEOS := $(OUT)/sample/videos
 install: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python 3.10, 3.11 or 3.12 found. Install one, or call make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 found. Install one, or call make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 
 from stsa_lightning import __version__
-from stsa_lightning.cli import ablate, app, dub, evaluate, prepare, reproduce, syncnet, weights
+from stsa_lightning.cli import ablate, app, dub, evaluate, experiments, prepare, reproduce, syncnet, weights
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.own import allow_classes
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*LIGHTNING_COMMANDS, "prepare", "dub", "app", "evaluate", "ablate", "syncnet", "weights")
+COMMANDS = (*LIGHTNING_COMMANDS, "prepare", "dub", "app", "evaluate", "ablate", "syncnet", "experiments", "weights")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -90,6 +90,6 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
         )
-    for module in (prepare, dub, app, evaluate, reproduce, ablate, syncnet, weights):
+    for module in (prepare, dub, app, evaluate, reproduce, ablate, syncnet, experiments, weights):
         module.add(commands)
     return parser

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from stsa_lightning.cli.command import command
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.experiments import experiment_path, protocol_path
 
-OVERLAYS = Path("experiments/ablations")
+OVERLAYS = "experiments/ablations"
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -21,9 +22,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "Finished runs are kept and interrupted ones go on. Options after -- go to every training:\n"
         "  stsa ablate -c experiments/sample.yaml --out runs/ablate --seeds 0 1 2 --epochs 10 -- --data.batch_size 4"
     )
-    parser.add_argument("-c", "--config", type=Path, required=True, help="the experiment that is varied")
+    parser.add_argument("-c", "--config", type=experiment_path, required=True, help="the experiment that is varied")
     parser.add_argument("--out", type=Path, required=True, help="folder of runs and tables")
-    parser.add_argument("--overlays", type=Path, default=OVERLAYS, help=f"folder of variants (default: {OVERLAYS})")
+    parser.add_argument(
+        "--overlays", type=experiment_path, default=OVERLAYS, help=f"folder of variants (default: {OVERLAYS})"
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants alone (the base always runs)")
     parser.add_argument("--without", nargs="+", metavar="NAME", default=[], help="leave these variants out")
     parser.add_argument(
@@ -32,7 +35,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--epochs", type=int, help="length of each run, its phases in proportion (default: the base's)")
     parser.add_argument("--max_steps", type=int, help="end each run after so many steps")
     parser.add_argument("--metrics", default="psnr,ssim,lmd,opening", help="see stsa evaluate")
-    parser.add_argument("--protocol", type=Path, help="YAML of the evaluation (experiments/protocols/)")
+    parser.add_argument("--protocol", type=protocol_path, help="YAML of the evaluation (experiments/protocols/)")
     parser.add_argument("options", nargs="*", metavar="-- OPTION", help="further options of stsa fit")
 
 

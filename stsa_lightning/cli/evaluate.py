@@ -8,6 +8,7 @@ from typing import Any
 
 from stsa_lightning.cli.command import add_allow_class, command
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.experiments import experiment_path, protocol_path
 
 _LISTS = ("tasks", "regions", "metrics", "speakers")
 _PROTOCOL = ("split", "clips", "references", "crop", "sync", "identity", "resamples")
@@ -40,7 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
     table = command(actions, "table", _table, "reports side by side: systems as rows, the best of each column in bold")
     _add_reports(table)
-    table.add_argument("--published", type=Path, nargs="+", default=[], metavar="YAML",
+    table.add_argument("--published", type=experiment_path, nargs="+", default=[], metavar="YAML",
                        help="rows of others, files or folders (experiments/published)")  # fmt: skip
     table.add_argument("--compare-published", action="store_true", help="let these be the best, too")
     table.add_argument("--baselines", action="store_true", help="show the trivial answers")
@@ -68,7 +69,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the report; an interrupted run goes on there"
     )
-    parser.add_argument("--protocol", type=Path, help="YAML of settings (experiments/protocols/); options here win")
+    parser.add_argument(
+        "--protocol", type=protocol_path, help="YAML of settings (experiments/protocols/); options here win"
+    )
     parser.add_argument("--metrics", help="names separated by commas, or fast (needs no weights; default), or all")
     parser.add_argument("--regions", help="of picture metrics: mouth, face, frame (videos), separated by commas")
     parser.add_argument("--clips", type=int, help="this many clips, spread evenly (default: all)")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.experiments import experiment_path
 
 _CONFIG = ("-c", "--config")
 _WHOLE = ("--model", "--data", "--trainer")  # a class, or a file of settings: what follows a dot is set in it
@@ -56,21 +57,30 @@ def files_first(words: Sequence[str]) -> list[str]:
     """Options of a Lightning command so that those said one by one hold, wherever they stand.
 
     Settings are read from left to right and the last one holds: a file of settings after an option would undo it.
-    Files come first, in their order, then what sets a whole group, then all others as they are.
+    Files come first, in their order, then what sets a whole group, then all others as they are. Files that the
+    working folder lacks are those of the package.
     """
     files: list[str] = []
     groups: list[str] = []
     others: list[str] = []
-    left = list(words)
+    left = [part for word in words for part in _detached(word)]
     while left:
         word = left.pop(0)
         name, equals, _ = word.partition("=")
-        attached = bool(equals) or (word.startswith("-c") and word != "-c")  # -cFILE
-        taken = files if name in _CONFIG or word.startswith("-c") else groups if name in _WHOLE else others
+        taken = files if name in _CONFIG else groups if name in _WHOLE else others
         taken.append(word)
-        if taken is not others and not attached and left:
-            taken.append(left.pop(0))
+        if taken is not others and not equals and left:
+            value = left.pop(0)
+            taken.append(str(experiment_path(value)) if taken is files else value)
     return [*files, *groups, *others]
+
+
+def _detached(word: str) -> list[str]:
+    """`-cFILE` and `--config=FILE` as two words."""
+    if word.startswith("-c") and word != "-c":
+        return ["-c", word[2:].removeprefix("=")]
+    name, equals, value = word.partition("=")
+    return [name, value] if equals and name in _CONFIG else [word]
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from stsa_lightning.evaluation.whole_frames import SourceVideos
 from stsa_lightning.media.video import probe
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.experiments import experiment_path
 from stsa_lightning.utils.files import sha256_of, written_whole
 from stsa_lightning.utils.weights import KNOWN, find_weights
 
@@ -85,7 +86,7 @@ class Reproduction:
     def protocols(self) -> dict[str, Protocol]:
         """The corpus's protocols by the name of their files, with the options put in."""
         folder = self.experiments / "protocols"
-        loaded = {name: load_protocol(folder / f"{name}.yaml") for name in PROTOCOLS[self.corpus]}
+        loaded = {name: load_protocol(experiment_path(folder / f"{name}.yaml")) for name in PROTOCOLS[self.corpus]}
         return {name: p.changed(metrics=self.metrics, clips=self.clips) for name, p in loaded.items()}
 
     def reports(self) -> dict[str, Path]:
@@ -377,7 +378,7 @@ def _kept_report(job: Reproduction, name: str, protocol: Protocol, plan: Plan) -
 
 
 def _table(job: Reproduction, reports: Sequence[Report]) -> Sheet:
-    folder = job.experiments / "published"
+    folder = experiment_path(job.experiments / "published")
     published = load_published([folder]) if folder.is_dir() else []
     sheet = benchmark_sheet(
         [(job.name, report) for report in reports],

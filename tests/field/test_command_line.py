@@ -26,8 +26,8 @@ def _refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("words", "expected"),
     [
         (["--model.lr", "1", "-c", "a", "--x"], ["-c", "a", "--model.lr", "1", "--x"]),
-        (["--model.lr=1", "--config=a", "-c", "b"], ["--config=a", "-c", "b", "--model.lr=1"]),
-        (["--model.lr", "1", "--model", "m.yaml", "-ca"], ["-ca", "--model", "m.yaml", "--model.lr", "1"]),
+        (["--model.lr=1", "--config=a", "-c", "b"], ["--config", "a", "-c", "b", "--model.lr=1"]),
+        (["--model.lr", "1", "--model", "m.yaml", "-ca"], ["-c", "a", "--model", "m.yaml", "--model.lr", "1"]),
         (["--trainer.callbacks+=A", "--trainer.callbacks.x=1"], ["--trainer.callbacks+=A", "--trainer.callbacks.x=1"]),
         (["-c"], ["-c"]),
         ([], []),
