@@ -29,7 +29,7 @@ from straightforward import StraightForm, seeded
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stsa_lightning.face.alignment import reference_places
+from stsa_lightning.face.alignment import reference_transforms
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.landmarks import landmark_detector
@@ -55,14 +55,14 @@ class Inputs:
     audio: Tensor
     images: Tensor
     heatmaps: Tensor
-    places: Tensor
+    theta: Tensor
 
     def frame(self, number: int) -> tuple[Tensor, ...]:
         """What the straight form wants of one frame."""
-        masked, contours, audio, places = (
-            t[number : number + 1] for t in (self.masked, self.contours, self.audio, self.places)
+        masked, contours, audio, theta = (
+            t[number : number + 1] for t in (self.masked, self.contours, self.audio, self.theta)
         )
-        return masked, contours, audio, self.images, self.heatmaps, places
+        return masked, contours, audio, self.images, self.heatmaps, theta
 
 
 def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
@@ -86,8 +86,8 @@ def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
     windows = torch.arange(frames)[:, None] + torch.arange(WINDOW)
     speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0))
     shown = mask_lower_half(faces[windows[:, WINDOW // 2]])
-    places = torch.from_numpy(reference_places(landmarks[chosen], landmarks[windows[:, WINDOW // 2]]))
-    return Inputs(shown, masked[windows], speech[windows], faces[chosen][None], whole[chosen][None], places)
+    theta = torch.from_numpy(reference_transforms(landmarks[chosen], landmarks[windows[:, WINDOW // 2]]))
+    return Inputs(shown, masked[windows], speech[windows], faces[chosen][None], whole[chosen][None], theta)
 
 
 def in_turns(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
@@ -130,9 +130,9 @@ class Drawn:
 
     def __call__(self, part: slice = slice(None)) -> Tensor:
         given = self.inputs
-        masked, contours, audio, places = (t[part] for t in (given.masked, given.contours, given.audio, given.places))
+        masked, contours, audio, theta = (t[part] for t in (given.masked, given.contours, given.audio, given.theta))
         chosen = torch.arange(given.images.shape[1]).expand(len(masked), -1)
-        return self.engine.render(masked, contours, audio, self.references, chosen, places).cpu()
+        return self.engine.render(masked, contours, audio, self.references, chosen, theta).cpu()
 
     def guidance(self) -> Tensor:
         return self.engine.heatmaps(self.inputs.contours, self.inputs.audio, self.references).cpu()

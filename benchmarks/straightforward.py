@@ -135,7 +135,7 @@ class StraightForm:
         audio: Tensor,
         images: Tensor,
         heatmaps: Tensor,
-        places: Tensor | None = None,
+        theta: Tensor | None = None,
         *,
         loss_network: bool = False,
     ) -> Tensor:
@@ -146,7 +146,7 @@ class StraightForm:
             contours: (1, T, 1, S, S) masked heatmaps of its window.
             audio: (1, T, D, 10).
             images, heatmaps: (1, N, 3, S, S) and (1, N, 1, S, S) of the references.
-            places: (1, N, 2, 3) where they are read, for networks trained so.
+            theta: (1, N, 2, 3) where they are read, for networks trained so.
             loss_network: also run VGG19 on the face and on its truth, as the published inference does.
 
         Returns:
@@ -155,10 +155,10 @@ class StraightForm:
         masked, contours, audio, images, heatmaps = (
             tensor.to(self.device) for tensor in (masked, contours, audio, images, heatmaps)
         )
-        places = None if places is None else places.to(self.device)
+        theta = None if theta is None else theta.to(self.device)
         centre = audio.shape[1] // 2
         heatmap = self.guidance(audio, contours, heatmaps).heatmap[:, centre]
-        output = self.synthesis(masked, heatmap, audio[:, centre], images, heatmaps, places)
+        output = self.synthesis(masked, heatmap, audio[:, centre], images, heatmaps, theta)
         if loss_network:
             for picture in (output.face, masked):
                 self.loss_network(picture)

@@ -75,7 +75,7 @@ class Repeated(Dataset):
         generator = torch.Generator().manual_seed(0)
         shapes = batch_shapes(vars(settings), settings.audio_dim)
         self.item = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
-        self.item["places"] = torch.eye(2, 3).expand(shapes["places"])  # references where they are
+        self.item["theta"] = torch.eye(2, 3).expand(shapes["theta"])  # references where they are
 
     def __len__(self) -> int:
         return self.count

@@ -115,9 +115,9 @@ class STSADataModule(LightningDataModule):
             clips in neither `train_list` nor `test_list` validate.
         val_list: the clips that validate. Without `train_list`, all others but those of `test_list` train.
         test_list: the clips of test and prediction; without it, those that validate.
-        reference_policy: of training windows: "random" frames; "varied" ones from closed to wide open lips, as dubbing
-            chooses them, among a random part of the clip; "posed" ones half of the time likewise of the window's pose,
-            as dubbing does for ``synthesis.aligned``.
+        reference_policy: of training windows: "random" takes random frames; "mixed" takes frames from closed to wide
+            open lips among a random part of the clip; "pose_matched" does so in half of the windows and takes frames
+            of the window's pose in the others, for `synthesis.align_references`.
         mirror: mirror a random half of the training windows left to right.
         geometry: strength of random turns, zooms and shifts of training windows, 0 to 1.
         colour: strength of random changes of their colour, 0 to 1.
@@ -150,7 +150,7 @@ class STSADataModule(LightningDataModule):
         train_list: str | None = None,
         val_list: str | None = None,
         test_list: str | None = None,
-        reference_policy: Literal["random", "varied", "posed"] = "random",
+        reference_policy: Literal["random", "mixed", "pose_matched"] = "random",
         mirror: bool = False,
         geometry: float = 0.0,
         colour: float = 0.0,
@@ -271,7 +271,7 @@ class STSADataModule(LightningDataModule):
 
     @property
     def _as_dubbed(self) -> ReferencePolicy:
-        return "nearest" if self._options.reference_policy == "posed" else "openness"
+        return "pose_nearest" if self._options.reference_policy == "pose_matched" else "aperture"
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Bytes travel to the device, floats are made there."""

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from stsa_lightning.data import augment
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
-from stsa_lightning.face.alignment import pose_distances, reference_places
+from stsa_lightning.face.alignment import pose_distances, reference_transforms
 from stsa_lightning.face.box import denormalise_landmarks
 from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_measures, lip_openness
 from stsa_lightning.face.references import APART, choose_references, reference_costs
@@ -24,13 +24,13 @@ from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 from stsa_lightning.features.base import WINDOW_STEPS, feature_windows
 from stsa_lightning.utils.errors import UserError
 
-VARIED = (0.2, 1.0)  # share of a clip's frames that references of "varied" and "posed" are chosen among, drawn between
+MIXED_SHARE = (0.2, 1.0)  # "mixed" and "pose_matched" choose references from a random share of the clip's frames
 
 AROUND = 125  # frames before and after a window that tell how much the mouth moves
 LEAST_SPREAD, LEAST_SPREAD_PX = 0.003, 0.3  # of the box and in pixels: below that a mouth does not move
 
 WindowPolicy = Literal["random", "even"]
-ReferencePolicy = Literal["random", "openness", "varied", "posed", "nearest"]
+ReferencePolicy = Literal["random", "aperture", "mixed", "pose_matched", "pose_nearest"]
 
 
 class Batch(TypedDict):
@@ -52,7 +52,7 @@ class Batch(TypedDict):
     audio: Tensor  # (B, T, D, 10)
     references: Tensor  # (B, N, 3, S, S)
     reference_heatmaps: Tensor  # (B, N, 1, S, S)
-    places: Tensor  # (B, T, N, 2, 3) where a reference is read to lie as the frame's face, see `reference_places`
+    theta: Tensor  # (B, T, N, 2, 3) where a reference is read to lie as the frame's face, see `reference_transforms`
     frame: Tensor  # (B,) int64, number of the centre frame within its clip
     clip: list[str]
 
@@ -72,11 +72,11 @@ class WindowDataset(Dataset):
         num_references: reference frames, N.
         windows_per_clip: items of each clip in an epoch.
         window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
-        reference_policy: "random" draws frames; "openness" takes frames from closed to wide open lips, as dubbing does;
-            "nearest" takes frames of the window's pose, half a second away or more, as it does for ``aligned``
-            networks; "varied" is "openness" among a random part of the clip, "posed" that or "nearest", by turns of
-            chance, as guidance is dubbed with the one and synthesis with the other. None takes a frame of the window
-            itself, unless the clip has no other.
+        reference_policy: which frames of the clip serve as references. "random": any. "aperture": from closed to wide
+            open lips, as dubbing chooses them. "mixed": the same among a random part of the clip. "pose_nearest":
+            those nearest to the window's pose, half a second away or more, as dubbing chooses them for networks with
+            `align_references`. "pose_matched": "mixed" or "pose_nearest", with equal chance, as in dubbing guidance
+            gets the one and synthesis the other. A frame of the window itself serves only if the clip has no other.
         mirror: mirror a random half of the items left to right.
         geometry: strength of random turns, zooms and shifts, 0 to 1 (see :func:`augment.augment_geometry`).
         colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
@@ -201,23 +201,23 @@ class WindowDataset(Dataset):
         if not eligible.any():
             eligible = self._readable(clip)
         centre, policy = int(frames[len(frames) // 2]), self.reference_policy
-        partly = policy in ("varied", "posed")
-        if policy == "posed":
-            policy = "nearest" if rng.random() < 0.5 else "openness"
-        if policy == "nearest":
+        partly = policy in ("mixed", "pose_matched")
+        if policy == "pose_matched":
+            policy = "pose_nearest" if rng.random() < 0.5 else "aperture"
+        if policy == "pose_nearest":
             apart = eligible & (np.abs(np.arange(clip.frames) - centre) >= APART)
             eligible = apart if apart.any() else eligible
         if partly:
-            some = eligible & (rng.random(clip.frames) < rng.uniform(*VARIED))
+            some = eligible & (rng.random(clip.frames) < rng.uniform(*MIXED_SHARE))
             eligible = some if some.sum() >= self.num_references else eligible
-        if policy == "nearest":
-            return self._posed(clip, centre, np.flatnonzero(eligible))
+        if policy == "pose_nearest":
+            return self._nearest_in_pose(clip, centre, np.flatnonzero(eligible))
         if policy != "random":
             return choose_references(lip_openness(clip.landmarks), eligible, self.num_references)
         candidates = np.flatnonzero(eligible)
         return rng.choice(candidates, self.num_references, replace=len(candidates) < self.num_references)
 
-    def _posed(self, clip: Clip, centre: int, others: np.ndarray) -> np.ndarray:
+    def _nearest_in_pose(self, clip: Clip, centre: int, others: np.ndarray) -> np.ndarray:
         landmarks = clip.face_landmarks_of(np.append(others, centre))
         distances = pose_distances(landmarks[:-1], landmarks[-1:])[0]
         costs = reference_costs(distances, lip_openness(clip.landmarks[others]), self.num_references)
@@ -257,7 +257,7 @@ class WindowDataset(Dataset):
             "lip_heatmaps": torch.from_numpy(maps["lip"][:, None]),
             "jaw_heatmaps": torch.from_numpy(maps["jaw"][:, None]),
             "reference_heatmaps": torch.from_numpy(reference_maps[:, None]),
-            "places": torch.from_numpy(reference_places(landmarks[count:], landmarks[:count])),
+            "theta": torch.from_numpy(reference_transforms(landmarks[count:], landmarks[:count])),
             "landmarks": torch.from_numpy(landmarks[:count]),
             "keypoints": torch.from_numpy(np.ascontiguousarray(keypoints)),
         }

@@ -107,7 +107,7 @@ class Dubber:
         self.engine: Engine = engine or RenderEngine(
             guidance, synthesis, precision=precision, device=choose_device(device)
         )
-        size, num_references, follow = synthesis.face_size, synthesis.num_references, synthesis.aligned
+        size, num_references, follow = synthesis.face_size, synthesis.num_references, synthesis.align_references
         self.look = Look(size, num_references, num_frames, heatmap_sigma, block, follow, restore, detail)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check

@@ -16,7 +16,7 @@ from stsa_lightning.dubbing.face_track import Faces, ramp_frames, ramped
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.speech import Heard, windows
-from stsa_lightning.face.alignment import chosen_places
+from stsa_lightning.face.alignment import chosen_transforms
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
@@ -45,11 +45,11 @@ class Engine(Protocol):
         """
 
     def render(
-        self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, chosen: Tensor, places: Tensor
+        self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, chosen: Tensor, theta: Tensor
     ) -> Tensor:
         """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S).
 
-        `chosen` (F, N) int64 are the references nearest to each frame's pose, `places` (F, N, 2, 3) say where they are
+        `chosen` (F, N) int64 are the references nearest to each frame's pose, `theta` (F, N, 2, 3) say where they are
         read to lie as its face.
         """
 
@@ -67,7 +67,7 @@ class Look:
         num_frames: frames of a guidance window, odd.
         heatmap_sigma: width of the heatmaps' lines, pixels.
         block: frames in a batch.
-        follow: references are chosen for each frame by its pose, for networks that move them there (``aligned``).
+        follow: choose references for each frame by its pose, for networks with `align_references`.
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the new face agrees with it.
     """
@@ -126,7 +126,7 @@ class ShotReferences:
     def of(self, sources: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """References (m, N) of some frames with these landmarks, and where they are read for them (m, N, 2, 3)."""
         chosen = self.chosen[sources - self.first]
-        return chosen, chosen_places(self.landmarks, landmarks, chosen)
+        return chosen, chosen_transforms(self.landmarks, landmarks, chosen)
 
 
 class Scene:
@@ -223,14 +223,14 @@ class Scene:
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         heard = windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
         references = self._references(int(self.faces.shots[sources[0]]))
-        chosen, places = references.of(sources, self.faces.in_boxes(sources))
+        chosen, theta = references.of(sources, self.faces.in_boxes(sources))
         block.inputs = (
             mask_lower_half(_images(block.seen)),
             self._contours(times_s, sources),
             _tensor(heard).unflatten(0, times_s.shape),
             references.encoded,
             _tensor(chosen),
-            _tensor(places),
+            _tensor(theta),
         )
         return block
 
@@ -338,8 +338,8 @@ class Scene:
         return _tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape))][:, :, None]
 
     def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
-        places = map(self.faces.place, sources.tolist())
-        return np.stack([place.crop(frame, self.look.face_size) for frame, place in zip(frames, places, strict=True)])
+        boxes = map(self.faces.place, sources.tolist())
+        return np.stack([place.crop(frame, self.look.face_size) for frame, place in zip(frames, boxes, strict=True)])
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from stsa_lightning.data.clip import Clip
-from stsa_lightning.face.alignment import chosen_places, pose_distances
+from stsa_lightning.face.alignment import chosen_transforms, pose_distances
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
 from stsa_lightning.face.references import APART, PoseFollower, candidates, choose_references
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.models.guidance import Guidance
-from stsa_lightning.models.synthesis import References, Synthesis, moved_references
+from stsa_lightning.models.synthesis import References, Synthesis, warp_references
 from stsa_lightning.utils.disk_array import in_blocks, to_disk_array
 
 ReferencePolicy = Literal["other-clip", "same-clip", "first-frame"]
@@ -47,9 +47,9 @@ class Offer:
         return (np.abs(frames[:, None] - self.frames) >= APART) | (self.clip.path != clip.path)
 
     def on_frames(self, clip: Clip, frames: np.ndarray, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, heatmaps and places of the N ``chosen`` (n, N) of each frame of a clip, see `moved_references`."""
-        places = chosen_places(self.landmarks, clip.face_landmarks_of(frames), chosen)
-        return self.images[chosen], self.maps[chosen], torch.from_numpy(places).to(self.images.device)
+        """Images, heatmaps and theta of the N ``chosen`` (n, N) of each frame of a clip, see `warp_references`."""
+        theta = chosen_transforms(self.landmarks, clip.face_landmarks_of(frames), chosen)
+        return self.images[chosen], self.maps[chosen], torch.from_numpy(theta).to(self.images.device)
 
 
 class Networks:
@@ -89,8 +89,8 @@ class Networks:
             frames: (n,) numbers of valid frames, rising.
             speech: (steps, D) features, from the clip's first frame on.
             references: the clip that shows what the face looks like, in its frames ``chosen`` (N,).
-            follow: networks that move references (``aligned``) look at those of its frames that are nearest in pose, as
-                in dubbing; if it is the clip itself, at none within half a second of the frame.
+            follow: networks with `align_references` get the frames of `references` that are nearest in pose, as in
+                dubbing; if it is the clip itself, none within half a second of the frame.
 
         Returns:
             (n, S, S, 3) uint8.
@@ -103,7 +103,7 @@ class Networks:
 
     def _encoder(self, clip: Clip, references: Clip, fixed: Offer, follow: bool) -> Callable[[np.ndarray], References]:
         """What gives the references of a block of frames, for blocks in order."""
-        if not self.synthesis.aligned:
+        if not self.synthesis.align_references:
             shared = self.synthesis.encode_references(fixed.images[None], fixed.maps[None])
             return lambda block: shared
         if not follow:
@@ -129,7 +129,7 @@ class Networks:
         def moved(block: np.ndarray) -> np.ndarray:
             distances = pose_distances(offer.landmarks, clip.face_landmarks_of(block))
             first = np.where(offer.apart(clip, block), distances, np.inf).argmin(1)
-            images, _ = moved_references(*offer.on_frames(clip, block, first[:, None]))
+            images, _ = warp_references(*offer.on_frames(clip, block, first[:, None]))
             pictures = resized(clip.faces(block), self.size)
             pictures[:, half:] = to_uint8(images[:, 0])[:, half:]
             return pictures

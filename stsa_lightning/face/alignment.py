@@ -7,7 +7,7 @@ import numpy as np
 from stsa_lightning.face.topology import MASKED_POSITIONS
 
 
-def reference_places(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
+def reference_transforms(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Similarities that carry the faces of frames to those of references, by what speech does not decide.
 
     Brows, eyes, nose and the upper oval of either are fitted with the least squared error; lips and chin have no say.
@@ -25,20 +25,20 @@ def reference_places(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
         factor = here.conj() @ there.T / np.square(np.abs(here)).sum(1, keepdims=True)  # (F, N)
     turn = np.stack([np.stack([factor.real, -factor.imag], -1), np.stack([factor.imag, factor.real], -1)], -2)
     shift = to_mean - (turn @ at_mean[:, None, :, None])[..., 0]
-    places = np.concatenate([turn, shift[..., None]], axis=-1)
-    return np.where(np.isfinite(places).all((-2, -1), keepdims=True), places, np.eye(2, 3)).astype(np.float32)
+    theta = np.concatenate([turn, shift[..., None]], axis=-1)
+    return np.where(np.isfinite(theta).all((-2, -1), keepdims=True), theta, np.eye(2, 3)).astype(np.float32)
 
 
-def chosen_places(references: np.ndarray, frames: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """:func:`reference_places` of the references (F, N) that each frame looks at: (F, N, 2, 3)."""
-    return np.take_along_axis(reference_places(references, frames), chosen[..., None, None], axis=1)
+def chosen_transforms(references: np.ndarray, frames: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """:func:`reference_transforms` of the references (F, N) that each frame looks at: (F, N, 2, 3)."""
+    return np.take_along_axis(reference_transforms(references, frames), chosen[..., None, None], axis=1)
 
 
 def pose_distances(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """How far reference faces, moved as well as a similarity can, are from lying as frames' faces do: turned heads.
 
     Args:
-        references, frames: as for :func:`reference_places`.
+        references, frames: as for :func:`reference_transforms`.
 
     Returns:
         (F, N) float64, root mean square over brows, eyes, nose and upper oval, in sides of the box; NaN where either

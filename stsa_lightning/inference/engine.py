@@ -83,7 +83,7 @@ class RenderEngine:
         self.guidance_batch = _GUIDANCE_BATCH if on_cpu else _GPU_BATCH
         self.workers = _workers(torch.get_num_threads()) if on_cpu else None
         self.guidance = for_inference(guidance).to(self.device)
-        self.synthesis = for_inference(synthesis, shared=on_cpu and not synthesis.aligned).to(self.device)
+        self.synthesis = for_inference(synthesis, shared=on_cpu and not synthesis.align_references).to(self.device)
         self.quick: Synthesis | None = None
         if type(synthesis) is not Synthesis:  # of parts that nobody here knows
             precision = "exact"
@@ -119,13 +119,13 @@ class RenderEngine:
 
         Args:
             images: (1, M, 3, S, S) in [0, 1]. The first N are what guidance looks at, and the synthesis network too
-                where its references stay where they are (not ``aligned``).
+                where its references stay where they are (not ``align_references``).
             heatmaps: (1, M, 1, S, S), all contours.
         """
         with self._at_work():
             seen = images.to(self.device), heatmaps.to(self.device)
             first = [maps[:, : self.synthesis.num_references] for maps in seen]
-            maps = () if self.synthesis.aligned else self._on_one_core(self._maps, *first)
+            maps = () if self.synthesis.align_references else self._on_one_core(self._maps, *first)
             return EngineReferences(self._on_one_core(self.guidance.embed_references, first[1]), maps, seen)
 
     def _maps(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
@@ -144,7 +144,7 @@ class RenderEngine:
         audio: Tensor,
         references: EngineReferences,
         chosen: Tensor,
-        places: Tensor,
+        theta: Tensor,
     ) -> Tensor:
         """Faces of F frames.
 
@@ -154,7 +154,7 @@ class RenderEngine:
             audio: (F, T, D, 10).
             references: from :meth:`encode`.
             chosen: (F, N) int64, which of the references each frame looks at.
-            places: (F, N, 2, 3) where these are read for it. Networks not trained so (``aligned``) look at neither.
+            theta: (F, N, 2, 3), the transforms that warp them onto it. Networks without `align_references` use neither.
 
         Returns:
             (F, 3, S, S) in [0, 1], float32.
@@ -162,9 +162,9 @@ class RenderEngine:
         with self._at_work():
             heatmaps = self._heatmaps(contours, audio, references.tokens)
             driving = [masked, heatmaps, audio[:, audio.shape[1] // 2]]
-            if self.synthesis.aligned:
+            if self.synthesis.align_references:
                 chosen = chosen.to(self.device)
-                driving += [*(seen[0][chosen] for seen in references.seen), places]
+                driving += [*(seen[0][chosen] for seen in references.seen), theta]
             if self.quick is not None and references.fast is not False:
                 drawn = self._batches(self._quick_face, self.batch, *driving, kept=references.maps)
                 if references.fast is None:
@@ -219,11 +219,11 @@ class RenderEngine:
         """``embed(rows)``, equal rows together: the windows of neighbouring frames share most of theirs."""
         if rows.device.type != "cpu":
             return self._batches(embed, self.guidance_batch, rows)
-        places: dict[bytes, int] = {}
+        first_of: dict[bytes, int] = {}
         firsts: list[int] = []
         back = []
         for number, row in enumerate(rows.contiguous().numpy()):
-            place = places.setdefault(row.tobytes(), len(firsts))
+            place = first_of.setdefault(row.tobytes(), len(firsts))
             if place == len(firsts):
                 firsts.append(number)
             back.append(place)
@@ -254,15 +254,15 @@ def _face(network: Synthesis, masked: Tensor, heatmap: Tensor, audio: Tensor, *r
     """Faces (n, 3, S, S) of n frames, in float32 whatever the network computes in.
 
     Args:
-        references: of each frame (n, ...) images, heatmaps and places, where the network moves them; else all that
+        references: of each frame (n, ...) images, heatmaps and theta, where the network moves them; else all that
             :meth:`Synthesis.encode_references` made of one set.
     """
     dtype = next(network.parameters()).dtype
     masked = masked.to(dtype, memory_format=torch.channels_last)
     heatmap, audio = heatmap.to(dtype), audio.to(dtype)
-    if network.aligned:
-        images, heatmaps, places = references
-        encoded = network.encode_references(images.to(dtype), heatmaps.to(dtype), places)
+    if network.align_references:
+        images, heatmaps, theta = references
+        encoded = network.encode_references(images.to(dtype), heatmaps.to(dtype), theta)
     else:
         encoded = References.of(*(tensor.to(dtype) for tensor in references)).expand(len(masked))
     return network.render(masked, heatmap, audio, encoded).face.float()
@@ -308,7 +308,7 @@ def quantise_rendering(synthesis: Synthesis) -> Synthesis:
     temporal, painting = synthesis.temporal, synthesis.inpainting
     if isinstance(temporal, PreparedTemporalPath):
         temporal = temporal.path
-    parts: list[nn.Module] = [spatial.path.after, spatial.rest, synthesis.fusion]
+    parts: list[nn.Module] = [spatial.path.post_blocks, spatial.tail, synthesis.fusion]
     parts += [block for name, block in temporal.named_children() if name != "stem"]
     for spade in (painting.spade1, painting.spade2, painting.spade3):
         parts += [spade.norm1, spade.norm2]

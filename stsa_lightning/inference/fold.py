@@ -229,8 +229,8 @@ class PreparedSpatialPath(nn.Module):
     def __init__(self, path: SpatialPath) -> None:
         super().__init__()
         self.path = path
-        first, *rest = path.alignment
-        self.rest = nn.Sequential(*rest)
+        first, *tail = path.alignment
+        self.tail = nn.Sequential(*tail)
         convolution = cast(nn.Conv2d, first.conv)
         own = cast(nn.Conv2d, cast(ConvBlock, path.heatmap_encoder[-1]).conv).out_channels
         content, heatmap = convolution.weight.split([convolution.in_channels - own, own], dim=1)
@@ -244,13 +244,13 @@ class PreparedSpatialPath(nn.Module):
         return tuple(blend_neighbours(m).contiguous() for m in maps), self.content(content)
 
     def forward(self, maps: tuple[Tensor, ...], content: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        alignment = self.rest(torch.relu(content + self.heatmap(self.path.heatmap_encoder(heatmap)))).mean((2, 3))
+        alignment = self.tail(torch.relu(content + self.heatmap(self.path.heatmap_encoder(heatmap)))).mean((2, 3))
         code = torch.cat([audio, alignment], dim=1)
         transforms = cast(Iterable[AdaAT], self.path.transforms)
         moved = (transform.move(m, code) for m, transform in zip(maps, transforms, strict=True))
-        pairs = zip(self.path.after, moved, strict=True)
+        pairs = zip(self.path.post_blocks, moved, strict=True)
         layout: Any = {"dtype": content.dtype, "memory_format": torch.channels_last}
-        return tuple(after(m.to(**layout)) for after, m in pairs)
+        return tuple(post_block(m.to(**layout)) for post_block, m in pairs)
 
 
 class PreparedTemporalPath(nn.Module):

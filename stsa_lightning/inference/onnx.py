@@ -36,7 +36,7 @@ class ReferenceGraph(nn.Module):
 
     def forward(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
         """Reference faces (1, N, 3, S, S) in [0, 1] and all their contours' heatmaps (1, N, 1, S, S)."""
-        if self.synthesis.aligned:
+        if self.synthesis.align_references:
             return (self.guidance.embed_references(heatmaps),)
         maps = self.synthesis.encode_references(images, heatmaps)
         return self.guidance.embed_references(heatmaps), *maps.tensors()[1:]
@@ -54,7 +54,7 @@ class FrameGraph(nn.Module):
     ) -> Tensor:
         """``masked`` (F, 3, S, S), ``contours`` (F, T, 1, S, S), ``audio`` (F, T, D, 10); of references, batch 1.
 
-        Where references follow the frame's pose, ``maps`` are their heatmaps and ``places`` (F, N, 2, 3).
+        Where references follow the frame's pose, ``maps`` are their heatmaps and ``theta`` (F, N, 2, 3).
         """
         frames, window = audio.shape[:2]
         masked_codes = self.guidance.embed_masked(contours.flatten(0, 1)).unflatten(0, (frames, window))
@@ -62,7 +62,7 @@ class FrameGraph(nn.Module):
         lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(frames, -1, -1))
         centre = window // 2
         heatmap = self.guidance.draw(lip[:, centre], jaw[:, centre], contours[:, centre])
-        if self.synthesis.aligned:
+        if self.synthesis.align_references:
             references = self.synthesis.encode_references(images, *maps)
         else:
             references = References.of(images, *maps).expand(frames)
@@ -106,9 +106,9 @@ def export_onnx(
     maps: tuple[Tensor, ...] = encoded[1:]
     names = shared[1:]
     sizes: tuple[dict[int, Any], ...] = tuple({} for _ in maps)
-    if synthesis.aligned:
+    if synthesis.align_references:
         maps = heatmaps, torch.eye(2, 3).repeat(frames, count, 1, 1)
-        names, sizes = [seen[1], "places"], ({}, {0: many})
+        names, sizes = [seen[1], "theta"], ({}, {0: many})
     dynamic = (*({0: many} for _ in given), {}, {}, sizes)
     arguments = (*driving, images, encoded[0], *maps)
     _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], ["face"], dynamic)

@@ -61,7 +61,7 @@ class PlainEngine:
         audio: Tensor,
         references: tuple[Tensor, References],
         chosen: Tensor,
-        places: Tensor,
+        theta: Tensor,
     ) -> Tensor:
         """See `draw_faces`; for networks whose references stay where they are."""
         masked, contours, audio = (tensor.to(self.device) for tensor in (masked, contours, audio))

@@ -56,7 +56,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "flow_kernel": 3,
         "residuals": 1,
         "on_warped": True,
-        "aligned": True,
+        "align_references": True,
     },
     "tiny": {
         "audio_dim": 80,

@@ -73,9 +73,9 @@ class SpatialPath(nn.Module):
         self.heatmap_encoder = heatmap_encoder(1, width, stem_kernel)
         self.reference_heatmap_encoder = heatmap_encoder(references, width, stem_kernel)
         self.alignment = alignment_encoder(face_size, channels[-1] + 2 * width, code, kernels)
-        self.before = nn.ModuleList(_residuals(c, residuals) for c in channels)
+        self.pre_blocks = nn.ModuleList(_residuals(c, residuals) for c in channels)
         self.transforms = nn.ModuleList(AdaAT(2 * code, c) for c in channels)
-        self.after = nn.ModuleList(_residuals(c, residuals) for c in channels)
+        self.post_blocks = nn.ModuleList(_residuals(c, residuals) for c in channels)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """What references alone decide: ``images`` (B, N, 3, S, S), ``heatmaps`` (B, N, 1, S, S).
@@ -84,17 +84,17 @@ class SpatialPath(nn.Module):
         """
         features = images.transpose(1, 2).flatten(1, 2)  # colour-major: all reds, all greens, all blues
         maps = []
-        for encoder, before in zip(self.encoder, self.before, strict=True):
+        for encoder, pre_block in zip(self.encoder, self.pre_blocks, strict=True):
             features = encoder(features)
-            maps.append(before(features))
+            maps.append(pre_block(features))
         return tuple(maps), torch.cat([features, self.reference_heatmap_encoder(heatmaps.squeeze(2))], dim=1)
 
     def forward(self, maps: tuple[Tensor, ...], content: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
         """Results of ``encode``, driving ``heatmap`` (B, 1, S, S), ``audio`` code (B, K) -> maps at S, S/2, S/4."""
         alignment = self.alignment(torch.cat([content, self.heatmap_encoder(heatmap)], dim=1)).mean((2, 3))
         code = torch.cat([audio, alignment], dim=1)
-        layers = zip(maps, self.transforms, self.after, strict=True)
-        return tuple(after(transform(m, code)) for m, transform, after in layers)
+        layers = zip(maps, self.transforms, self.post_blocks, strict=True)
+        return tuple(post_block(transform(m, code)) for m, transform, post_block in layers)
 
 
 def _residuals(channels: int, count: int) -> nn.Sequential:

@@ -79,17 +79,17 @@ def mask_lower_half(faces: Tensor) -> Tensor:
     return masked
 
 
-def moved_references(images: Tensor, heatmaps: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def warp_references(images: Tensor, heatmaps: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
     """Reference faces and their heatmaps as they would lie in each frame's face.
 
     Args:
         images, heatmaps: (B, N, 3, S, S) and (B, N, 1, S, S), or of one video (B = 1).
-        places: (B, N, 2, 3), where each is read (see :func:`stsa_lightning.face.alignment.reference_places`); beyond
+        theta: (B, N, 2, 3), where each is read (see :func:`stsa_lightning.face.alignment.reference_transforms`); beyond
             its rim a reference goes on as it ends, its heatmap is empty.
     """
-    B, N = places.shape[:2]
-    with torch.autocast(places.device.type, enabled=False):
-        grid = F.affine_grid(places.flatten(0, 1).float(), [B * N, 1, *images.shape[-2:]], align_corners=False)
+    B, N = theta.shape[:2]
+    with torch.autocast(theta.device.type, enabled=False):
+        grid = F.affine_grid(theta.flatten(0, 1).float(), [B * N, 1, *images.shape[-2:]], align_corners=False)
 
         def move(maps: Tensor, beyond: str) -> Tensor:
             every = maps.float().expand(B, -1, -1, -1, -1).flatten(0, 1)
@@ -131,8 +131,8 @@ class Synthesis(nn.Module):
         flow_kernel: kernel of the flow and confidence convolutions.
         on_warped: correct the warped reference instead of painting from nothing, see :class:`Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
-        aligned: references are moved onto each frame's pose before anything looks at them, see
-            :func:`moved_references` (ours; preset `small` laid references of two poses over each other).
+        align_references: references are moved onto each frame's pose before anything looks at them, see
+            :func:`warp_references` (ours; preset `small` laid references of two poses over each other).
         paths: which paths the face is made of; for ablations. The other one's maps are zeros to the fusion, and without
             the temporal path ``on_warped`` corrects the mean of the references, which nothing moves.
     """
@@ -150,7 +150,7 @@ class Synthesis(nn.Module):
         flow_kernel: int = 7,
         residuals: int = 2,
         on_warped: bool = False,
-        aligned: bool = False,
+        align_references: bool = False,
         paths: Paths = "both",
     ) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Synthesis(nn.Module):
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.audio_dim, self.face_size = audio_dim, check_face_size(face_size)
         self.num_references = num_references
-        self.paths, self.aligned = paths, aligned
+        self.paths, self.align_references = paths, align_references
         self.channels = (width, 4 * width, 8 * width)  # of either path's maps at S, S/2, S/4
         self.audio_encoder = AudioCodeEncoder(audio_dim, audio_width)
         self.spatial = SpatialPath(face_size, num_references, width, audio_width, align_kernels, stem_kernel, residuals)
@@ -168,18 +168,18 @@ class Synthesis(nn.Module):
         self.fusion = Fusion(self.channels)
         self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped)
 
-    def encode_references(self, images: Tensor, heatmaps: Tensor, places: Tensor | None = None) -> References:
+    def encode_references(self, images: Tensor, heatmaps: Tensor, theta: Tensor | None = None) -> References:
         """``images`` (B, N, 3, S, S) in [0, 1] and their ``heatmaps`` (B, N, 1, S, S).
 
-        Networks that were trained so (``aligned``) are told where the references are read, ``places`` (B, N, 2, 3): for
-        each frame anew. Images and heatmaps may be of batch 1 then, one video's.
+        With `align_references`, references are first warped onto each frame's pose by the transforms `theta`
+        (B, N, 2, 3); images and heatmaps may then be of batch 1, those of one video.
         """
         S = self.face_size
-        if self.aligned:
-            if places is None:
-                raise ValueError("the network was trained on aligned references: expected places, got none")
-            check_shape("places", places, None, self.num_references, 2, 3)
-            images, heatmaps = moved_references(images, heatmaps, places)
+        if self.align_references:
+            if theta is None:
+                raise ValueError("align_references: expected transforms theta (B, N, 2, 3) of the references, got none")
+            check_shape("theta", theta, None, self.num_references, 2, 3)
+            images, heatmaps = warp_references(images, heatmaps, theta)
         check_shape("images", images, None, self.num_references, 3, S, S)
         check_shape("heatmaps", heatmaps, images.shape[0], self.num_references, 1, S, S)
         maps, content = self.spatial.encode(images, heatmaps)
@@ -214,10 +214,10 @@ class Synthesis(nn.Module):
         audio: Tensor,
         images: Tensor,
         heatmaps: Tensor,
-        places: Tensor | None = None,
+        theta: Tensor | None = None,
     ) -> SynthesisOutput:
         """:meth:`encode_references` and :meth:`render` of one batch: one set of references per frame."""
-        return self.render(masked, heatmap, audio, self.encode_references(images, heatmaps, places))
+        return self.render(masked, heatmap, audio, self.encode_references(images, heatmaps, theta))
 
     def _used(self, spatial: tuple[Tensor, ...], temporal: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
         """Both paths' maps, those of an ablated path as zeros, through which no gradient comes."""

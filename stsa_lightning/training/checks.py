@@ -67,7 +67,7 @@ def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[i
         "audio": (frames, audio_dim, 10),
         "references": (references, 3, side, side),
         "reference_heatmaps": (references, 1, side, side),
-        "places": (frames, references, 2, 3),
+        "theta": (frames, references, 2, 3),
     }
 
 

@@ -311,10 +311,10 @@ class STSA(LightningModule):
         """
         target, driving, audio = (chosen_frames(x, every_frame) for x in (batch["faces"], heatmaps, batch["audio"]))
         seen = batch["references"], batch["reference_heatmaps"]
-        if self.synthesis.aligned:
+        if self.synthesis.align_references:
             if every_frame:
                 seen = seen[0].repeat_interleave(heatmaps.shape[1], 0), seen[1].repeat_interleave(heatmaps.shape[1], 0)
-            references = self.synthesis.encode_references(*seen, chosen_frames(batch["places"], every_frame))
+            references = self.synthesis.encode_references(*seen, chosen_frames(batch["theta"], every_frame))
         else:
             references = self.synthesis.encode_references(*seen)
             if every_frame:

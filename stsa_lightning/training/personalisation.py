@@ -220,7 +220,7 @@ def _data(folder: Path, seconds: float, meta: Mapping[str, Any], synthesis: Synt
         face_size=synthesis.face_size,
         num_frames=int(meta["num_frames"]),
         num_references=synthesis.num_references,
-        reference_policy="posed" if synthesis.aligned else "random",
+        reference_policy="pose_matched" if synthesis.align_references else "random",
         heatmap_sigma=float(meta.get("heatmap_sigma", 1.0)),
         batch_size=batch,
         num_workers=0,

@@ -16,7 +16,7 @@ from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_measures
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MASKED_POSITIONS, MIRROR
-from stsa_lightning.models.synthesis import moved_references
+from stsa_lightning.models.synthesis import warp_references
 from stsa_lightning.utils.errors import UserError
 
 VALID = np.array([1] * 8 + [0] * 3 + [1] * 4 + [0] + [1] * 14, bool)  # 30 frames; runs of 8, 4 and 14
@@ -58,7 +58,7 @@ def test_shapes_types_and_ranges(root: Path) -> None:
         "audio": (4, 5, 80, 10),
         "references": (4, 3, 3, 64, 64),
         "reference_heatmaps": (4, 3, 1, 64, 64),
-        "places": (4, 5, 3, 2, 3),
+        "theta": (4, 5, 3, 2, 3),
         "frame": (4,),
     }
     assert batch.keys() == Batch.__annotations__.keys()
@@ -66,13 +66,13 @@ def test_shapes_types_and_ranges(root: Path) -> None:
     assert batch["frame"].dtype == torch.int64
     for name in shapes.keys() - {"frame"}:
         assert batch[name].dtype == torch.float32, name  # type: ignore[literal-required]
-    for name in shapes.keys() - {"frame", "audio", "lip_aperture", "places"}:
+    for name in shapes.keys() - {"frame", "audio", "lip_aperture", "theta"}:
         low, high = batch[name].aminmax()  # type: ignore[literal-required]
         assert low >= 0, name
         assert high <= 1, name
 
 
-@pytest.mark.parametrize("reference_policy", ["random", "openness", "varied", "posed", "nearest"])
+@pytest.mark.parametrize("reference_policy", ["random", "aperture", "mixed", "pose_matched", "pose_nearest"])
 def test_windows_are_consecutive_valid_frames_and_references_others(root: Path, reference_policy: str) -> None:
     dataset = _dataset(root, reference_policy=reference_policy)
     seen = set()
@@ -85,9 +85,9 @@ def test_windows_are_consecutive_valid_frames_and_references_others(root: Path, 
         assert VALID[references].all()
         assert not set(frames) & set(references)
         assert len(set(references)) == 3
-        if reference_policy == "nearest":
+        if reference_policy == "pose_nearest":
             assert (np.abs(np.array(references) - frames[2]) >= 12).all()
-        if reference_policy == "openness":
+        if reference_policy == "aperture":
             assert references == sorted(references)
             assert references[-1] == max(set(np.flatnonzero(VALID)) - set(frames))
         seen.add(frames[0])
@@ -274,6 +274,6 @@ def test_places_carry_references_onto_the_window_however_it_was_augmented(root: 
     for i in range(4):
         item = _dataset(root, mirror=True, geometry=1.0)[i]
         images, maps = item["references"][None].float(), item["reference_heatmaps"][None]
-        moved = moved_references(images, maps, item["places"][2][None])[1][0]
+        moved = warp_references(images, maps, item["theta"][2][None])[1][0]
         contours = item["masked_heatmaps"][2] > 0.5
         assert moved[:, contours].mean() > max(0.9, maps[0][:, contours].mean())

@@ -104,7 +104,7 @@ class EchoGuidance(nn.Module):
 class GreenSynthesis(nn.Module):
     """Paints the hidden half green."""
 
-    audio_dim, face_size, num_references, aligned = 1, SIZE, 3, False
+    audio_dim, face_size, num_references, align_references = 1, SIZE, 3, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,17 +234,17 @@ class ChoosingEngine(PlainEngine):
         return super().render(masked, contours, audio, references, *chosen)
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-def test_aligned_networks_look_at_frames_of_the_same_pose(tmp_path: Path, speech: Any, aligned: bool) -> None:
+@pytest.mark.parametrize("align_references", [False, True])
+def test_aligned_networks_look_at_frames_of_the_same_pose(tmp_path: Path, speech: Any, align_references: bool) -> None:
     write_video(tmp_path / "a.mp4", numbered(40), 25)
     guidance, synthesis = EchoGuidance(), GreenSynthesis()
-    synthesis.aligned = aligned
+    synthesis.align_references = align_references
     networks: Any = guidance, synthesis
     engine = ChoosingEngine(*networks, torch.device("cpu"))
     detector = Turning((17,))
     dubber = Dubber(*networks, Steps(), steady=False, engine=engine, detector=detector, block=7, check=False)
     assert dubber.dub(tmp_path / "a.mp4", speech(1.6), tmp_path / "out.mp4", progress=False).faces == 39
-    if not aligned:
+    if not align_references:
         assert len(engine.offered) == 3
         assert (engine.chosen == [0, 1, 2]).all()
         return

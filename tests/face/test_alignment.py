@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from stsa_lightning.face.alignment import pose_distances, reference_places
+from stsa_lightning.face.alignment import pose_distances, reference_transforms
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MASKED_POSITIONS
-from stsa_lightning.models.synthesis import moved_references
+from stsa_lightning.models.synthesis import warp_references
 
 
 def faces(count: int, seed: int) -> np.ndarray:
@@ -25,12 +25,12 @@ def test_places_undo_a_similarity_whatever_the_mouth_does() -> None:
     frames = faces(3, 0)
     references = np.stack([turned(frames[0], 20, 1.2, (0.1, -0.05)), turned(frames[0], -35, 0.8, (0.0, 0.2))])
     references[:, CONTENT_POSITIONS] += 0.3
-    places = reference_places(references, frames)
-    assert places.shape == (3, 2, 2, 3)
-    assert places.dtype == np.float32
+    theta = reference_transforms(references, frames)
+    assert theta.shape == (3, 2, 2, 3)
+    assert theta.dtype == np.float32
     at = 2 * frames[0, MASKED_POSITIONS] - 1
     for n, reference in enumerate(references):
-        found = at @ places[0, n, :, :2].T + places[0, n, :, 2]
+        found = at @ theta[0, n, :, :2].T + theta[0, n, :, 2]
         np.testing.assert_allclose(found, 2 * reference[MASKED_POSITIONS] - 1, atol=1e-5)
 
 
@@ -44,13 +44,13 @@ def test_places_are_the_best_similarity() -> None:
             complex_at, complex_to = ((p - p.mean(0)) @ (1, 1j) for p in (at, to))
             factor = np.linalg.lstsq(complex_at[:, None], complex_to, rcond=None)[0][0]
             known = transform.SimilarityTransform(scale=abs(factor), rotation=np.angle(factor)).params[:2, :2]
-            np.testing.assert_allclose(reference_places(references, frames)[f, n, :, :2], known, atol=1e-5)
+            np.testing.assert_allclose(reference_transforms(references, frames)[f, n, :, :2], known, atol=1e-5)
 
 
 def test_a_frame_without_a_face_leaves_references_where_they_are() -> None:
     frames = faces(2, 0)
     frames[1] = np.nan
-    np.testing.assert_array_equal(reference_places(faces(2, 3), frames)[1], np.stack([np.eye(2, 3)] * 2))
+    np.testing.assert_array_equal(reference_transforms(faces(2, 3), frames)[1], np.stack([np.eye(2, 3)] * 2))
 
 
 def test_moved_pictures_lie_as_the_frames() -> None:
@@ -62,9 +62,9 @@ def test_moved_pictures_lie_as_the_frames() -> None:
     for x, y in (reference[0, MASKED_POSITIONS] * size).astype(int):
         cv2.circle(picture, (int(x), int(y)), 3, (1.0, 0.5, 0.2), -1)
     image = torch.from_numpy(picture).permute(2, 0, 1)[None, None]
-    places = reference_places(reference, frame)
-    moved, heatmap = moved_references(image, image[:, :, :1], torch.from_numpy(places))
-    in_pixels = np.column_stack([places[0, 0, :, :2], places[0, 0, :, 2] * size / 2])
+    theta = reference_transforms(reference, frame)
+    moved, heatmap = warp_references(image, image[:, :, :1], torch.from_numpy(theta))
+    in_pixels = np.column_stack([theta[0, 0, :, :2], theta[0, 0, :, 2] * size / 2])
     centre = np.array([size / 2 - 0.5] * 2)
     in_pixels[:, 2] += centre - in_pixels[:, :2] @ centre
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -76,8 +76,8 @@ def test_moved_pictures_lie_as_the_frames() -> None:
 
 
 def test_one_videos_references_serve_many_frames() -> None:
-    images, heatmaps, places = torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 1, 16, 16), torch.eye(2, 3)
-    moved = moved_references(images, heatmaps, places.repeat(4, 2, 1, 1))
+    images, heatmaps, theta = torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 1, 16, 16), torch.eye(2, 3)
+    moved = warp_references(images, heatmaps, theta.repeat(4, 2, 1, 1))
     torch.testing.assert_close(moved[0], images.expand(4, -1, -1, -1, -1))
     torch.testing.assert_close(moved[1], heatmaps.expand(4, -1, -1, -1, -1))
 

@@ -83,10 +83,10 @@ class Shot:
             torch.randn(3, 5, dim, 10, generator=random),
         )
         self.chosen = torch.arange(count).expand(3, -1)
-        self.places = torch.eye(2, 3).expand(3, count, 2, 3)
+        self.theta = torch.eye(2, 3).expand(3, count, 2, 3)
 
     def drawn(self, engine: RenderEngine, encoded: EngineReferences | None = None) -> Tensor:
-        return engine.render(*self.frames, encoded or engine.encode(*self.references), self.chosen, self.places)
+        return engine.render(*self.frames, encoded or engine.encode(*self.references), self.chosen, self.theta)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -26,9 +26,9 @@ from straightforward import StraightForm, seeded
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
 
 
-def networks(size: str, aligned: bool = False) -> tuple[Guidance, Synthesis]:
+def networks(size: str, align_references: bool = False) -> tuple[Guidance, Synthesis]:
     """`small` without rendered heatmaps: a rounding error of a keypoint's place is the largest on a line's flanks."""
-    settings = {**SYNTHESIS[size], "aligned": aligned}
+    settings = {**SYNTHESIS[size], "align_references": align_references}
     return seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": 0})), seeded(Synthesis(**settings))
 
 
@@ -49,26 +49,26 @@ def scene(synthesis: Synthesis, frames: int = 3, window: int = 5) -> dict[str, T
         "images": smooth(count, 3)[None],
         "heatmaps": smooth(count, 1)[None],
         "chosen": torch.arange(count).expand(frames, -1),
-        "places": torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator),
+        "theta": torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator),
     }
 
 
 def rendered(engine: RenderEngine, given: dict[str, Tensor]) -> Tensor:
     references = engine.encode(given["images"], given["heatmaps"])
     driving = (given[name] for name in ("masked", "contours", "audio"))
-    return engine.render(*driving, references, given["chosen"], given["places"])
+    return engine.render(*driving, references, given["chosen"], given["theta"])
 
 
 def frame_by_frame(form: StraightForm, given: dict[str, Tensor]) -> Tensor:
     frames = range(len(given["masked"]))
-    own = [{name: given[name][i : i + 1] for name in ("masked", "contours", "audio", "places")} for i in frames]
+    own = [{name: given[name][i : i + 1] for name in ("masked", "contours", "audio", "theta")} for i in frames]
     return torch.cat([form.frame(images=given["images"], heatmaps=given["heatmaps"], **each) for each in own])
 
 
-@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("align_references", [False, True])
 @pytest.mark.parametrize("size", ["tiny", "small"])
-def test_exact_is_the_straight_form(size: str, aligned: bool) -> None:
-    guidance, synthesis = networks(size, aligned)
+def test_exact_is_the_straight_form(size: str, align_references: bool) -> None:
+    guidance, synthesis = networks(size, align_references)
     given = scene(synthesis)
     drawn = rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
     expected = frame_by_frame(StraightForm(guidance, synthesis), given)
@@ -150,18 +150,18 @@ def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest
     torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("align_references", [False, True])
 @pytest.mark.parametrize("precision", ["exact", "fast"])
-def test_frames_do_not_depend_on_their_block(precision: Precision, aligned: bool) -> None:
-    guidance, synthesis = networks("tiny", aligned=aligned)
+def test_frames_do_not_depend_on_their_block(precision: Precision, align_references: bool) -> None:
+    guidance, synthesis = networks("tiny", align_references=align_references)
     given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision=precision)
-    of_frames = ("masked", "contours", "audio", "chosen", "places")
+    of_frames = ("masked", "contours", "audio", "chosen", "theta")
     alone = [rendered(engine, {**given, **{name: given[name][i : i + 1] for name in of_frames}}) for i in range(3)]
     assert psnr_db(rendered(engine, given), torch.cat(alone)) > (40 if engine.precision == "fast" else 100)
 
 
 def test_each_frame_looks_at_the_references_chosen_for_it() -> None:
-    guidance, synthesis = networks("tiny", aligned=True)
+    guidance, synthesis = networks("tiny", align_references=True)
     given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision="exact")
     count = synthesis.num_references
     more = torch.rand(1, 2, *given["images"].shape[2:], generator=torch.Generator().manual_seed(2))
@@ -177,7 +177,7 @@ def test_each_frame_looks_at_the_references_chosen_for_it() -> None:
     for i, mine in enumerate(chosen):
         alone = EngineReferences(tokens, (), (offered["images"][:, mine], offered["heatmaps"][:, mine]))
         driving = [given[name][i : i + 1] for name in ("masked", "contours", "audio")]
-        expected = engine.render(*driving, alone, given["chosen"][:1], given["places"][i : i + 1])
+        expected = engine.render(*driving, alone, given["chosen"][:1], given["theta"][i : i + 1])
         torch.testing.assert_close(drawn[i : i + 1], expected, atol=1e-5, rtol=0)
     assert not torch.allclose(drawn, rendered(engine, given), atol=0.01)
 
@@ -229,9 +229,9 @@ def as_on_a_gpu(guidance: Guidance, synthesis: Synthesis, precision: Precision, 
     return engine
 
 
-@pytest.mark.parametrize("aligned", [False, True])
-def test_recorded_shots_of_any_length_are_drawn_as_ever(aligned: bool, recorded_plainly: Record) -> None:
-    guidance, synthesis = networks("tiny", aligned)
+@pytest.mark.parametrize("align_references", [False, True])
+def test_recorded_shots_of_any_length_are_drawn_as_ever(align_references: bool, recorded_plainly: Record) -> None:
+    guidance, synthesis = networks("tiny", align_references)
     engine = as_on_a_gpu(guidance, synthesis, "exact", recorded_plainly)
     plain = RenderEngine(guidance, synthesis, precision="exact")
     shots = [scene(synthesis, frames) for frames in (6, 3, 1)]
@@ -240,9 +240,9 @@ def test_recorded_shots_of_any_length_are_drawn_as_ever(aligned: bool, recorded_
         torch.testing.assert_close(rendered(engine, given), rendered(plain, given), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("size", "aligned"), [("tiny", False), ("small", True)])
-def test_bfloat16_is_near_float32(size: str, aligned: bool, recorded_plainly: Record) -> None:
-    guidance, synthesis = networks(size, aligned)
+@pytest.mark.parametrize(("size", "align_references"), [("tiny", False), ("small", True)])
+def test_bfloat16_is_near_float32(size: str, align_references: bool, recorded_plainly: Record) -> None:
+    guidance, synthesis = networks(size, align_references)
     given, engine = scene(synthesis, frames=2), as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly)
     drawn = rendered(engine, given)
     assert drawn.dtype == torch.float32
@@ -250,12 +250,12 @@ def test_bfloat16_is_near_float32(size: str, aligned: bool, recorded_plainly: Re
     assert 40 < psnr_db(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given)) < 80
 
 
-@pytest.mark.parametrize(("size", "aligned", "heatmap_sigma"), [("tiny", False, 0.0), ("small", True, 1.0)])
+@pytest.mark.parametrize(("size", "align_references", "heatmap_sigma"), [("tiny", False, 0.0), ("small", True, 1.0)])
 def test_what_is_recorded_never_waits_for_the_gpu(
-    size: str, aligned: bool, heatmap_sigma: float, recorded_plainly: Record, pretend_gpu: Any
+    size: str, align_references: bool, heatmap_sigma: float, recorded_plainly: Record, pretend_gpu: Any
 ) -> None:
     guidance = seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": heatmap_sigma}))
-    synthesis = seeded(Synthesis(**{**SYNTHESIS[size], "aligned": aligned}))
+    synthesis = seeded(Synthesis(**{**SYNTHESIS[size], "align_references": align_references}))
     engine, given = as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly), scene(synthesis)
     for network in (engine.guidance, engine.synthesis, engine.quick):
         pretend_gpu.move(network)
@@ -269,8 +269,8 @@ def test_what_is_recorded_never_waits_for_the_gpu(
     masked = codes(engine.guidance.embed_masked, given["contours"])
     audio = codes(engine.guidance.embed_audio, given["audio"])
     heatmap = pretend_gpu.run(engine._heatmap, masked, audio, given["contours"][:, 2], tokens)
-    references = images, heatmaps, given["places"]
-    if not aligned:
+    references = images, heatmaps, given["theta"]
+    if not align_references:
         references = pretend_gpu.run(engine.synthesis.encode_references, images[:1], heatmaps[:1]).tensors()
     for draw in (engine._exact_face, engine._quick_face):
         face = pretend_gpu.run(draw, given["masked"], heatmap, given["audio"][:, 2], *references)
@@ -292,10 +292,10 @@ def test_waiting_for_the_gpu_would_be_seen(waits: Callable[[Tensor], Tensor], pr
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("align_references", [False, True])
 @pytest.mark.parametrize("size", ["tiny", "small"])
-def test_on_a_gpu(size: str, aligned: bool, caplog: pytest.LogCaptureFixture) -> None:
-    guidance, synthesis = networks(size, aligned)
+def test_on_a_gpu(size: str, align_references: bool, caplog: pytest.LogCaptureFixture) -> None:
+    guidance, synthesis = networks(size, align_references)
     shots = [scene(synthesis, frames) for frames in (40, 3, 1)]
     shots[1]["images"] = shots[1]["images"].flip(-1)
     here = RenderEngine(guidance, synthesis, precision="exact")

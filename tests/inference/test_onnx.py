@@ -19,16 +19,16 @@ from stsa_lightning.utils.errors import UserError
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("align_references", [False, True])
 def test_onnx_draws_as_the_networks_do(
-    tiny_guidance: Guidance, tiny_synthesis: Synthesis, tmp_path: Path, aligned: bool
+    tiny_guidance: Guidance, tiny_synthesis: Synthesis, tmp_path: Path, align_references: bool
 ) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    if aligned:
+    if align_references:
         weights = tiny_synthesis.state_dict()
-        tiny_synthesis = Synthesis(**{**tiny_synthesis.settings, "aligned": True}).eval()
+        tiny_synthesis = Synthesis(**{**tiny_synthesis.settings, "align_references": True}).eval()
         tiny_synthesis.load_state_dict(weights)
     checkpoint = save_networks(
         tmp_path / "nets.safetensors", tiny_guidance, tiny_synthesis, {"features": "logmel", "num_frames": 5}
@@ -46,13 +46,13 @@ def test_onnx_draws_as_the_networks_do(
         masked, contours = mask_lower_half(torch.rand(frames, 3, 64, 64)), torch.rand(frames, 5, 1, 64, 64)
         audio = torch.randn(frames, 5, 80, 10)
         driving = {"masked": masked.numpy(), "contours": contours.numpy(), "audio": audio.numpy()}
-        places = torch.eye(2, 3) + 0.1 * torch.randn(frames, 3, 2, 3)
-        own = {"reference_heatmaps": seen["reference_heatmaps"], "places": places.numpy()} if aligned else {}
+        theta = torch.eye(2, 3) + 0.1 * torch.randn(frames, 3, 2, 3)
+        own = {"reference_heatmaps": seen["reference_heatmaps"], "theta": theta.numpy()} if align_references else {}
         given = {**driving, "reference_images": seen["reference_images"], **encoded, **own}
         (face,) = graphs["frames"].run(["face"], given)
         with torch.inference_mode():
             heatmap = tiny_guidance(audio, contours, heatmaps.expand(frames, -1, -1, -1, -1)).heatmap[:, 2]
-            references = tiny_synthesis.encode_references(images, heatmaps, places).expand(frames)
+            references = tiny_synthesis.encode_references(images, heatmaps, theta).expand(frames)
             expected = tiny_synthesis.render(masked, heatmap, audio[:, 2], references).face
         assert expected.std() > 0.05
         np.testing.assert_allclose(face, expected, atol=1e-4, rtol=0)

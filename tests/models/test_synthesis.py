@@ -72,7 +72,7 @@ def test_released_size() -> None:
     )
     heads = sum(p.numel() for p in CILLoss(network.channels, MINE(128)).heads.parameters())
     assert sum(p.numel() for p in network.parameters()) == 41_586_052 - 97_536 - 49_537 - heads - tripled
-    assert network.settings == {**SYNTHESIS["released"], "aligned": False}
+    assert network.settings == {**SYNTHESIS["released"], "align_references": False}
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stsa_lightning.losses.objective import LossWeights, mouths
 from stsa_lightning.models.checkpoint import load_networks, save_networks
-from stsa_lightning.models.synthesis import mask_lower_half, moved_references
+from stsa_lightning.models.synthesis import mask_lower_half, warp_references
 from stsa_lightning.training.module import PHASES, STSA
 from stsa_lightning.utils.errors import UserError
 
@@ -118,21 +118,21 @@ def test_the_warp_phase_leaves_the_face_alone():
 
 
 def test_aligned_references_follow_each_frame():
-    module = STSA(**SMALL, weights=PLAIN, synthesis={"aligned": True}).eval()
+    module = STSA(**SMALL, weights=PLAIN, synthesis={"align_references": True}).eval()
     example = batch()
-    with pytest.raises(KeyError, match="places"):
+    with pytest.raises(KeyError, match="theta"):
         module.synthesise(example, example["heatmaps"])
-    example["places"] = torch.eye(2, 3) + 0.1 * torch.randn(2, 3, 2, 2, 3)
+    example["theta"] = torch.eye(2, 3) + 0.1 * torch.randn(2, 3, 2, 2, 3)
     plain = STSA(**SMALL, weights=PLAIN).synthesis.eval()
     plain.load_state_dict(module.synthesis.state_dict())
     with torch.no_grad():
         every, _ = module.synthesise(example, example["heatmaps"], every_frame=True)
         for frame in range(6):
             window, place = divmod(frame, 3)
-            moved = moved_references(
+            moved = warp_references(
                 example["references"][window : window + 1],
                 example["reference_heatmaps"][window : window + 1],
-                example["places"][window : window + 1, place],
+                example["theta"][window : window + 1, place],
             )
             masked = mask_lower_half(example["faces"][window : window + 1, place])
             heatmap, audio = (example[name][window : window + 1, place] for name in ("heatmaps", "audio"))

@@ -81,7 +81,7 @@ def test_a_batch_of_other_shapes_is_named():
         "audio": torch.zeros(2, 3, 80, 10),
         "references": torch.zeros(2, 2, 3, 64, 64),
         "reference_heatmaps": torch.zeros(2, 2, 1, 64, 64),
-        "places": torch.zeros(2, 3, 2, 2, 3),
+        "theta": torch.zeros(2, 3, 2, 2, 3),
     }
     check_batch(batch, SETTINGS, 80)
     with pytest.raises(UserError, match=r"lip_heatmaps: expected \(B, 3, 1, 64, 64\), got \(2, 3, 1, 32, 32\)"):
