@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from stsa_lightning import __version__
 from stsa_lightning.cli import ablate, app, dub, evaluate, experiments, prepare, reproduce, syncnet, weights
+from stsa_lightning.cli.help_cache import show_help
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.own import allow_classes
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_dashes(words)
         check_first(words, COMMANDS)
-        if words and words[0] in LIGHTNING_COMMANDS:
+        if words and words[0] in LIGHTNING_COMMANDS and words[1:] in (["--help"], ["-h"]):
+            show_help(words, lambda: run_lightning(words))
+        elif words and words[0] in LIGHTNING_COMMANDS:
             run_lightning(words)
         elif len(words) > 1 and words[0] == "syncnet":
             syncnet.run(words[1:])

@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="trained networks: .ckpt or .safetensors; without it, those that come with the package",
     )
     add_allow_class(parser)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto")
     parser.add_argument(
         "--host",
         default="127.0.0.1",

@@ -48,7 +48,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="before dubbing, have the networks learn the video's own speaker from its own sound, for at most so long; "
         "kept for the next time",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto")
     parser.add_argument("--block", type=int, default=16, help="frames per batch; memory grows with it")
     parser.add_argument("--landmark-model", type=Path, help="a face_landmarker .task file in place of FaceMesh")
     parser.add_argument(

@@ -81,7 +81,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-baselines", action="store_true", help="leave the trivial answers out")
     parser.add_argument("--name", help="what the tables call the system")
     parser.add_argument("--weights-dir", type=Path, help="folder to look for metric weights in first")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto (default)")
 
 
 def _show(arguments: argparse.Namespace) -> None:

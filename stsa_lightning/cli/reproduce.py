@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--name", default="STSA", help="of the system in the table")
     parser.add_argument("--workers", type=int, default=1, help="processes of the preparation")
     parser.add_argument("--weights-dir", type=Path, help="folder to look for metric weights in first")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto (default)")
     parser.add_argument("--experiments", type=Path, default=Path("experiments"),
                         help="folder with protocols/ and published/ (default: experiments)")  # fmt: skip
 

@@ -145,6 +145,15 @@ class RunCLI(LightningCLI):
     own_strategy: str | None = None  # on several devices, where none is asked for
     scratch: tempfile.TemporaryDirectory | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.asked = (kwargs.get("args") or sys.argv[1:])[:1]
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Those of Lightning; the parser of the one that is asked for alone, which takes long enough to build."""
+        found = LightningCLI.subcommands()
+        return {name: found[name] for name in self.asked if name in found} or found
+
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """As Lightning's, with :class:`LaidOver` for ``-c``."""
         kwargs.setdefault("dump_header", None)

@@ -6,7 +6,6 @@ Each finished video is noted in a journal at once; the index is written at the e
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -17,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from stsa_lightning.data.clip import FPS, Clip, ClipError, ClipMeta, WriteError
 from stsa_lightning.data.corpora import Source
@@ -32,6 +33,7 @@ __all__ = ["PrepareReport", "PrepareSettings", "prepare"]
 
 JOURNAL = ".prepare.journal"
 LOCK = ".prepare.lock"
+HOLDER = ".prepare.process"  # says who holds the lock
 
 Row = dict[str, Any]
 
@@ -317,23 +319,23 @@ def _alone(out: Path) -> Iterator[None]:
         UserError: another run is at work there.
         WriteError: the folder cannot be made.
     """
+    lock, holder = FileLock(out / LOCK, timeout=0), out / HOLDER
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = open(out / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        lock.acquire()
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}\n")
+    except Timeout:
+        told = holder.read_text().strip() if holder.is_file() else "process unknown"
+        raise UserError(
+            f"{out}: another run prepares into this folder ({told}); wait for its end, or stop it"
+        ) from None
     except OSError as error:
         raise WriteError(f"{out}: cannot write there ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{out}: another run prepares into this folder ({file.read().strip()}); wait for its end, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}\n")
-        file.flush()
+    try:
         yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 def _standing_rows(root: Path, out: Path, settings_hash: str) -> dict[str, Row]:

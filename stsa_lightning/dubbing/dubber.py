@@ -57,7 +57,7 @@ class Dubber:
         block: frames per batch; 1 for the least latency.
         detector: finds one face a frame, in place of following all of them.
         landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is.
+        device: "cpu", "cuda", "cuda:1", "mps" (never tried), or "auto" for the best there is.
         face: whose mouth: "auto" (who speaks in the source, else the largest face), "largest", "left", "right", or "N",
             the N-th from the left; chosen in each shot.
         fit: what is shown where the speech is longer than the video: "loop" (forward and backward), "freeze" (the last

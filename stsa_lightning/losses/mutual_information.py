@@ -8,11 +8,10 @@ bounds.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
 Critic = Literal["cosine", "mlp"]
@@ -44,6 +43,25 @@ def _check_pair(x: Tensor, y: Tensor, dim: int) -> None:
         raise ValueError(f"x and y must both be (B, {dim}), got {tuple(x.shape)} and {tuple(y.shape)}")
 
 
+class _AllGather(torch.autograd.Function):
+    """Rows of every rank, one rank after another; backward, each rank gets the sum of all ranks' gradients of its own.
+
+    PyTorch's own, in `torch.distributed.nn.functional`, is deprecated.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
 def _gather(code: Tensor) -> Tensor:
     """Every rank's rows, (W * B, C), with gradients back to the rank each row came from.
 
@@ -54,7 +72,7 @@ def _gather(code: Tensor) -> Tensor:
         return code
     if torch.distributed.get_world_size() == 1:
         return code
-    return torch.cat(all_gather(code.contiguous()))
+    return _AllGather.apply(code.contiguous())
 
 
 class InfoNCE(nn.Module):

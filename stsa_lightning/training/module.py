@@ -529,7 +529,8 @@ def shown(batch: Batch, prediction: GuidanceOutput, output: SynthesisOutput, tar
 def compile_networks(module: STSA) -> None:
     """Compile what a training step calls; parameters, their names and checkpoints stay as they are."""
     # Gradients are measured along the graph of the step, which therefore may not give up its buffers early.
-    torch._functorch.config.donated_buffer = False
+    if hasattr(torch._functorch.config, "donated_buffer"):  # not in PyTorch 2.4, which keeps them
+        torch._functorch.config.donated_buffer = False
     module.guidance.compile()
     module.synthesis.encode_references = torch.compile(module.synthesis.encode_references)  # type: ignore[method-assign]
     module.synthesis.render = torch.compile(module.synthesis.render)  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from tempfile import TemporaryFile
 from typing import Any
@@ -49,6 +50,7 @@ class DiskArray:
     def __init__(self, width: int = 0) -> None:
         self.width, self._rows = width, 0
         self.file: Any = TemporaryFile(buffering=0)  # noqa: SIM115
+        self._lock = threading.Lock()
 
     @property
     def ndim(self) -> int:
@@ -56,8 +58,9 @@ class DiskArray:
 
     def append(self, rows: np.ndarray) -> None:
         """(n,) or (n, width)."""
-        self.file.write(np.ascontiguousarray(rows, self.dtype).data)
-        self._rows += len(rows)
+        with self._lock:
+            self.file.write(np.ascontiguousarray(rows, self.dtype).data)
+            self._rows += len(rows)
 
     def claim(self, rows: int) -> None:
         """Set the length to `rows` rows that were written to `file` directly."""
@@ -70,9 +73,18 @@ class DiskArray:
         """The rows of a slice of step 1."""
         start, stop, _ = part.indices(self._rows)
         row = 4 * max(1, self.width)
-        data = os.pread(self.file.fileno(), max(0, stop - start) * row, start * row)
+        data = self._read(max(0, stop - start) * row, start * row)
         found = np.frombuffer(data, self.dtype)
         return found.reshape(-1, self.width) if self.width else found
+
+    def _read(self, count: int, place: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self.file.fileno(), count, place)
+        with self._lock:  # Windows: one place in the file for readers and the writer
+            self.file.seek(place)
+            data = self.file.read(count)
+            self.file.seek(0, os.SEEK_END)
+        return data
 
     def close(self) -> None:
         self.file.close()

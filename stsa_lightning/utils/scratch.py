@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed process leaves stays
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -18,6 +22,10 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     A process that is killed leaves its folder behind: it goes when the next one with this prefix is made. A lock, which
     ends with its process, tells folders in use from those that are left.
     """
+    if fcntl is None:
+        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+            yield Path(name)
+        return
     for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         lock = _locked(left)
         if lock is not None:

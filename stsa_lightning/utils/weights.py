@@ -5,7 +5,6 @@ Nothing here runs at import; everything the package downloads goes through :func
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
@@ -188,8 +187,9 @@ def weights_path(name: str, weights_dir: str | Path | None = None) -> Path:
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
     """One process at a time fetches ``target``: all ranks of a run ask at once."""
-    with open(target.with_name(target.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    from filelock import FileLock
+
+    with FileLock(f"{target}.lock"):
         yield
 
 

@@ -22,7 +22,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import find_sources
 from stsa_lightning.data.index import INDEX_FILE, clip_path, load_index
 from stsa_lightning.data.measures import SyncReading
-from stsa_lightning.data.prepare import JOURNAL, LOCK, Job, PrepareReport, PrepareSettings, prepare
+from stsa_lightning.data.prepare import HOLDER, JOURNAL, LOCK, Job, PrepareReport, PrepareSettings, prepare
 from stsa_lightning.data.windows import WindowDataset
 from stsa_lightning.data.workers import WorkerDied
 from stsa_lightning.face.box import face_box
@@ -203,7 +203,7 @@ def files(out: Path) -> dict[str, bytes]:
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and path.name != LOCK
+        if path.is_file() and path.name not in (LOCK, HOLDER)
     }
 
 
@@ -325,12 +325,11 @@ def test_a_cluster_that_loses_a_machine(many: Path, undisturbed: dict[str, bytes
 
 
 def test_two_runs_do_not_meet(few: Path, tmp_path: Path) -> None:
-    with open(tmp_path / LOCK, "w") as file:
-        file.write("process 4711 on another")
-        file.flush()
-        assert run(few, tmp_path, limit=1).prepared == 1  # a file that a dead run left locks nothing
+    for name in (LOCK, HOLDER):
+        (tmp_path / name).write_text("process 4711 on another")
+    assert run(few, tmp_path, limit=1).prepared == 1  # files that a dead run left lock nothing
     process = _start(few, tmp_path / "out", workers=1)
-    while not (tmp_path / "out" / LOCK).is_file() or not (tmp_path / "out" / LOCK).read_text():
+    while not (tmp_path / "out" / HOLDER).is_file() or not (tmp_path / "out" / HOLDER).read_text():
         time.sleep(0.01)
     with pytest.raises(UserError, match=rf"another run prepares into this folder \(process {process.pid} on "):
         run(few, tmp_path / "out")

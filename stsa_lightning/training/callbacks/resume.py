@@ -20,7 +20,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from stsa_lightning.training.callbacks.whole_files import use_whole_files
 from stsa_lightning.utils.errors import UserError
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none
+SIGNALS = (signal.SIGTERM, *([REQUEUE] if REQUEUE else []))
 LAST = "last.ckpt"
 
 
@@ -128,7 +129,7 @@ class ResumePoint(Callback):
         if self._due or self._received:
             self._write(trainer)
         if self._received:
-            if self._received == signal.SIGUSR1 and self.requeue and trainer.is_global_zero:
+            if self._received == REQUEUE and self.requeue and trainer.is_global_zero:
                 requeue_slurm_job()
             self._leave()
 

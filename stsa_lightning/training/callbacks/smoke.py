@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True)
 class Part:
@@ -21,6 +26,13 @@ class Part:
     name: str
     seconds: float
     memory_gib: float
+
+
+def peak_bytes() -> float:
+    """The most memory that this process had until now; not a number where the system does not tell."""
+    if resource is None:
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class SmokeReport(Callback):
@@ -56,10 +68,8 @@ class SmokeReport(Callback):
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def _end(self, name: str, pl_module: LightningModule) -> None:
-        if pl_module.device.type == "cuda":
-            used = torch.cuda.max_memory_allocated(pl_module.device)
-        else:
-            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        on_gpu = pl_module.device.type == "cuda"
+        used = torch.cuda.max_memory_allocated(pl_module.device) if on_gpu else peak_bytes()
         self.parts.append(Part(name, time.monotonic() - self._begun, used / 2**30))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
