@@ -89,9 +89,9 @@ def test_an_experiment_is_tried_on_a_cpu_with_smoke(
     files = ["-c", str(EXPERIMENTS / "hdtf.yaml"), "-c", str(EXPERIMENTS / "smoke.yaml")]
     data = ["--data.features=logmel", "--data.filters=null", "--data.face_size=64", "--data.num_frames=2"]
     main(["fit", *files, *data, f"--data.root={prepared_sample}", "--data.validation_speakers=[speaker03]", "--smoke"])
-    told = caplog.text
-    assert all(f"\n{phase} " in told for phase in ("guidance", "warp", "synthesis", "end_to_end", "validation"))
-    assert "val/psnr_mouth" in told
+    message = caplog.text
+    assert all(f"\n{phase} " in message for phase in ("guidance", "warp", "synthesis", "end_to_end", "validation"))
+    assert "val/psnr_mouth" in message
     assert not list(tmp_path.iterdir())
 
 

@@ -21,7 +21,7 @@ from stsa_lightning.app.same_origin import TrustedHosts, same_origin_only
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber, DubReport
-from stsa_lightning.dubbing.dubber import disk_errors_told
+from stsa_lightning.dubbing.dubber import disk_errors_named
 from stsa_lightning.media.audio import load_audio, write_wav
 from stsa_lightning.media.video import probe
 from stsa_lightning.utils.errors import UserError
@@ -44,10 +44,10 @@ _CSS = """
 #samples p {white-space: nowrap; font-size: .9em; opacity: .75}
 @media (max-width: 600px) {#samples {flex-wrap: wrap}}
 #note {opacity: .75; font-size: .9em}
-#told {min-height: 64px}
-.told {border-radius: 8px; padding: 10px 14px; border-left: 4px solid}
-.told.well {background: #e8f5ec; border-color: #2e8b57; color: #14432a}
-.told.ill {background: #fdecea; border-color: #c0392b; color: #5f1a13}
+#message {min-height: 64px}
+.message {border-radius: 8px; padding: 10px 14px; border-left: 4px solid}
+.message.success {background: #e8f5ec; border-color: #2e8b57; color: #14432a}
+.message.failure {background: #fdecea; border-color: #c0392b; color: #5f1a13}
 """
 _PLAY = """() => {
   const players = [...document.querySelectorAll('#results video')];
@@ -70,9 +70,9 @@ class Limits:
         # Some containers do not say how long their sound is.
         self._check("speech", len(load_audio(speech, stop_s=self.seconds + 1)) / SAMPLE_RATE_HZ, None)
 
-    def _check(self, what: str, found_s: float, told_s: float | None) -> None:
+    def _check(self, what: str, found_s: float, stated_s: float | None) -> None:
         if found_s > self.seconds:
-            length = "longer" if told_s is None else f"{told_s:.0f} s long"
+            length = "longer" if stated_s is None else f"{stated_s:.0f} s long"
             raise UserError(
                 f"The {what} is {length}; this page takes up to {self.seconds:g} s. Cut it, start the page with a "
                 "larger --max-seconds, or use the command `stsa dub`, which has no limit."
@@ -105,11 +105,11 @@ class Desk:
         self.dubber, self.folder, self.limits = dubber, folder, limits
         self._work, self._closed = threading.Lock(), False
 
-    def dub(self, video: str | None, speech: str | None, tell: Callable[[float, str], None]) -> Dubbed:
+    def dub(self, video: str | None, speech: str | None, progress: Callable[[float, str], None]) -> Dubbed:
         """Dub, and draw the heatmaps.
 
         Args:
-            tell: called with the part done, 0 to 1, and what is being done.
+            progress: called with the part done, 0 to 1, and what is being done.
 
         Raises:
             UserError, FileNotFoundError: in words that name the files as people know them.
@@ -120,30 +120,30 @@ class Desk:
         with self._work:
             shutil.rmtree(self.folder, ignore_errors=True)
             try:
-                return self._dub(Path(video), Path(speech), tell)
+                return self._dub(Path(video), Path(speech), progress)
             except BaseException:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             finally:
                 release_free_memory()
 
-    def _dub(self, source: Path, words: Path, tell: Callable[[float, str], None]) -> Dubbed:
+    def _dub(self, source: Path, words: Path, progress: Callable[[float, str], None]) -> Dubbed:
         self._go_on()
         self.folder.mkdir(parents=True)
-        tell(0.0, "looking at the files")
+        progress(0.0, "looking at the files")
         self.limits.check(source, words)
         stem = shortened(source.stem, name_bytes(self.folder) - len("-heatmaps.mp4"))
         out, drawn = (self.folder / f"{stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
 
-        def told(doing: str, part: float) -> None:
+        def report_progress(doing: str, part: float) -> None:
             self._go_on()
             first, last = _SPANS[doing]
-            tell(first + (last - first) * part, doing)
+            progress(first + (last - first) * part, doing)
 
         film = HeatmapFilm()
-        report = self.dubber.dub(source, words, out, progress=told, observe=film)
-        tell(0.9, "drawing the heatmaps")
-        with disk_errors_told(drawn):
+        report = self.dubber.dub(source, words, out, progress=report_progress, observe=film)
+        progress(0.9, "drawing the heatmaps")
+        with disk_errors_named(drawn):
             film.write(out, drawn)
         return Dubbed(out, drawn, report)
 
@@ -189,7 +189,7 @@ def build_page(desk: Desk) -> gr.Blocks:
                     gr.Markdown("Nothing at hand?", min_width=130)
                     samples = [gr.Button(f"Sample {i}", size="sm", min_width=60, elem_id=f"sample{i}") for i in SAMPLES]
                 start = gr.Button("Dub", variant="primary", size="lg", elem_id="start")
-        told = gr.HTML(elem_id="told")
+        message = gr.HTML(elem_id="message")
         with gr.Row(elem_id="results", visible=False) as results:
             before = gr.Video(label="Before", interactive=False, elem_id="before", buttons=[])
             after = gr.Video(label="After", interactive=False, elem_id="after", buttons=[])
@@ -210,15 +210,15 @@ def build_page(desk: Desk) -> gr.Blocks:
                 done = desk.dub(video, speech, lambda part, doing: bar(part, desc=doing))
             except Exception as error:
                 hidden = gr.update(visible=False)
-                return [_told_ill(error, video, speech), hidden, hidden, None, None, None, None]
+                return [_failure(error, video, speech), hidden, hidden, None, None, None, None]
             videos = [video, *map(str, (done.video, done.heatmaps, done.video))]
-            return [_told_well(done.report), shown, shown, *videos]
+            return [_success(done.report), shown, shown, *videos]
 
-        outputs = [told, results, actions, before, after, heatmaps, download]
+        outputs = [message, results, actions, before, after, heatmaps, download]
         hide = [gr.HTML(value=""), gr.Row(visible=False), gr.Row(visible=False)]
         start.click(
             lambda: hide, None, outputs[:3], queue=False, show_progress="hidden", api_visibility="private"
-        ).then(dub, [video, speech], outputs, concurrency_limit=1, show_progress_on=told, api_visibility="private")
+        ).then(dub, [video, speech], outputs, concurrency_limit=1, show_progress_on=message, api_visibility="private")
         for number, button in zip(SAMPLES, samples, strict=True):
             button.click(
                 lambda number=number: desk.sample(number),
@@ -231,7 +231,7 @@ def build_page(desk: Desk) -> gr.Blocks:
     return page
 
 
-def _told_well(report: DubReport) -> str:
+def _success(report: DubReport) -> str:
     whole = "All" if report.faces == report.frames else f"{report.faces} of"
     passed = "".join(f"; {count} passed through: {reason}" for reason, count in report.passed.items())
     line = (
@@ -239,10 +239,10 @@ def _told_well(report: DubReport) -> str:
         f"at {float(report.fps):g} frames/s, in {report.elapsed_s:.0f} s."
     )
     lines = [line, *(f"{warning[:1].upper()}{warning[1:]}." for warning in report.warnings)]
-    return f'<div class="told well">{"<br>".join(map(html.escape, lines))}</div>'
+    return f'<div class="message success">{"<br>".join(map(html.escape, lines))}</div>'
 
 
-def _told_ill(error: Exception, *paths: str | None) -> str:
+def _failure(error: Exception, *paths: str | None) -> str:
     """An error in words; what no user can put right goes to the terminal in full."""
     if isinstance(error, UserError | FileNotFoundError):
         text = str(error)
@@ -251,7 +251,7 @@ def _told_ill(error: Exception, *paths: str | None) -> str:
     else:
         traceback.print_exception(error)
         text = "Something went wrong that is no fault of the files. The terminal in which `stsa app` runs says more."
-    return f'<div class="told ill" role="alert">{html.escape(text)}</div>'
+    return f'<div class="message failure" role="alert">{html.escape(text)}</div>'
 
 
 def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, port: int = 7860) -> None:

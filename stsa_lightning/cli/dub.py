@@ -111,13 +111,13 @@ def _dub(arguments: argparse.Namespace) -> None:
             progress=not arguments.json,
             audio_track=arguments.audio_track,
         )
-        told = report.json() | ({"adaptation": adapted.json()} if adapted else {})
-        _tell(arguments, told, str(report), report.profile())
+        fields = report.json() | ({"adaptation": adapted.json()} if adapted else {})
+        _print(arguments, fields, str(report), report.profile())
         return
     done = []
     for result in dub_all(dubber, jobs, not arguments.json, arguments.audio_track):
         done.append(result)
-        _tell(arguments, result.json(), str(result), result.report.profile() if result.report else "")
+        _print(arguments, result.json(), str(result), result.report.profile() if result.report else "")
     failed = sum(result.error is not None for result in done)
     skipped = sum(result.skipped for result in done)
     summary = f"{len(done) - failed - skipped} dubbed, {skipped} skipped (they exist), {failed} failed"
@@ -157,7 +157,7 @@ def _adapted(arguments: argparse.Namespace) -> Adaptation:
     return adapted
 
 
-def _tell(arguments: argparse.Namespace, fields: dict, text: str, profile: str) -> None:
+def _print(arguments: argparse.Namespace, fields: dict, text: str, profile: str) -> None:
     print(json.dumps(fields) if arguments.json else text, flush=True)
     if arguments.profile and profile:
         print(profile, file=sys.stderr if arguments.json else sys.stdout, flush=True)

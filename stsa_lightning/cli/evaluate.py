@@ -16,7 +16,7 @@ _PROTOCOL = ("split", "clips", "references", "crop", "sync", "identity", "resamp
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = command(
-        commands, "evaluate", _show, "measure a checkpoint, or videos, beside trivial answers and the truth"
+        commands, "evaluate", _show, "measure a checkpoint, or videos, beside baselines and the ground truth"
     )
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the tables of an earlier report")
     actions = parser.add_subparsers(
@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     table.add_argument("--published", type=experiment_path, nargs="+", default=[], metavar="YAML",
                        help="rows of others, files or folders (experiments/published)")  # fmt: skip
     table.add_argument("--compare-published", action="store_true", help="let these be the best, too")
-    table.add_argument("--baselines", action="store_true", help="show the trivial answers")
+    table.add_argument("--baselines", action="store_true", help="show the baselines")
     table.add_argument("--mix-variants", action="store_true", help="mark what is another variant of a metric, "
                        "in place of refusing")  # fmt: skip
     table.add_argument("--paired", action="store_true", help="add each group's differences to its first system, as "
@@ -78,7 +78,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sync", help="how SyncNet sees a video: tracked (default) or lrs")
     parser.add_argument("--identity", help="network of CSIM: arcface (default), sface or dlib")
     parser.add_argument("--resamples", type=int, help="draws of the bootstrap (default: 1000)")
-    parser.add_argument("--no-baselines", action="store_true", help="leave the trivial answers out")
+    parser.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
     parser.add_argument("--name", help="what the tables call the system")
     parser.add_argument("--weights-dir", type=Path, help="folder to look for metric weights in first")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto (default)")
@@ -138,8 +138,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     comparisons = compare(named, arguments.columns)
     if not any(comparison.differences for comparison in comparisons):
         found = "; ".join(f"{name}: {report.dataset} ({', '.join(report.tasks)})" for name, report in named)
-        told = " ".join(note for comparison in comparisons for note in comparison.notes)
-        raise UserError(f"compare: expected two systems measured on the same clips, found {found}. {told}".strip())
+        notes = " ".join(note for comparison in comparisons for note in comparison.notes)
+        raise UserError(f"compare: expected two systems measured on the same clips, found {found}. {notes}".strip())
     _hand_over(arguments, [comparison_sheet(comparisons)])
 
 

@@ -82,11 +82,11 @@ def _prepare_corpus(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.corpora import MissingVideosWarning, OtherFilesWarning, find_sources
 
     options = {name: getattr(arguments, name) for name in _OWN[arguments.corpus]}
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         for kind in (MissingVideosWarning, OtherFilesWarning):
             warnings.simplefilter("always", kind)
         sources = find_sources(arguments.corpus, arguments.root, **options)
-    for warning in told:
+    for warning in caught:
         print(f"stsa: {warning.message}", file=sys.stderr)
     _run(arguments, sources, arguments.root)
 

@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _reproduce(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.corpora import MissingVideosWarning
-    from stsa_lightning.evaluation.reproduction import Reproduction, make_plan, reproduce, told
+    from stsa_lightning.evaluation.reproduction import Reproduction, describe, make_plan, reproduce
 
     def parts(text: str | None) -> tuple[str, ...] | None:
         return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
@@ -66,6 +66,6 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         plan = make_plan(job)
     for warning in caught:
         print(f"stsa: {warning.message}", file=sys.stderr)
-    print(told(job, plan), flush=True)
+    print(describe(job, plan), flush=True)
     if not arguments.dry_run:
         print(reproduce(job, plan).text("markdown"))

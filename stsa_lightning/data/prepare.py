@@ -67,7 +67,7 @@ def prepare(
     limit: int | None = None,
     progress: bool = True,
 ) -> PrepareReport:
-    """Prepare the videos of a corpus; what an earlier run prepared under the same settings is kept.
+    """Prepare the videos of a corpus; clips of earlier runs with the same settings are reused.
 
     A frame without a face is marked. A video that cannot be read, has no sound or too few frames with a face is listed
     in the index with the reason, and the run goes on; so it is when a worker dies of a video twice. The result is the
@@ -93,9 +93,9 @@ def prepare(
     _check_models(settings)
     with _alone(out):
         run = _Run(Path(root), out, settings)
-        with make_workers(workers, ray, gpu="wav2vec2" in settings.features) as pool, run.kept():
-            jobs = [Job(source, out, settings) for source in sources[:limit] if run.is_to_do(source)]
-            for job, done in _tracked(pool.run(do, jobs), len(jobs), progress):
+        with make_workers(workers, ray, gpu="wav2vec2" in settings.features) as pool, run.saved():
+            jobs = [Job(source, out, settings) for source in sources[:limit] if run.is_pending(source)]
+            for job, done in _tracked(pool.run(run_job, jobs), len(jobs), progress):
                 run.note(job.source, done)
     run.report.rejected.sort()
     return run.report
@@ -106,7 +106,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class Job:
-    """A video to prepare, as workers get it."""
+    """A video to prepare, as sent to workers."""
 
     source: Source
     out: Path
@@ -114,33 +114,33 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What came of it: a line of the index, and whether its clip stood already."""
+class JobResult:
+    """The line of the index for a video, and whether its clip file existed already."""
 
     row: Row
     reused: bool = False
 
 
-def do(job: Job) -> Done:
-    """Prepare one video unless its clip stands; a video that cannot be prepared makes a line with the reason.
+def run_job(job: Job) -> JobResult:
+    """Prepare one video unless its clip file exists; a video that cannot be prepared gives a line with the reason.
 
     Raises:
         WriteError, ImportError: what no other video would fare better with.
     """
     source = job.source
     if source.fault:
-        return Done(rejected_row(source, "", source.fault))
-    standing = _standing_clip(job)
-    if standing is not None:
-        return Done(clip_row(source, standing), reused=True)
+        return JobResult(rejected_row(source, "", source.fault))
+    existing = _existing_clip(job)
+    if existing is not None:
+        return JobResult(clip_row(source, existing), reused=True)
     try:
-        return Done(clip_row(source, prepare_clip(source, job.out, job.settings)))
+        return JobResult(clip_row(source, prepare_clip(source, job.out, job.settings)))
     except (WriteError, ImportError):
         raise
     except Exception as error:  # whatever it is, the other videos are not to blame
         if os.environ.get("STSA_TRACEBACK"):
             raise
-        return Done(rejected_row(source, job.settings.hash, reason_of(error, source)))
+        return JobResult(rejected_row(source, job.settings.hash, reason_of(error, source)))
 
 
 def reason_of(error: Exception, source: Source) -> str:
@@ -162,7 +162,7 @@ def reason_of(error: Exception, source: Source) -> str:
     )
 
 
-def _standing_clip(job: Job) -> ClipMeta | None:
+def _existing_clip(job: Job) -> ClipMeta | None:
     """What the clip file of a source says if it was made of the same source under the same settings."""
     path = clip_path(job.out, job.source.clip)
     if not path.is_file():
@@ -229,7 +229,7 @@ class _Run:
     def __init__(self, root: Path, out: Path, settings: PrepareSettings) -> None:
         self.out, self.settings = out, settings
         self.report = PrepareReport()
-        self.rows = _standing_rows(root, out, settings.hash)
+        self.rows = _existing_rows(root, out, settings.hash)
         self._begun = time.monotonic()
         self._finished = 0
         self._tidy()  # after a run that was killed
@@ -240,30 +240,30 @@ class _Run:
             if leftover.suffix != ".safetensors":  # else the clip of a video that is called so
                 leftover.unlink(missing_ok=True)
 
-    def is_to_do(self, source: Source) -> bool:
+    def is_pending(self, source: Source) -> bool:
         """False for a source that was dealt with before and has not changed since."""
         row = None if source.fault else self.rows.get(source.clip)
         same = ("source_bytes", "source_mtime_ns", "part")
         if row is None or any(row[name] != _of_source(source)[name] for name in same):
             return True
         self.rows[source.clip] = {**row, **_of_source(source)}
-        self._tell(self.rows[source.clip], reused=True)
+        self._count(self.rows[source.clip], reused=True)
         return False
 
-    def note(self, source: Source, done: Done | WorkerDied) -> None:
-        """Keep what came of a source."""
+    def note(self, source: Source, done: JobResult | WorkerDied) -> None:
+        """Record the result of a source."""
         if isinstance(done, WorkerDied):
             # Not noted in the journal: the next run, perhaps on a larger machine, tries again.
             self.rows[source.clip] = rejected_row(source, "", done.reason)
-            self._tell(self.rows[source.clip], reused=False)
+            self._count(self.rows[source.clip], reused=False)
             return
         self.rows[source.clip] = done.row
         self._journal.write(json.dumps(done.row) + "\n")
         self._journal.flush()
         self._finished += 1
-        self._tell(done.row, done.reused)
+        self._count(done.row, done.reused)
 
-    def _tell(self, row: Row, reused: bool) -> None:
+    def _count(self, row: Row, reused: bool) -> None:
         report = self.report
         if row["status"] == "rejected":
             report.rejected.append((row["source"], row["reason"]))
@@ -274,8 +274,8 @@ class _Run:
             report.frames += row["frames"]
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """While it is open finished videos are noted; at the end, however it comes, the index is written.
+    def saved(self) -> Iterator[None]:
+        """Journal of finished videos while it is open; at the end, also after an exception, the index is written.
 
         Raises:
             WriteError: the disk is full; what is finished stays.
@@ -338,7 +338,7 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _standing_rows(root: Path, out: Path, settings_hash: str) -> dict[str, Row]:
+def _existing_rows(root: Path, out: Path, settings_hash: str) -> dict[str, Row]:
     """Lines of earlier runs under the same settings that still hold, by clip."""
     try:
         rows = [{str(name): value for name, value in row.items()} for row in load_index(out).to_dict("records")]

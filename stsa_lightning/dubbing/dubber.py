@@ -21,7 +21,7 @@ from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.face_selection import FaceFinder, checked_who, source_level
 from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces, ramp_frames
 from stsa_lightning.dubbing.pipeline import Pipeline
-from stsa_lightning.dubbing.progress import Bars, Tell, progress_bars
+from stsa_lightning.dubbing.progress import Bars, ProgressCallback, progress_bars
 from stsa_lightning.dubbing.renderer import Engine, Look, Observe, Restore, Scene
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
@@ -138,7 +138,7 @@ class Dubber:
         video: str | Path,
         audio: str | Path,
         out: str | Path,
-        progress: bool | Tell = True,
+        progress: bool | ProgressCallback = True,
         observe: Observe | None = None,
         audio_track: int | None = None,
     ) -> DubReport:
@@ -152,8 +152,8 @@ class Dubber:
             video: a face; any frame rate (also a varying one) and size; or a still picture.
             audio: the new speech: a sound file, or a video whose sound is taken.
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
-            progress: show a progress bar, or a function that is told.
-            observe: told of each redrawn frame, see `scene.Observe`; costs a second run of guidance.
+            progress: show a progress bar, or call a `ProgressCallback`.
+            observe: called with each rendered frame, see `scene.Observe`; costs a second run of guidance.
             audio_track: which of several sound tracks of `audio` is the speech, from 1 on; None: its default track.
 
         Raises:
@@ -218,7 +218,7 @@ class Dubber:
         seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
         sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
         with (
-            disk_errors_told(out),
+            disk_errors_named(out),
             times,
             VideoWriter(
                 out,
@@ -321,8 +321,8 @@ def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures
 
 
 @contextmanager
-def disk_errors_told(out: Path) -> Iterator[None]:
-    """What goes wrong with the disk, told with the file's name and what to do."""
+def disk_errors_named(out: Path) -> Iterator[None]:
+    """Turn errors of the disk into a UserError with the file's name and what to do."""
     try:
         yield
     except FileNotFoundError:

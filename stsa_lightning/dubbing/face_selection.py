@@ -136,8 +136,8 @@ class FaceFinder:
             contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, 3)
             choices[reason] += 1
         self.close()
-        told = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"
-        return settle_faces(landmarks, colours, starts, fps, size, told, steady, contrast if check else None)
+        message = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"
+        return settle_faces(landmarks, colours, starts, fps, size, message, steady, contrast if check else None)
 
     def close(self) -> None:
         self._follower.close()

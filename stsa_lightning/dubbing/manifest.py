@@ -53,8 +53,8 @@ class JobResult:
         """What JSON holds of it: a report's fields, or `out` with `error` or `skipped`."""
         if self.report is not None:
             return self.report.json()
-        told: dict[str, Any] = {"out": str(self.job.out)}
-        return {**told, "skipped": True} if self.skipped else {**told, "error": self.error}
+        fields: dict[str, Any] = {"out": str(self.job.out)}
+        return {**fields, "skipped": True} if self.skipped else {**fields, "error": self.error}
 
 
 def read_manifest(path: str | Path) -> list[Job]:

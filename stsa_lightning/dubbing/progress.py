@@ -1,4 +1,4 @@
-"""How far a dub has come: bars on the terminal, or whoever wants to be told."""
+"""Progress of a dub: bars on the terminal, or a callback."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Protocol, TypeVar
 from rich.progress import Progress
 
 Item = TypeVar("Item")
-Tell = Callable[[str, float], None]
-"""Told what is being done, and which part of it is, 0 to 1; what it raises ends the dub."""
+ProgressCallback = Callable[[str, float], None]
+"""Called with the current stage and its completed fraction, 0 to 1; an exception that it raises ends the dub."""
 
 
 class Bars(Protocol):
-    """What a dub asks of either."""
+    """Where a dub reports its progress."""
 
     def track(self, sequence: Iterable[Item], total: float | None = None, *, description: str) -> Iterable[Item]:
-        """The items, while it is told how many of `total` were taken."""
+        """Iterate over the items and report how many of `total` were taken."""
 
 
-class _Told:
-    def __init__(self, tell: Tell) -> None:
-        self.tell = tell
+class _CallbackBars:
+    def __init__(self, callback: ProgressCallback) -> None:
+        self.callback = callback
 
     def track(self, sequence: Iterable[Item], total: float | None = None, *, description: str) -> Iterator[Item]:
         for number, item in enumerate(sequence):
-            self.tell(description, min(1.0, number / total) if total else 0.0)
+            self.callback(description, min(1.0, number / total) if total else 0.0)
             yield item
 
 
 @contextmanager
-def progress_bars(progress: bool | Tell) -> Iterator[Bars]:
-    """Bars on the terminal (True), none (False), or a function that is told."""
+def progress_bars(progress: bool | ProgressCallback) -> Iterator[Bars]:
+    """Bars on the terminal (True), none (False), or a callback."""
     if callable(progress):
-        yield _Told(progress)
+        yield _CallbackBars(progress)
     else:
         with Progress(disable=not progress, transient=True) as bars:
             yield bars

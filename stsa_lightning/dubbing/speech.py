@@ -76,16 +76,16 @@ class Speech:
             raise
 
     def _describe(self, path: str | Path, extractor: AudioFeatures, silence: Silence, track: int | None) -> None:
-        told = probe_audio(path, track)
-        wave = self._decode(path, SAMPLE_RATE_HZ, told.number)
+        probed = probe_audio(path, track)
+        wave = self._decode(path, SAMPLE_RATE_HZ, probed.number)
         self.seconds = len(wave) / SAMPLE_RATE_HZ
-        self.rate_hz = told.rate_hz if told.rate_hz in AAC_RATES_HZ else 48_000
-        channels = told.channels if told.channels <= MOST_CHANNELS else 1
-        self.layout = told.layout if channels == told.channels else "mono"
+        self.rate_hz = probed.rate_hz if probed.rate_hz in AAC_RATES_HZ else 48_000
+        channels = probed.channels if probed.channels <= MOST_CHANNELS else 1
+        self.layout = probed.layout if channels == probed.channels else "mono"
         as_heard = channels == 1 and self.rate_hz == SAMPLE_RATE_HZ
-        self.sound = wave if as_heard else self._decode(path, self.rate_hz, told.number, channels)
+        self.sound = wave if as_heard else self._decode(path, self.rate_hz, probed.number, channels)
         self.audible = any(np.abs(wave[i : i + _MINUTE]).max() > INAUDIBLE for i in range(0, len(wave), _MINUTE))
-        self.notes = tuple(filter(None, (told.note, "" if self.audible else _silent_note(told))))
+        self.notes = tuple(filter(None, (probed.note, "" if self.audible else _silent_note(probed))))
         self._features = DiskArray(extractor.dim)
         self._open.callback(self._features.close)
         mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))

@@ -391,7 +391,7 @@ def _table(job: Reproduction, reports: Sequence[Report]) -> Sheet:
     return sheet
 
 
-def told(job: Reproduction, plan: Plan) -> str:
+def describe(job: Reproduction, plan: Plan) -> str:
     """The plan in words, with hours."""
     protocols = job.protocols()
     lines = [

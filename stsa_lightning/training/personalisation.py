@@ -30,7 +30,7 @@ from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.data.index import load_index
 from stsa_lightning.data.prepare import PrepareSettings, prepare
 from stsa_lightning.data.windows import Batch
-from stsa_lightning.dubbing.progress import Bars, Tell, progress_bars
+from stsa_lightning.dubbing.progress import Bars, ProgressCallback, progress_bars
 from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.models.checkpoint import load_networks, save_networks
 from stsa_lightning.models.guidance import GuidanceOutput
@@ -112,7 +112,7 @@ def adapt(
     landmark_model: str | Path | None = None,
     cache: str | Path | None = None,
     lr: float = 3e-4,
-    progress: bool | Tell = True,
+    progress: bool | ProgressCallback = True,
 ) -> Adaptation:
     """Fine-tune a checkpoint's networks on one video with its own sound.
 
@@ -125,7 +125,7 @@ def adapt(
         landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
         cache: where results are kept, by the contents of video and checkpoint; None: the package's cache.
         lr: Adam's learning rate.
-        progress: show a bar, or a function that is told.
+        progress: show a bar, or call a `ProgressCallback`.
 
     Raises:
         FileNotFoundError: no such video or checkpoint.
@@ -182,14 +182,14 @@ class _Looks(STSA):
 
 
 def _place(folder: Path, checkpoint: Path, video: Path, minutes: float, lr: float) -> Path:
-    told = json.dumps([RECIPE, minutes, lr])
-    key = hashlib.sha256(f"{sha256_of(checkpoint)} {sha256_of(video)} {told}".encode()).hexdigest()
+    settings = json.dumps([RECIPE, minutes, lr])
+    key = hashlib.sha256(f"{sha256_of(checkpoint)} {sha256_of(video)} {settings}".encode()).hexdigest()
     return folder / f"{key[:32]}.safetensors"
 
 
 def _kept(path: Path) -> Adaptation:
-    told = load_networks(path)[2]["adaptation"]
-    return Adaptation(path, told["before"], told["after"], told["steps"], told["seconds"], cached=True)
+    record = load_networks(path)[2]["adaptation"]
+    return Adaptation(path, record["before"], record["after"], record["steps"], record["seconds"], cached=True)
 
 
 def _prepared(

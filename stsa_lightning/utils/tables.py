@@ -165,8 +165,8 @@ def read_table(path: str | Path, columns: Sequence[str]) -> tuple[Text, list[Row
 def _separator(lines: list[str]) -> tuple[str, int]:
     """What separates fields, and the number of lines to pass over before the header."""
     for number, line in enumerate(lines):
-        if told := re.fullmatch(r'"?sep=([,;\t])"?[,;\t]*', line.strip(" "), re.IGNORECASE):  # a line of Excel's own
-            return told[1], number + 1
+        if found := re.fullmatch(r'"?sep=([,;\t])"?[,;\t]*', line.strip(" "), re.IGNORECASE):  # a line of Excel's own
+            return found[1], number + 1
         if line.strip(" ,;\t"):
             return max(SEPARATORS, key=line.count), number
     return SEPARATORS[0], 0

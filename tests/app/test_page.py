@@ -102,9 +102,9 @@ class Page:
 
     def dub(self) -> str:
         """What the page says in the end."""
-        self.tab.evaluate("document.querySelector('.told')?.classList.add('old')")
+        self.tab.evaluate("document.querySelector('.message')?.classList.add('old')")
         self.tab.click("#start")
-        return str(self.tab.wait_for_selector(".told:not(.old)").inner_text())
+        return str(self.tab.wait_for_selector(".message:not(.old)").inner_text())
 
     def shown(self, selector: str) -> bool:
         return bool(self.tab.is_visible(selector))

@@ -155,10 +155,10 @@ def test_lrs2_pretrain_keeps_away_from_what_validates_or_tests(tmp_path: Path) -
     extra = {clip: source.split for clip, source in found.items() if "pretrain" in clip}
     assert extra == {f"{ID}/pretrain/00001": "train"}
     (tmp_path / "pretrain.txt").write_text(f"{ID}/00001\n{ID}/00009\n")
-    with pytest.warns(MissingVideosWarning) as told:
+    with pytest.warns(MissingVideosWarning) as caught:
         assert set(_found("lrs2", tmp_path, with_pretrain=True)) == set(found)
     assert f"1 of 6 clips are left out: named by the lists, but not there (pretrain/{ID}/00009.mp4)" in str(
-        told[1].message
+        caught[1].message
     )
 
 
@@ -169,18 +169,18 @@ def test_lrs2_lists_elsewhere_and_missing_videos(tmp_path: Path) -> None:
     for name in ("train", "val"):
         (tmp_path / "corpus" / f"{name}.txt").rename(lists / f"{name}.txt")
     (tmp_path / "corpus/mvlrs_v1/main" / ID / "00002.mp4").unlink()
-    with pytest.warns(MissingVideosWarning) as told:
+    with pytest.warns(MissingVideosWarning) as caught:
         found = _found("lrs2", tmp_path / "corpus", lists=lists)
     assert set(found) == {f"{ID}/00001", f"{ID}/00003"}
-    assert "no test.txt" in str(told[0].message)
-    assert "1 of 3 clips are left out" in str(told[1].message)
+    assert "no test.txt" in str(caught[0].message)
+    assert "1 of 3 clips are left out" in str(caught[1].message)
 
 
 def test_lrs2_errors_show_both_trees(tmp_path: Path) -> None:
     _write(tmp_path / "wrong", ["lrs2_part_aa", "videos/1.mp4"])
-    with pytest.raises(LayoutError) as told:
+    with pytest.raises(LayoutError) as caught:
         find_sources("lrs2", tmp_path / "wrong")
-    message = str(told.value)
+    message = str(caught.value)
     assert "main/5535415699068794046/00001.mp4" in message.split("found:")[0]
     assert "lrs2_part_aa" in message.split("found:")[1]
     assert "videos/1.mp4" in message.split("found:")[1]
@@ -222,9 +222,9 @@ HDTF_LISTS = {
 def test_hdtf_clips_are_parts_of_longer_videos(tmp_path: Path) -> None:
     _write(tmp_path, HDTF_LISTS)
     _write(tmp_path, ["Radio11.mp4", "_videos_raw/WRA_KevinMcCarthy1.mp4", "KevinMcCarthy0.mkv"])
-    with pytest.warns(MissingVideosWarning) as told:
+    with pytest.warns(MissingVideosWarning) as caught:
         found = _found("hdtf", tmp_path)
-    assert [str(warning.message).split("clips are ")[1] for warning in told] == [
+    assert [str(warning.message).split("clips are ")[1] for warning in caught] == [
         "left out: their videos are not there (MittRomney.mp4)",
         "left out: the lists have no crop for them (Radio6_0, MittRomney_1)",
     ]
@@ -386,9 +386,9 @@ def test_cmlr_errors_show_both_trees(tmp_path: Path) -> None:
 
 def test_every_corpus_says_how_to_obtain_it() -> None:
     for name, corpus in CORPORA.items():
-        told = corpus.obtain.format(root="data/x", features="mfcc")
-        assert f"stsa prepare {name} " in told
-        assert "--out data/x --features mfcc" in told
+        advice = corpus.obtain.format(root="data/x", features="mfcc")
+        assert f"stsa prepare {name} " in advice
+        assert "--out data/x --features mfcc" in advice
 
 
 # ---- prepared: the sample's videos in the layout of each corpus

@@ -327,9 +327,9 @@ def test_epoch_validates_the_same_windows(synthetic_root: Path, tmp_path: Path) 
 def test_missing_corpus_says_how_to_get_it(tmp_path: Path, corpus: str) -> None:
     root = tmp_path / "nothing"
     data = _module(root, corpus=corpus, features="mfcc")
-    with pytest.raises(FileNotFoundError, match=rf"stsa prepare {corpus} .*--out {root} --features mfcc") as told:
+    with pytest.raises(FileNotFoundError, match=rf"stsa prepare {corpus} .*--out {root} --features mfcc") as raised:
         data.setup()
-    assert "{" not in str(told.value)
+    assert "{" not in str(raised.value)
 
 
 def test_errors(synthetic_root: Path) -> None:

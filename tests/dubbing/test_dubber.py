@@ -326,8 +326,8 @@ def test_dub_takes_the_sound_track_asked_for_and_says_which(tmp_path: Path) -> N
             tmp_path / "a.mp4", tmp_path / "a.mkv", tmp_path / "out.mp4", progress=False, audio_track=track
         )
         assert report.seconds == pytest.approx(seconds)
-        told = f"{tmp_path / 'a.mkv'} has 2 sound tracks: track 2, its default, was taken"
-        assert (told in report.warnings) == (track is None)
+        message = f"{tmp_path / 'a.mkv'} has 2 sound tracks: track 2, its default, was taken"
+        assert (message in report.warnings) == (track is None)
 
 
 def test_only_what_is_shown_is_searched_for_faces(tmp_path: Path, speech: Any) -> None:

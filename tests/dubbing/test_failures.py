@@ -88,10 +88,10 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, clip: Path, checkpoint: Path) -> 
     while not list(out.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, output = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "stsa: stopped" in told
-    assert "Traceback" not in told
+    assert "stsa: stopped" in output
+    assert "Traceback" not in output
     assert not list(out.iterdir())
 
 
@@ -104,13 +104,13 @@ def test_a_manifest_goes_on_past_failures_and_resumes(
     words.append("--no-check")  # the networks are not trained
     with pytest.raises(SystemExit) as ended:
         main(words)
-    told = capsys.readouterr()
-    failed, done = (json.loads(line) for line in told.out.splitlines())
+    output = capsys.readouterr()
+    failed, done = (json.loads(line) for line in output.out.splitlines())
     assert ended.value.code == 1
     assert f"{list_csv}: line 2: {tmp_path / 'none.mp4'}: no such file" in failed["error"]
     assert (done["frames"], done["redrawn"], done["passed"]) == (13, 13, {})
     assert {"decode", "prepare", "render", "blend", "encode", "find: landmarks"} <= set(done["stages"])
-    assert "1 dubbed, 0 skipped (they exist), 1 failed" in told.err
+    assert "1 dubbed, 0 skipped (they exist), 1 failed" in output.err
     list_csv.write_text(f"video,audio,out\n{clip},speech.wav,b.mp4\n")
     main(words)
     assert json.loads(capsys.readouterr().out) == {"out": str(tmp_path / "b.mp4"), "skipped": True}

@@ -105,8 +105,8 @@ def worker(folder: Path, out: Path, times: int) -> Iterator[dict[str, float]]:
 def main() -> None:
     kind, folder, out, times = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     for made in globals()[kind](folder, out, times):
-        told = made if isinstance(made, dict) else {**held(), "digest": made}
-        print(json.dumps(told), flush=True)
+        record = made if isinstance(made, dict) else {**held(), "digest": made}
+        print(json.dumps(record), flush=True)
 
 
 if __name__ == "__main__":

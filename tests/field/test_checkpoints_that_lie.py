@@ -82,10 +82,10 @@ def test_description_that_cannot_be_true_is_refused(
         part, _, name = place.partition(".")
         lie = {**described, part: {**described[part], name: value} if name else value}
         path = _written(tmp_path / f"lie{suffix}", few, lie)
-        with pytest.raises(UserError, match=re.escape(path.name)) as told:
+        with pytest.raises(UserError, match=re.escape(path.name)) as raised:
             load_networks(path)
-        assert "do not fit" not in str(told.value), place
-        assert len(str(told.value)) < 400 + len(str(path)), place
+        assert "do not fit" not in str(raised.value), place
+        assert len(str(raised.value)) < 400 + len(str(path)), place
 
 
 @pytest.mark.parametrize(

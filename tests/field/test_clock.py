@@ -377,9 +377,9 @@ def test_load_audio_takes_the_default_track(tmp_path: Path) -> None:
     file = two_tracks(tmp_path)
     assert level(load_audio(file)) > 0.01
     assert level(load_audio(file, track=1)) == 0
-    told = probe_audio(file)
-    assert (told.number, told.count) == (2, 2)
-    assert told.note == f"{file} has 2 sound tracks: track 2 (deu), its default, was taken"
+    track = probe_audio(file)
+    assert (track.number, track.count) == (2, 2)
+    assert track.note == f"{file} has 2 sound tracks: track 2 (deu), its default, was taken"
     assert probe_audio(file, 2).note == ""
     with pytest.raises(AudioError, match=r"two\.mkv: expected a sound track \(--audio-track\) from 1 to 2, got 3"):
         load_audio(file, track=3)
@@ -425,8 +425,8 @@ def test_speech_and_writer_keep_channels_and_rate(tmp_path: Path, layout: str, c
         sound = speech.cut(0.6)
         with VideoWriter(tmp_path / "out.mp4", 25, (64, 48), sound, own_hz, layout=speech.layout) as writer:
             writer.write(frames)
-    told = probe_audio(tmp_path / "out.mp4")
-    assert (told.rate_hz, told.channels, told.layout) == (own_hz, channels, written)
+    track = probe_audio(tmp_path / "out.mp4")
+    assert (track.rate_hz, track.channels, track.layout) == (own_hz, channels, written)
     found = load_audio(tmp_path / "out.mp4", own_hz, mono=False).reshape(-1, channels)
     assert abs(len(found) - round(0.6 * own_hz)) <= 1
     for channel, hz in enumerate(tones):

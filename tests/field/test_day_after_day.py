@@ -259,11 +259,11 @@ def test_sixty_times_over_a_process_holds_what_it_held_after_ten(kind: str, clip
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_the_first_dub_of_a_process_is_every_later_one(threads: str, clips: list[Path], tmp_path: Path) -> None:
     """With the networks that come with the package; by itself, in another order, and in a list."""
-    told = {
+    record = {
         kind: [each["digest"] for each in long_lived(kind, clips, tmp_path / kind, 3, OMP_NUM_THREADS=threads)]
         for kind in ("dub", "second_first", "manifest")
     }
-    a, b, again = told["dub"]
+    a, b, again = record["dub"]
     assert a == again != b
-    assert told["second_first"] == [b, a, b]
-    assert told["manifest"] == [a, b, a]
+    assert record["second_first"] == [b, a, b]
+    assert record["manifest"] == [a, b, a]

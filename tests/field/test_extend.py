@@ -108,11 +108,11 @@ def test_code_that_a_checkpoint_names_is_not_imported_unasked(mine: Path, monkey
     from safetensors.torch import load_file, save_file
 
     with safe_open(path, framework="pt") as file:
-        told = file.metadata()["stsa"]
+        stored = file.metadata()["stsa"]
     for lie in ('{"class_path": "trap.Net", "init_args": ', '{"class_path": 5, "init_args": '):
         import json
 
-        said = json.loads(told)
+        said = json.loads(stored)
         said["synthesis"] = json.loads(lie + json.dumps(said["synthesis"]) + "}")
         save_file(load_file(path), mine / "b.safetensors", metadata={"stsa": json.dumps(said)})
         with pytest.raises(UserError, match=r"trap\.Net|class_path"):
@@ -147,7 +147,7 @@ def test_a_metric_of_one_s_own_chooses_the_best_checkpoint(mine: Path):
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("Synthesis", "expected the path of a Synthesis"),
         ("nowhere.Synthesis", "cannot be imported.*PYTHONPATH"),
@@ -156,10 +156,10 @@ def test_a_metric_of_one_s_own_chooses_the_best_checkpoint(mine: Path):
         ("os.system", "is <built-in"),
     ],
 )
-def test_a_class_that_will_not_do_is_named(path: str, told: str):
+def test_a_class_that_will_not_do_is_named(path: str, message: str):
     from stsa_lightning.models.synthesis import Synthesis
 
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         imported(path, Synthesis, "model.synthesis.class_path")
 
 

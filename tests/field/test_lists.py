@@ -90,10 +90,10 @@ def test_manifest_of_any_form_is_read(text: str, tmp_path: Path) -> None:
 )
 def test_manifest_that_cannot_be_read_says_how_to_save_it(data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes(data)
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as caught:
         read_manifest(tmp_path / "list.csv")
-    assert str(tmp_path / "list.csv") in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(tmp_path / "list.csv") in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_line_of_a_file_that_is_not_there_is_named_and_the_guess_told(tmp_path: Path) -> None:

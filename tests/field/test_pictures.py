@@ -185,8 +185,8 @@ def test_schedule_rate_too_low_for_lips_is_raised_and_told(tmp_path: Path, fps: 
         assert footage.out_fps == 25
         np.testing.assert_allclose(schedule.times_s, np.arange(40) / 25)
         assert schedule.source.tolist() == [int(k * fps / 25 + 1e-6) for k in range(40)]
-        (told,) = footage.warnings(len(footage.times_s))
-        assert f"has {fps} frames/s" in told
+        (message,) = footage.warnings(len(footage.times_s))
+        assert f"has {fps} frames/s" in message
 
 
 @pytest.mark.parametrize("hole_s", [0.2, 0.6])
@@ -195,8 +195,8 @@ def test_footage_hole_in_the_picture_is_told_and_filled(tmp_path: Path, hole_s: 
     path = encode(tmp_path / "a.mp4", numbered(20), stamps=stamps)
     with Footage(path) as footage:
         list(footage.scan())
-        (told,) = footage.warnings(20)
-        assert f"stands still at 0.36 s (for {hole_s + 0.04:.2f} s)" in told
+        (message,) = footage.warnings(20)
+        assert f"stands still at 0.36 s (for {hole_s + 0.04:.2f} s)" in message
         assert footage.warnings(9) == []
         schedule = _schedule(footage, 0.8 + hole_s, "loop")
         assert schedule.varying_times_s(Fraction(25)) is None

@@ -321,8 +321,8 @@ def trial(sweep: Path, run_id: str, sweep_id: str, drawn: dict[str, Any], *words
 
 
 def test_trials_of_a_sweep_have_folders_of_their_own():
-    told = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
-    assert sweep_trial(Path("runs/hdtf"), told) == Path("runs/sweeps/s1/r1")
+    environment = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1"}
+    assert sweep_trial(Path("runs/hdtf"), environment) == Path("runs/sweeps/s1/r1")
     assert sweep_trial(Path("runs/hdtf"), {"WANDB_RUN_ID": "r1"}) is None
 
 

@@ -36,10 +36,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as end:
         main(["fit", *words])
     assert end.value.code == 2
-    told = capsys.readouterr().err
-    assert "usage:" not in told
-    assert "Traceback" not in told
-    return told
+    message = capsys.readouterr().err
+    assert "usage:" not in message
+    assert "Traceback" not in message
+    return message
 
 
 # ---- optimisers and rates
@@ -57,7 +57,7 @@ def test_an_optimiser_is_made_of_its_settings():
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"lr": -1.0}, "optim.lr must be 0 or more, got -1"),
         ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
@@ -69,8 +69,8 @@ def test_an_optimiser_is_made_of_its_settings():
         ({"options": {"momentum": 0.9}}, "takes no momentum"),
     ],
 )
-def test_optimisers_that_cannot_be_are_named(settings: dict[str, Any], told: str):
-    with pytest.raises(UserError, match=told):
+def test_optimisers_that_cannot_be_are_named(settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
         OptimSettings(**settings)
 
 
@@ -219,7 +219,7 @@ def test_strict_metrics_stop_a_run_that_would_go_without(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ({"strategy": "fsdp"}, "ddp_alternating.* got fsdp"),
         ({"strategy": "deepspeed_stage_2"}, "got deepspeed_stage_2"),
@@ -227,10 +227,10 @@ def test_strict_metrics_stop_a_run_that_would_go_without(monkeypatch: pytest.Mon
         ({"accumulate_grad_batches": 4}, r"--model\.accumulate"),
     ],
 )
-def test_flags_that_cannot_work_say_ours(flags: dict[str, Any], told: str):
+def test_flags_that_cannot_work_say_ours(flags: dict[str, Any], message: str):
     idle = {"gradient_clip_val": None, "gradient_clip_algorithm": None, "accumulate_grad_batches": 1}
     check_flags({**idle, "strategy": "ddp_find_unused_parameters_true"})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         check_flags({**idle, "strategy": "auto", **flags})
 
 
@@ -265,10 +265,10 @@ def test_a_run_keeps_its_id_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_complaints_are_a_line_or_two(capsys: pytest.CaptureFixture[str]):
-    told = refused(capsys, "-c", str(EXPERIMENTS / "sample.yaml"), "--model.sise", "tiny")
-    assert len(told.splitlines()) <= 3
-    assert "sise" in told
-    assert "--model.help" in told
+    message = refused(capsys, "-c", str(EXPERIMENTS / "sample.yaml"), "--model.sise", "tiny")
+    assert len(message.splitlines()) <= 3
+    assert "sise" in message
+    assert "--model.help" in message
 
 
 def test_a_corpus_that_is_not_there_is_told_before_weights_are_looked_for(

@@ -39,11 +39,11 @@ def video(sample_root: Path) -> Path:
 def test_the_held_out_second_gets_better_and_the_result_is_kept(checkpoint, video, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(adaptation, "LEAST_SECONDS", 1.5)
     monkeypatch.setattr(adaptation, "STEPS", 4)
-    told: list[tuple[str, float]] = []
+    progress: list[tuple[str, float]] = []
     copy = shutil.copy(video, tmp_path / "another name.mp4")
 
     first = adapt(
-        checkpoint, video, 0.25, device="cpu", cache=tmp_path / "kept", progress=lambda *args: told.append(args)
+        checkpoint, video, 0.25, device="cpu", cache=tmp_path / "kept", progress=lambda *args: progress.append(args)
     )
 
     assert first.steps >= 4
@@ -54,8 +54,8 @@ def test_the_held_out_second_gets_better_and_the_result_is_kept(checkpoint, vide
     moved = [not torch.equal(a, b) for a, b in zip(before[1].parameters(), after[1].parameters(), strict=True)]
     assert any(moved)
     assert after[2]["features"] == "logmel"
-    assert {what for what, _ in told} == {"reading the speaker", "adapting to the speaker"}
-    assert all(0 <= share <= 1 for _, share in told)
+    assert {what for what, _ in progress} == {"reading the speaker", "adapting to the speaker"}
+    assert all(0 <= share <= 1 for _, share in progress)
 
     again = adapt(checkpoint, copy, 0.25, device="cpu", cache=tmp_path / "kept", progress=False)
     assert (again.path, again.before, again.after) == (first.path, first.before, first.after)
@@ -117,10 +117,10 @@ def test_dub_adapts_first_and_reports_it(checkpoint, video, tmp_path, monkeypatc
 
     main([*words, "--adapt", "0.1", "--json"])
 
-    told = json.loads(capsys.readouterr().out)
+    fields = json.loads(capsys.readouterr().out)
     assert out.is_file()
-    assert told["adaptation"]["before"].keys() == {"psnr_mouth", "ssim_mouth", "lmd_normalised"}
-    assert Path(told["adaptation"]["checkpoint"]).parent == tmp_path / "cache" / "adapted"
+    assert fields["adaptation"]["before"].keys() == {"psnr_mouth", "ssim_mouth", "lmd_normalised"}
+    assert Path(fields["adaptation"]["checkpoint"]).parent == tmp_path / "cache" / "adapted"
 
 
 @pytest.mark.parametrize("wrong", [["--adapt", "-1"], ["--adapt", "1", "--manifest", "list.csv"]])

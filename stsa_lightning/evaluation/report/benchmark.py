@@ -32,7 +32,7 @@ Kind = Literal["system", "baseline", "ground_truth", "published"]
 
 
 @dataclass(frozen=True)
-class Figures:
+class TableRow:
     """One row before it is text.
 
     ``spread``: column -> sample standard deviation over seeds, where there are several. ``competes``: may be the best,
@@ -137,20 +137,20 @@ def _belongs(row: Published, group: Group, groups: Sequence[Group]) -> bool:
     return row.task == group.task if row.task else group == next(g for g in groups if g.dataset == row.corpus)
 
 
-def _measured(group: Group, columns: Sequence[Column], baselines: bool, mix: bool) -> list[Figures]:
+def _measured(group: Group, columns: Sequence[Column], baselines: bool, mix: bool) -> list[TableRow]:
     odd = _odd(group, columns, mix)
     rows = []
     if baselines:
         first = group.systems[0].reports[0]
         others = [row for row in first.task_rows(group.task) if row.method not in (first.main, GROUND_TRUTH)]
-        rows += [Figures(row.method, "baseline", row.cells, {}, row.videos) for row in others]
+        rows += [TableRow(row.method, "baseline", row.cells, {}, row.videos) for row in others]
     rows += [_system_row(group, system, odd.get(system.name, frozenset())) for system in group.systems]
     return rows + _truths(group, columns)
 
 
-def _published_row(line: Published, competes: bool) -> Figures:
+def _published_row(line: Published, competes: bool) -> TableRow:
     cells = {name: Cell(value, math.nan, math.nan, 0) for name, value in line.values.items()}
-    return Figures(line.system, "published", cells, {}, source=line.source, competes=competes)
+    return TableRow(line.system, "published", cells, {}, source=line.source, competes=competes)
 
 
 def _odd(group: Group, columns: Sequence[Column], mix: bool) -> dict[str, frozenset[str]]:
@@ -163,9 +163,9 @@ def _odd(group: Group, columns: Sequence[Column], mix: bool) -> dict[str, frozen
     for column in columns:
         found = variants(group, column.name)
         if len(found) > 1 and not mix:
-            told = "; ".join(f"{', '.join(names)}: {variant}" for variant, names in found.items())
+            listed = "; ".join(f"{', '.join(names)}: {variant}" for variant, names in found.items())
             raise UserError(
-                f"{group.title}: {column.title} was measured in different variants, which do not compare ({told}). "
+                f"{group.title}: {column.title} was measured in different variants, which do not compare ({listed}). "
                 "Measure all systems under one protocol, leave the column out, or mark what differs: --mix-variants"
             )
         for names in list(found.values())[1:]:
@@ -174,43 +174,43 @@ def _odd(group: Group, columns: Sequence[Column], mix: bool) -> dict[str, frozen
     return {name: frozenset(names) for name, names in odd.items()}
 
 
-def _system_row(group: Group, system: System, odd: frozenset[str]) -> Figures:
+def _system_row(group: Group, system: System, odd: frozenset[str]) -> TableRow:
     rows = [report.row(group.task, report.main) for report in system.reports]
     if len(rows) == 1:
-        return Figures(system.name, "system", rows[0].cells, {}, rows[0].videos, 1, odd=odd)
+        return TableRow(system.name, "system", rows[0].cells, {}, rows[0].videos, 1, odd=odd)
     cells, spread = {}, {}
     for column in dict.fromkeys(name for row in rows for name in row.cells):
         values = [row.value(column) for row in rows if column in row.cells]
         cells[column] = Cell(float(np.mean(values)), math.nan, math.nan, rows[0].videos)
         spread[column] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return Figures(system.name, "system", cells, spread, rows[0].videos, len(rows), odd=odd)
+    return TableRow(system.name, "system", cells, spread, rows[0].videos, len(rows), odd=odd)
 
 
-def _truths(group: Group, columns: Sequence[Column]) -> list[Figures]:
-    """The ground truth's row; one for each report whose ground_truth scores otherwise."""
-    rows: list[Figures] = []
+def _truths(group: Group, columns: Sequence[Column]) -> list[TableRow]:
+    """The ground truth's row; one for each report whose ground truth scores otherwise."""
+    rows: list[TableRow] = []
     for name, report in group.reports:
         row = next((row for row in report.task_rows(group.task) if row.method == GROUND_TRUTH), None)
         if row is None:
             continue
         called = f"{GROUND_TRUTH} (of {name})" if rows else GROUND_TRUTH
-        mine = Figures(called, "ground_truth", row.cells, {}, row.videos, competes=False)
+        mine = TableRow(called, "ground_truth", row.cells, {}, row.videos, competes=False)
         if all(_texts(mine, columns, {})[1:] != _texts(other, columns, {})[1:] for other in rows):
             rows.append(mine)
     return rows
 
 
-def _best(rows: Sequence[Figures], column: Column) -> float:
+def _best(rows: Sequence[TableRow], column: Column) -> float:
     """The least distance as printed; NaN where fewer than two rows compete."""
     found = [away for row in rows if not math.isnan(away := row.distance(column))]
     return min(found) if len(found) > 1 else math.nan
 
 
-def _is_best(row: Figures, column: Column, best: dict[str, float]) -> bool:
+def _is_best(row: TableRow, column: Column, best: dict[str, float]) -> bool:
     return row.distance(column) == best.get(column.name, math.nan)
 
 
-def _texts(row: Figures, columns: Sequence[Column], best: dict[str, float]) -> list[TextCell]:
+def _texts(row: TableRow, columns: Sequence[Column], best: dict[str, float]) -> list[TextCell]:
     cells = [_text(row, column, best) for column in columns]
     name = TextCell(
         row.name, f"({row.seeds} seeds)" if row.seeds > 1 else "", PUBLISHED_MARK if row.kind == "published" else ""
@@ -218,7 +218,7 @@ def _texts(row: Figures, columns: Sequence[Column], best: dict[str, float]) -> l
     return [name, *cells, TextCell(str(row.videos) if row.videos else "")]
 
 
-def _text(row: Figures, column: Column, best: dict[str, float]) -> TextCell:
+def _text(row: TableRow, column: Column, best: dict[str, float]) -> TextCell:
     cell = row.cells.get(column.name)
     if cell is None or math.isnan(cell.value):
         return TextCell("")
@@ -231,7 +231,7 @@ def _text(row: Figures, column: Column, best: dict[str, float]) -> TextCell:
     return TextCell(number(cell.value, column.digits), small, mark, _is_best(row, column, best))
 
 
-def _record(group: Group, row: Figures, columns: Sequence[Column], best: dict[str, float]) -> dict[str, Any]:
+def _record(group: Group, row: TableRow, columns: Sequence[Column], best: dict[str, float]) -> dict[str, Any]:
     record: dict[str, Any] = {"corpus": group.dataset, "task": group.task, "system": row.name, "kind": row.kind}
     record |= {"source": row.source, "seeds": row.seeds or None, "videos": row.videos or None}
     for column in columns:
@@ -249,8 +249,8 @@ def _variant_notes(group: Group, columns: Sequence[Column]) -> list[str]:
     for column in columns:
         found = variants(group, column.name)
         if len(found) > 1:
-            told = "; ".join(f"{', '.join(names)}: {variant}" for variant, names in found.items())
-            lines.append(f"{group.title}: {column.title} in different variants ({told}).")
+            listed = "; ".join(f"{', '.join(names)}: {variant}" for variant, names in found.items())
+            lines.append(f"{group.title}: {column.title} in different variants ({listed}).")
     return lines
 
 
@@ -265,8 +265,8 @@ def _across(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
         if len(said) == 1:
             lines.append(f"{column.title}: {next(iter(said))}.")
         elif said:
-            told = "; ".join(f"{', '.join(titles)}: {variant}" for variant, titles in said.items())
-            lines.append(f"{column.title} differs between groups ({told}).")
+            listed = "; ".join(f"{', '.join(titles)}: {variant}" for variant, titles in said.items())
+            lines.append(f"{column.title} differs between groups ({listed}).")
     return lines
 
 

@@ -158,8 +158,8 @@ def _which_clips(group: Group, per_report: Sequence[dict[str, dict]], common: Se
     only = {
         name: sorted(clips.keys() - set(common)) for (name, _), clips in zip(group.reports, per_report, strict=True)
     }
-    told = "; ".join(f"only {name}: {_listed(names)}" for name, names in only.items() if names)
-    return f"{group.title}: the {len(common)} clips in common, of up to {most} ({told})."
+    listed = "; ".join(f"only {name}: {_listed(names)}" for name, names in only.items() if names)
+    return f"{group.title}: the {len(common)} clips in common, of up to {most} ({listed})."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -250,7 +250,7 @@ def interval(sums: np.ndarray, weights: np.ndarray, level: float = 0.95, seed: i
     means = sums / weights
     if np.ptp(means) <= 1e-12 * max(1.0, float(np.abs(means).max())):  # nothing to draw among
         return float(means[0]), float(means[0])
-    for method in ("BCa", "percentile"):  # BCa has no method where one unit holds nearly all the spread
+    for method in ("BCa", "percentile"):  # BCa has no answer where one unit holds nearly all the spread
         with np.errstate(all="ignore"):
             bounds = bootstrap(
                 (sums, weights),

@@ -130,8 +130,8 @@ def differing(group: Group, clips: bool = True) -> list[str]:
             if name not in names:
                 names.append(name)
         if len(said) > 1 and not (setting == "audio features" and "not said" in said):
-            told = "; ".join(f"{', '.join(names)}: {value}" for value, names in said.items())
-            lines.append(f"{group.title}: {setting} differ between rows ({told}).")
+            listed = "; ".join(f"{', '.join(names)}: {value}" for value, names in said.items())
+            lines.append(f"{group.title}: {setting} differ between rows ({listed}).")
     measured = [set(report.settings.get("clips measured", ())) for _, report in group.reports]
     if clips and any(mine != measured[0] for mine in measured):
         counts = ", ".join(f"{name} {len(mine)}" for (name, _), mine in zip(group.reports, measured, strict=True))

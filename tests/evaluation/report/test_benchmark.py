@@ -88,16 +88,16 @@ def test_variants_of_a_metric_do_not_share_a_column_unsaid():
     assert any("in different variants" in note for note in sheet.notes)
     # Another corpus may have another variant: the caption says so.
     c = made.report(made.flat({"1": 6.0}, "lse_d"), (lrs,), dataset="LRS2")
-    told = " ".join(benchmark_sheet([("A", a), ("A", c)]).notes)
-    assert "LSE-D differs between groups (HDTF, paired: variant tracked; LRS2, paired: variant lrs)" in told
+    message = " ".join(benchmark_sheet([("A", a), ("A", c)]).notes)
+    assert "LSE-D differs between groups (HDTF, paired: variant tracked; LRS2, paired: variant lrs)" in message
 
 
 def test_conditions_and_clips_that_differ_between_rows_are_said():
     a = made.report(made.flat({"1": 20.0, "2": 20.0}), references="other clip")
     b = made.report(made.flat({"2": 21.0}), references="same clip")
-    told = " ".join(benchmark_sheet([("A", a), ("B", b)]).notes)
-    assert "references differ between rows (A: other clip; B: same clip)" in told
-    assert "clips differ between rows (A 2, B 1; 1 in all of them)" in told
+    message = " ".join(benchmark_sheet([("A", a), ("B", b)]).notes)
+    assert "references differ between rows (A: other clip; B: same clip)" in message
+    assert "clips differ between rows (A 2, B 1; 1 in all of them)" in message
 
 
 def test_published_rows_are_marked_cited_and_compared_only_when_asked():
@@ -111,10 +111,10 @@ def test_published_rows_are_marked_cited_and_compared_only_when_asked():
     assert [cell(sheet, "IP_LAP", i).text for i in range(4)] == ["IP_LAP", "", "7.70", "9.51"]
     assert cell(sheet, "IP_LAP", 0).marks == "†"
     assert best(sheet) == {1: ["B"], 2: ["A"], 3: []}
-    told = " ".join(sheet.notes)
-    assert "IP_LAP (HDTF): reported by others: OmniSync, table 1; second-hand" in told
-    assert "not in these columns: FVD (I3D) 325.7, LSE-C 7.26" in told
-    assert "TalkLip" not in told
+    message = " ".join(sheet.notes)
+    assert "IP_LAP (HDTF): reported by others: OmniSync, table 1; second-hand" in message
+    assert "not in these columns: FVD (I3D) 325.7, LSE-C 7.26" in message
+    assert "TalkLip" not in message
     asked = benchmark_sheet(named, ["psnr_mouth", "lmd", "fid"], published, compare_published=True)
     assert best(asked) == {1: ["B"], 2: ["IP_LAP"], 3: ["LatentSync"]}
 

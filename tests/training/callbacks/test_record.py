@@ -48,13 +48,13 @@ def run(folder: Path, data: Path, logger: str) -> Path:
 
 def test_files_tell_versions_settings_and_the_balance(prepared_sample: Path, tmp_path: Path):
     folder = run(tmp_path, prepared_sample, "csv")
-    told = yaml.safe_load((folder / "logs" / "hparams.yaml").read_text())
+    record = yaml.safe_load((folder / "logs" / "hparams.yaml").read_text())
     digest = sha256_of(prepared_sample / INDEX_FILE)
-    assert told["version/stsa_lightning"] == stsa_lightning.__version__
-    assert told["data/index_sha256"] == digest
-    assert told["data/train_clips"] == 2
-    assert told["settings"]["trainer"]["max_epochs"] == 1
-    assert told["weights"]["pixel"] == 1
+    assert record["version/stsa_lightning"] == stsa_lightning.__version__
+    assert record["data/index_sha256"] == digest
+    assert record["data/train_clips"] == 2
+    assert record["settings"]["trainer"]["max_epochs"] == 1
+    assert record["weights"]["pixel"] == 1
     assert torch.load(folder / "last.ckpt", weights_only=True)["record"]["data/index_sha256"] == digest
     with (folder / "logs" / "metrics.csv").open() as file:
         row = next(row for row in csv.DictReader(file) if row.get("balance/face/pixel"))
