@@ -24,7 +24,7 @@ from common import parser, table, write_json
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.crops import landmarks_in_crops
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.face.topology import MOUTH, positions
 from stsa_lightning.media.audio import load_audio
@@ -32,7 +32,7 @@ from stsa_lightning.media.video import VideoReader
 from stsa_lightning.metrics.identity import CSIM, IdentityNetwork, identity_network
 from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance
-from stsa_lightning.metrics.mouth_sync import opening_sync
+from stsa_lightning.metrics.mouth_sync import lip_aperture_sync
 from stsa_lightning.metrics.perceptual import FID, LPIPS, FrechetDistance, LPIPSNetwork
 from stsa_lightning.metrics.stability import FlowWarpedError, Jitter
 from stsa_lightning.metrics.sync import SyncMeter
@@ -48,11 +48,11 @@ DELAYS = (-8, -4, -2, 0, 2, 4, 8)  # frames by which the sound is made late
 @dataclass
 class Clip:
     """One clip's crops (F, S, S, 3) uint8 with MARGIN frames more at its end; of the whole file the mouth's
-    opening, the sound, and the frames as SyncNet sees them, where it is here."""
+    lip aperture, the sound, and the frames as SyncNet sees them, where it is here."""
 
     name: str
     faces: np.ndarray
-    opening: np.ndarray
+    lip_aperture: np.ndarray
     wave: np.ndarray
     pictures: list[np.ndarray]
 
@@ -173,10 +173,10 @@ class Judge:
         }
 
     def offset(self, clip: Clip, late: int) -> tuple[int, float]:
-        """Offset found with the sound made late by so many frames, and how clear it is: SyncNet, or the opening."""
+        """Offset found with the sound made late by so many frames, and how clear it is: SyncNet, or lip aperture."""
         wave = delayed(clip.wave, late)
         if self.sync is None:
-            return opening_sync(clip.opening, wave)
+            return lip_aperture_sync(clip.lip_aperture, wave)
         meter = SyncMeter(self.sync, "lrs")
         meter.update(np.stack(clip.pictures))
         score = meter.finish(wave)
@@ -238,7 +238,7 @@ def monotone(name: str, values: Sequence[float]) -> bool:
 def load_clip(path: Path, seconds: float, detector: LandmarkDetector, with_pictures: bool) -> Clip:
     """The first seconds of a clip as face crops in one box, and of the whole clip what sync is measured from."""
     frames_wanted = round(seconds * FPS) + MARGIN
-    faces, opening, pictures, box = [], [], [], None
+    faces, lip_aperture, pictures, box = [], [], [], None
     with VideoReader(path, FPS) as reader:
         for block in reader.blocks():
             for frame in block:
@@ -246,15 +246,15 @@ def load_clip(path: Path, seconds: float, detector: LandmarkDetector, with_pictu
                     pictures.append(cv2.resize(frame, (PICTURE_PX, PICTURE_PX)))
                 landmarks = detector(frame)
                 if landmarks is None:
-                    opening.append(math.nan)
+                    lip_aperture.append(math.nan)
                     continue
                 height = np.ptp(landmarks[:, 1])
-                opening.append(float(inner_lip_opening(landmarks)) / height)
+                lip_aperture.append(float(inner_lip_aperture(landmarks)) / height)
                 if box is None:  # one box for all frames, so that steadiness is the video's own
                     box = face_box(landmarks, (frame.shape[1], frame.shape[0]), margin_px=round(0.1 * height))
                 if len(faces) < frames_wanted:
                     faces.append(crop_face(frame, box, SIDE_PX))
-    return Clip(path.stem, np.stack(faces), np.array(opening), load_audio(path), pictures)
+    return Clip(path.stem, np.stack(faces), np.array(lip_aperture), load_audio(path), pictures)
 
 
 def delayed(wave: np.ndarray, frames: int) -> np.ndarray:
@@ -304,7 +304,7 @@ def main() -> None:
     for ladder in LADDERS:
         ladders[ladder] = {"truth": truth} | climb(clips, judge, LADDERS[ladder])
         print_ladder(ladder, ladders[ladder])
-    measure = "mouth opening against sound" if judge.sync is None else "SyncNet, lrs"
+    measure = "lip aperture against sound" if judge.sync is None else "SyncNet, lrs"
     print(
         f"\nsound made late by so many frames: offset found by {measure} (confidence); each step must take as many off"
     )

@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stsa_lightning.face.alignment import reference_transforms
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
-from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
+from stsa_lightning.face.heatmaps import draw_heatmaps, outer_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.inference.engine import EngineReferences, Precision, RenderEngine, psnr_db
@@ -82,7 +82,7 @@ def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
     masked, whole = (
         torch.from_numpy(draw_heatmaps(landmarks, kind, size, 1.0))[:, None] for kind in ("masked", "whole")
     )
-    chosen = choose_references(lip_openness(landmarks), np.ones(len(found), bool), synthesis.num_references)
+    chosen = choose_references(outer_lip_aperture(landmarks), np.ones(len(found), bool), synthesis.num_references)
     windows = torch.arange(frames)[:, None] + torch.arange(WINDOW)
     speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0))
     shown = mask_lower_half(faces[windows[:, WINDOW // 2]])

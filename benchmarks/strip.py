@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.dubbing import Dubber
-from stsa_lightning.face.heatmaps import lip_openness
+from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.media.video import VideoReader
 from stsa_lightning.models import BUNDLED
@@ -24,9 +24,9 @@ ROWS = ("source", "dubbed", "says it")
 APART = 6  # frames, at least, between two that are shown
 
 
-def extremes(openness: np.ndarray, count: int) -> list[int]:
+def extremes(aperture: np.ndarray, count: int) -> list[int]:
     """Frames of wide and of closed lips in turn, none near another, in order of time."""
-    left, chosen = openness.copy(), []
+    left, chosen = aperture.copy(), []
     for number in range(count):
         best = int(np.nanargmin(left) if number % 2 else np.nanargmax(left))
         chosen.append(best)
@@ -65,9 +65,9 @@ def main() -> None:
     dubbed = list(Dubber.from_checkpoint(chosen.checkpoint).frames(chosen.video, chosen.speaker))
     count = min(len(source), len(dubbed), len(says))
     source_points, points = (followed(frames[:count]) for frames in (source, says))
-    openness = np.array([np.nan if p is None else float(lip_openness(p[None])[0]) for p in points])
-    openness[[i for i, p in enumerate(source_points) if p is None]] = np.nan
-    frames = extremes(openness, chosen.count)
+    aperture = np.array([np.nan if p is None else float(outer_lip_aperture(p[None])[0]) for p in points])
+    aperture[[i for i, p in enumerate(source_points) if p is None]] = np.nan
+    frames = extremes(aperture, chosen.count)
 
     def row(pictures: list[np.ndarray], where: list[np.ndarray | None]) -> np.ndarray:
         found = [p for i in frames if (p := where[i]) is not None]

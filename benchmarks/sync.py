@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from common import median_time, parser, table, write_json
 
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.media.audio import load_audio
 from stsa_lightning.media.video import VideoReader
@@ -30,7 +30,7 @@ DELAYS = range(-12, 13, 2)
 RIDGE = 300.0
 SEARCH = 2  # frames by which a clip's own offset is refined while fitting
 
-Clip = tuple[np.ndarray, np.ndarray, int]  # opening (F,), wave, offset
+Clip = tuple[np.ndarray, np.ndarray, int]  # lip aperture (F,), wave, offset
 
 
 def load_clips(corpus: Path) -> dict[str, Clip]:
@@ -39,28 +39,28 @@ def load_clips(corpus: Path) -> dict[str, Clip]:
     for entry in json.loads((corpus / "MANIFEST.json").read_text())["files"]:
         path = corpus / entry["file"]
         if path.stem in LATE or str(entry.get("av_sync")).startswith("supported"):
-            clips[path.stem] = (_opening(path), load_audio(path), LATE.get(path.stem, 0))
+            clips[path.stem] = (_lip_aperture(path), load_audio(path), LATE.get(path.stem, 0))
     return clips
 
 
-def _opening(path: Path) -> np.ndarray:
+def _lip_aperture(path: Path) -> np.ndarray:
     detector = landmark_detector()
     with VideoReader(path, fps=25) as reader:
         found = [detector(frame) for block in reader.blocks() for frame in block]
     detector.close()
     missing = np.full((131, 2), np.nan, np.float32)
     landmarks = np.stack([missing if points is None else points for points in found])
-    return inner_lip_opening(landmarks) / np.nanmedian(np.ptp(landmarks, axis=1)[:, 1])
+    return inner_lip_aperture(landmarks) / np.nanmedian(np.ptp(landmarks, axis=1)[:, 1])
 
 
 def fit(clips: list[Clip]) -> np.ndarray:
-    """Ridge regression of the opening on the sound, each clip's offset refined to within two frames meanwhile."""
+    """Ridge regression of the lip aperture on the sound, each clip's offset refined to within two frames meanwhile."""
     mouths, sounds = [], []
-    for opening, wave, _ in clips:
-        frames = np.arange(len(opening))
-        seen = np.isfinite(opening)
-        mouth = filters.quick_changes(np.interp(frames, frames[seen], opening[seen]))
-        sound = filters.quick_changes(filters.band_energies(wave, len(opening)))
+    for lip_aperture, wave, _ in clips:
+        frames = np.arange(len(lip_aperture))
+        seen = np.isfinite(lip_aperture)
+        mouth = filters.quick_changes(np.interp(frames, frames[seen], lip_aperture[seen]))
+        sound = filters.quick_changes(filters.band_energies(wave, len(lip_aperture)))
         mouths.append(mouth / mouth.std())
         sounds.append(filters.neighbours(sound / np.sqrt((sound**2).mean())))
     offsets = [known for _, _, known in clips]
@@ -82,13 +82,13 @@ def trials(clips: dict[str, Clip]) -> dict[str, Any]:
     for i, name in enumerate(names):
         speaker = name.split("_")[0]
         filters.WEIGHTS[:] = fit([c for n, c in clips.items() if n.split("_")[0] != speaker])
-        opening, wave, known = clips[name]
+        lip_aperture, wave, known = clips[name]
         for delay in (d for d in DELAYS if abs(known - d) < filters.MAX_SHIFT):
-            offset, confidence = filters.opening_sync(opening, filters.shift_sound(wave, delay))
+            offset, confidence = filters.lip_aperture_sync(lip_aperture, filters.shift_sound(wave, delay))
             errors.append(abs(offset - (known - delay)))
             confidences.append(confidence)
         others = [names[(i + step) % len(names)] for step in range(2, len(names) - 1, 2)]
-        false += [filters.opening_sync(opening, clips[other][1])[1] for other in others]
+        false += [filters.lip_aperture_sync(lip_aperture, clips[other][1])[1] for other in others]
     filters.WEIGHTS[:] = shipped
     error, confidence, unrelated = np.array(errors), np.array(confidences), np.array(false)
     thresholds = (0.0, 3.0, 4.0, 5.0, filters.CLEAR_CONFIDENCE, 6.0, 7.0)

@@ -29,7 +29,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "short.yaml").write_text(yaml.safe_dump(settings))
     main(["fit", "-c", str(folder / "short.yaml")])
     for name in ("first", "second"):
-        words = ["--data", str(folder / "sample"), "--out", str(folder / "reports" / name), "--metrics", "psnr,opening"]
+        words = [
+            "--data",
+            str(folder / "sample"),
+            "--out",
+            str(folder / "reports" / name),
+            "--metrics",
+            "psnr,lip_aperture",
+        ]
         main(["evaluate", "checkpoint", str(folder / "run/last.ckpt"), *words])
     return folder
 

@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--epochs", type=int, help="length of each run, its phases in proportion (default: the base's)")
     parser.add_argument("--max_steps", type=int, help="end each run after so many steps")
-    parser.add_argument("--metrics", default="psnr,ssim,lmd,opening", help="see stsa evaluate")
+    parser.add_argument("--metrics", default="psnr,ssim,lmd,lip_aperture", help="see stsa evaluate")
     parser.add_argument("--protocol", type=protocol_path, help="YAML of the evaluation (experiments/protocols/)")
     parser.add_argument("options", nargs="*", metavar="-- OPTION", help="further options of stsa fit")
 

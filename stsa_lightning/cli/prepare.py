@@ -66,9 +66,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-frames", type=int, default=25, help="fewest frames with a face, at 25/s")
     parser.add_argument(
         "--sync",
-        choices=("auto", "syncnet", "opening", "none"),
+        choices=("auto", "syncnet", "lip_aperture", "none"),
         default="auto",
-        help="what checks sound against lips: SyncNet, or the mouth's opening (weaker); auto: SyncNet if it is here",
+        help="what checks sound against lips: SyncNet, or the lip aperture (weaker); auto: SyncNet if it is here",
     )
     parser.add_argument("--no-sync-correction", action="store_true", help="leave sound that is clearly off as it is")
     parser.add_argument("--landmark-model", help="a face_landmarker .task file in place of FaceMesh")

@@ -94,7 +94,7 @@ class STSADataModule(LightningDataModule):
     Who trains and who validates: lists of clips or `validation_speakers`, where given; else the split that the
     corpus's authors made, where the index has one (what they leave open, validation in VoxCeleb2, is drawn from those
     that train); else speakers are drawn, and those that validate are never seen in training. Training draws windows and
-    references anew in each epoch; elsewhere windows are spread evenly over a clip, references chosen by lip openness.
+    references anew in each epoch; elsewhere windows are spread evenly over a clip, references chosen by lip aperture.
 
     Args:
         root: folder that `stsa prepare` wrote.

@@ -26,7 +26,7 @@ from stsa_lightning.data.corpora.tree import fault_of_contents
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.data.settings import PrepareSettings
-from stsa_lightning.data.sync_offset import _Face, _in_sync, _opening_reading, _SyncNet
+from stsa_lightning.data.sync_offset import _aperture_reading, _Face, _in_sync, _SyncNet
 from stsa_lightning.face.tracks import FaceFollower
 from stsa_lightning.face.turned import TurnedBox, steady_turns, to_upright, upright_box
 from stsa_lightning.features.base import AudioFeatures
@@ -249,7 +249,7 @@ def _cut_out(
     with stages("sync"):
         if sync is not None:
             return np.stack(samples), sync.finish(wave)
-        return np.stack(samples), _opening_reading(face, wave) if settings.sync == "opening" else None
+        return np.stack(samples), _aperture_reading(face, wave) if settings.sync == "lip_aperture" else None
 
 
 def _write_sound(writer: ClipWriter, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> None:

@@ -21,11 +21,11 @@ class Filters:
     A clip for which a measure is missing does not pass a limit on it.
 
     Args:
-        min_confidence: least confidence of SyncNet (LSE-C); clips that were measured by the mouth's opening are judged
-            by `min_opening_confidence` instead, as the two scales have nothing in common.
-        min_opening_confidence: least confidence of the weaker, built-in measure of sync, for clips measured by it.
+        min_confidence: least confidence of SyncNet (LSE-C); clips that were measured by the lip aperture are judged
+            by `min_aperture_confidence` instead, as the two scales have nothing in common.
+        min_aperture_confidence: least confidence of the weaker, built-in measure of sync, for clips measured by it.
         max_offset: most frames (25/s) between lips and sound that remain after the correction. Of clips measured by
-            the mouth's opening only clear offsets count: the others are chance.
+            the lip aperture only clear offsets count: the others are chance.
         min_face_px: least median height of the face box, pixels of the source.
         max_yaw: most median turn of the head from frontal, degrees.
         min_seconds: least length.
@@ -37,7 +37,7 @@ class Filters:
     """
 
     min_confidence: float | None = None
-    min_opening_confidence: float | None = None
+    min_aperture_confidence: float | None = None
     max_offset: float | None = None
     min_face_px: float | None = None
     max_yaw: float | None = None
@@ -135,7 +135,7 @@ def judged_values(index: pd.DataFrame, name: str) -> pd.Series:
     return _column(index, _COLUMN[name])
 
 
-_METHOD = {"min_confidence": "syncnet", "min_opening_confidence": "opening"}
+_METHOD = {"min_confidence": "syncnet", "min_aperture_confidence": "lip_aperture"}
 _COLUMN = {
     "min_face_px": "face_px",
     "max_yaw": "yaw_deg",
@@ -158,8 +158,8 @@ def _judged(index: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, pd.Ser
             passed = values >= limit if name.startswith("min_") else values <= limit
         if name in _METHOD:
             passed |= _measured_otherwise(index, name)
-        if name == "max_offset":  # an unclear offset by the mouth's opening says nothing
-            passed |= (index["sync_method"] == "opening") & values.isna()
+        if name == "max_offset":  # an unclear offset by the lip aperture says nothing
+            passed |= (index["sync_method"] == "lip_aperture") & values.isna()
         yield name, values, passed
 
 

@@ -12,7 +12,7 @@ from stsa_lightning.data.clip import FORMAT_VERSION
 from stsa_lightning.features.base import FeatureKind
 from stsa_lightning.utils.errors import UserError
 
-SyncSetting = Literal["auto", "syncnet", "opening", "none"]
+SyncSetting = Literal["auto", "syncnet", "lip_aperture", "none"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class PrepareSettings:
         min_frames: fewest frames with a face, at 25/s; a video with fewer is rejected.
         landmark_model: a FaceLandmarker `.task` file; None for FaceMesh.
         wav2vec2_model: name or folder of another wav 2 vec 2.0 model; None for the usual one.
-        sync: what finds the offset of sound and lips: "syncnet" (its weights are fetched if need be), "opening" of the
-            mouth (weaker, needs nothing), "none"; "auto": SyncNet where its weights lie already, else the opening.
+        sync: what finds the offset of sound and lips: "syncnet" (its weights are fetched if need be), "lip_aperture"
+            (weaker, needs nothing), "none"; "auto": SyncNet where its weights lie already, else the lip aperture.
         correct_sync: move the sound of a clip whose offset is clear.
     """
 
@@ -56,7 +56,7 @@ class PrepareSettings:
 
         if self.sync != "auto":
             return self
-        return replace(self, sync="syncnet" if find_weights("syncnet") else "opening")
+        return replace(self, sync="syncnet" if find_weights("syncnet") else "lip_aperture")
 
     def record(self) -> dict[str, Any]:
         """The settings as kept in clip files; of model files the name alone, so that they may move."""

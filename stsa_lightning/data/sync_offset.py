@@ -11,10 +11,10 @@ import numpy as np
 from stsa_lightning.constants import SAMPLES_PER_FRAME
 from stsa_lightning.data.clip import FPS
 from stsa_lightning.data.measures import SyncReading
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.tracks import Following
 from stsa_lightning.media.audio import shift_sound
-from stsa_lightning.metrics.mouth_sync import opening_sync
+from stsa_lightning.metrics.mouth_sync import lip_aperture_sync
 
 _SYNC_FRAMES = 120 * FPS  # two minutes tell the offset of a longer video
 
@@ -36,12 +36,12 @@ def _stretch(face: _Face) -> tuple[int, int]:
     return first, min(len(face.valid), first + _SYNC_FRAMES)
 
 
-def _opening_reading(face: _Face, wave: np.ndarray) -> SyncReading:
+def _aperture_reading(face: _Face, wave: np.ndarray) -> SyncReading:
     first, stop = _stretch(face)
     heights = face.boxes[first:stop, 3] - face.boxes[first:stop, 1]
-    opening = inner_lip_opening(face.landmarks[first:stop]) / np.maximum(heights, 1)
-    offset, confidence = opening_sync(opening, wave[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME])
-    return SyncReading(float(offset), float(confidence), "opening")
+    lip_aperture = inner_lip_aperture(face.landmarks[first:stop]) / np.maximum(heights, 1)
+    offset, confidence = lip_aperture_sync(lip_aperture, wave[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME])
+    return SyncReading(float(offset), float(confidence), "lip_aperture")
 
 
 class _SyncNet:

@@ -18,7 +18,7 @@ from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.face.alignment import pose_distances, reference_transforms
 from stsa_lightning.face.box import denormalise_landmarks
-from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_measures, lip_openness
+from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_measures, outer_lip_aperture
 from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 from stsa_lightning.features.base import WINDOW_STEPS, feature_windows
@@ -47,7 +47,7 @@ class Batch(TypedDict):
     jaw_heatmaps: Tensor  # (B, T, 1, S, S)
     landmarks: Tensor  # (B, T, 131, 2) normalised to the face box; may leave [0, 1] at the edge of the video's frame
     keypoints: Tensor  # (B, T, 2, 57) the same limited to [0, 1]: 17 jaw, then 40 lip
-    lip_aperture: Tensor  # (B, T, 3) lips' outer and inner opening, mouth's width: mean 0, deviation 1 around
+    lip_aperture: Tensor  # (B, T, 3) outer and inner lip aperture, width of the mouth: mean 0, deviation 1 around
     lip_aperture_spread: Tensor  # (B, 3) that deviation, normalised to the face box
     audio: Tensor  # (B, T, D, 10)
     references: Tensor  # (B, N, 3, S, S)
@@ -213,14 +213,14 @@ class WindowDataset(Dataset):
         if policy == "pose_nearest":
             return self._nearest_in_pose(clip, centre, np.flatnonzero(eligible))
         if policy != "random":
-            return choose_references(lip_openness(clip.landmarks), eligible, self.num_references)
+            return choose_references(outer_lip_aperture(clip.landmarks), eligible, self.num_references)
         candidates = np.flatnonzero(eligible)
         return rng.choice(candidates, self.num_references, replace=len(candidates) < self.num_references)
 
     def _nearest_in_pose(self, clip: Clip, centre: int, others: np.ndarray) -> np.ndarray:
         landmarks = clip.face_landmarks_of(np.append(others, centre))
         distances = pose_distances(landmarks[:-1], landmarks[-1:])[0]
-        costs = reference_costs(distances, lip_openness(clip.landmarks[others]), self.num_references)
+        costs = reference_costs(distances, outer_lip_aperture(clip.landmarks[others]), self.num_references)
         return others[costs.argmin(0)]
 
     def _audio(self, clip: Clip, start: int, rng: np.random.Generator) -> np.ndarray:

@@ -19,7 +19,7 @@ from stsa_lightning.dubbing.speech import Heard, windows
 from stsa_lightning.face.alignment import chosen_transforms
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
-from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
+from stsa_lightning.face.heatmaps import draw_heatmaps, outer_lip_aperture
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
 from stsa_lightning.face.turned import TurnedBox
 from stsa_lightning.media.footage import Footage
@@ -165,7 +165,7 @@ class Scene:
         self._offsets_s = (np.arange(look.num_frames) - look.num_frames // 2) / WINDOW_FPS
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
         self._nearest_face = _nearest_faces(faces, footage.times_s[: len(faces.valid)])
-        self._opening = _openness(faces)
+        self._lip_aperture = _lip_apertures(faces)
         self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(footage.fps))
         self.failed = np.zeros(len(schedule), bool)
         self._others: Footage | None = None  # reads references
@@ -300,7 +300,7 @@ class Scene:
         frames, count = np.flatnonzero(self.faces.shots == shot), self.look.num_references
         weight = self.faces.weight[frames]
         fit = weight == 1 if (weight == 1).any() else weight > 0
-        seen = frames[choose_references(self._opening[frames], fit, count)]
+        seen = frames[choose_references(self._lip_aperture[frames], fit, count)]
         chosen = np.arange(count)[None].repeat(len(frames), 0)
         if self.look.follow:
             offered = frames[candidates(fit)]
@@ -320,7 +320,7 @@ class Scene:
 
     def _followed(self, frames: np.ndarray, offered: np.ndarray) -> np.ndarray:
         """Which of the frames on offer each frame looks at: (n, N) places."""
-        follow = PoseFollower(self.faces.in_boxes(offered), self._opening[offered], self.look.num_references)
+        follow = PoseFollower(self.faces.in_boxes(offered), self._lip_aperture[offered], self.look.num_references)
         chosen = []
         for block in np.array_split(frames, -(-len(frames) // 1024)):
             known = self.faces.valid[block, None, None]
@@ -362,10 +362,10 @@ def _nearest_faces(faces: Faces, times_s: np.ndarray) -> np.ndarray:
     return found
 
 
-def _openness(faces: Faces) -> np.ndarray:
-    """(F,) opening of the lips as a share of the box."""
+def _lip_apertures(faces: Faces) -> np.ndarray:
+    """(F,) lip aperture as a share of the box."""
     blocks = (np.arange(i, min(i + 1024, len(faces.valid))) for i in range(0, len(faces.valid), 1024))
-    return np.concatenate([lip_openness(faces.in_boxes(block)) for block in blocks])
+    return np.concatenate([outer_lip_aperture(faces.in_boxes(block)) for block in blocks])
 
 
 def block_size(frames: int, size: tuple[int, int]) -> int:

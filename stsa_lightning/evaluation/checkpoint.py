@@ -16,7 +16,7 @@ from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, ClipSample
 from stsa_lightning.evaluation.generate import Networks, resized
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Job
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.features.base import AudioFeatures
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.utils.disk_array import in_blocks, to_disk_array
@@ -127,7 +127,7 @@ class PreparedClips:
                 if self.protocol.baselines:
                     predictions["source frame"] = ground_truth
                 predictions[self.method] = draw(speech=said.features(networks.features))
-                own = {"wave": said.wave, "opening": _opening(said, clip.frames)}
+                own = {"wave": said.wave, "lip_aperture": _lip_aperture(said, clip.frames)}
             predictions[GROUND_TRUTH] = ground_truth
             whole = self.source.of(clip, task, predictions, self.method, own["wave"]) if self.source else {}
             samples.append(
@@ -171,12 +171,12 @@ def baseline_predictions(shared: dict[str, Any], seed: int) -> dict[str, np.ndar
     }
 
 
-def _opening(said: Clip, frames: int) -> np.ndarray:
-    """(F,) true lip opening of a speaker over the frames of another's clip; NaN beyond the end."""
-    opening = np.full(frames, np.nan)
+def _lip_aperture(said: Clip, frames: int) -> np.ndarray:
+    """(F,) true lip aperture of a speaker over the frames of another's clip; NaN beyond the end."""
+    lip_aperture = np.full(frames, np.nan)
     shared = min(frames, said.frames)
-    opening[:shared] = inner_lip_opening(said.face_landmarks[:shared])
-    return opening
+    lip_aperture[:shared] = inner_lip_aperture(said.face_landmarks[:shared])
+    return lip_aperture
 
 
 def choose_clips(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stsa_lightning.face.box import denormalise_landmarks
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.utils.disk_array import in_blocks
 
 Task = Literal["paired", "unpaired"]
@@ -44,7 +44,7 @@ class ClipSample:
         references: (k, S, S, 3) uint8, the reference images of the networks.
         wave: (samples,) float32, 16 kHz, the driving speech; None: unknown.
         true_wave: (samples,) float32, 16 kHz, the source's own audio.
-        opening: (F,) true lip opening of the speaker of `wave`; None in a paired task: that of the ground truth.
+        lip_aperture: (F,) true lip aperture of the speaker of `wave`; None in a paired task: that of the ground truth.
         pairs: whole frames, blocks of (generated, true) uint8 RGB; None if there are only face crops.
         frames: method -> blocks of whole frames at 25/s, for SyncNet.
         degrees: (F,) tilt of the heads; None if there are no whole frames.
@@ -64,7 +64,7 @@ class ClipSample:
     references: np.ndarray
     wave: np.ndarray | None = None
     true_wave: np.ndarray | None = None
-    opening: np.ndarray | None = None
+    lip_aperture: np.ndarray | None = None
     pairs: FramePairs | None = None
     frames: dict[str, FrameBlocks] = field(default_factory=dict)
     degrees: np.ndarray | None = None
@@ -155,17 +155,17 @@ class Prediction:
         return denormalise_landmarks(self.landmarks / self.faces.shape[1], self.sample.boxes)
 
     @property
-    def opening(self) -> np.ndarray:
-        """(F,) inner lip opening, pixels of the crop."""
-        return inner_lip_opening(self.landmarks)
+    def lip_aperture(self) -> np.ndarray:
+        """(F,) inner lip aperture, pixels of the crop."""
+        return inner_lip_aperture(self.landmarks)
 
     @property
-    def true_opening(self) -> np.ndarray:
-        """(F,) lip opening of the driving speaker."""
+    def true_lip_aperture(self) -> np.ndarray:
+        """(F,) lip aperture of the driving speaker."""
         own_speech = self.sample.task == "paired" or self.method == GROUND_TRUTH
-        if own_speech or self.sample.opening is None:
-            return self.ground_truth.opening
-        return self.sample.opening
+        if own_speech or self.sample.lip_aperture is None:
+            return self.ground_truth.lip_aperture
+        return self.sample.lip_aperture
 
     @property
     def wave(self) -> np.ndarray | None:

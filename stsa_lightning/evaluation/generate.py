@@ -14,7 +14,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.face.alignment import chosen_transforms, pose_distances
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
-from stsa_lightning.face.heatmaps import draw_heatmaps, lip_openness
+from stsa_lightning.face.heatmaps import draw_heatmaps, outer_lip_aperture
 from stsa_lightning.face.references import APART, PoseFollower, candidates, choose_references
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.models.guidance import Guidance
@@ -70,7 +70,7 @@ class Networks:
         """Numbers of the N frames of a clip that serve as references: from closed to open lips, or the first face."""
         if policy == "first-frame":
             return np.full(self.count, np.flatnonzero(clip.valid)[0])
-        return choose_references(lip_openness(np.nan_to_num(clip.face_landmarks)), clip.valid, self.count)
+        return choose_references(outer_lip_aperture(np.nan_to_num(clip.face_landmarks)), clip.valid, self.count)
 
     @torch.inference_mode()
     def draw(
@@ -110,7 +110,7 @@ class Networks:
             everyone = np.arange(self.count)[None]
             return lambda block: self._encoded(fixed, clip, block, everyone.repeat(len(block), 0))
         offer = self._offer(references, candidates(references.valid))
-        choose = PoseFollower(offer.landmarks, lip_openness(offer.landmarks), self.count)
+        choose = PoseFollower(offer.landmarks, outer_lip_aperture(offer.landmarks), self.count)
         return lambda block: self._encoded(
             offer, clip, block, choose(clip.face_landmarks_of(block), offer.apart(clip, block))
         )

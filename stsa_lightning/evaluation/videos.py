@@ -18,7 +18,7 @@ from stsa_lightning.evaluation.checkpoint import baseline_predictions, evenly
 from stsa_lightning.evaluation.clip_sample import CLOCK_FPS, GROUND_TRUTH, ClipSample
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Job
-from stsa_lightning.face.heatmaps import lip_openness
+from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.orientation import UprightingDetector
 from stsa_lightning.face.references import choose_references
@@ -183,7 +183,7 @@ def video_samples(
             for reader, numbers in ((real, timing.true), (made, timing.generated))
         ]
     true_wave, wave = (_sound(path, notes) for path in (true, generated))
-    chosen = choose_references(lip_openness(faces.landmarks), faces.valid, REFERENCES)
+    chosen = choose_references(outer_lip_aperture(faces.landmarks), faces.valid, REFERENCES)
     references = crops[0][np.searchsorted(np.flatnonzero(faces.valid), chosen)]
     scored = faces.valid.copy()
     if protocol.baselines:  # a reference is not a prediction of itself

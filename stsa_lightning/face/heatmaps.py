@@ -55,22 +55,22 @@ def draw_all_kinds(landmarks: np.ndarray, size: int = 128, sigma: float = 1.0) -
     return {"whole": whole, "masked": masked, "lip": lip, "jaw": jaw}
 
 
-def lip_openness(landmarks: np.ndarray) -> np.ndarray:
+def outer_lip_aperture(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the outer edges of the lips (FaceMesh points 0 and 17): (..., 131, 2) -> (...), same unit."""
-    return _opening(landmarks, LIP_MEASURES[0])
+    return _lip_aperture(landmarks, LIP_MEASURES[0])
 
 
-def inner_lip_opening(landmarks: np.ndarray) -> np.ndarray:
+def inner_lip_aperture(landmarks: np.ndarray) -> np.ndarray:
     """Distance between the inner edges of the lips (FaceMesh points 13 and 14): (..., 131, 2) -> (...), same unit."""
-    return _opening(landmarks, LIP_MEASURES[1])
+    return _lip_aperture(landmarks, LIP_MEASURES[1])
 
 
 def lip_measures(landmarks: np.ndarray) -> np.ndarray:
-    """Outer and inner opening of the lips and width of the mouth: (..., 131, 2) -> (..., 3), same unit."""
-    return np.stack([_opening(landmarks, pair) for pair in LIP_MEASURES], axis=-1)
+    """Outer and inner lip aperture and width of the mouth: (..., 131, 2) -> (..., 3), same unit."""
+    return np.stack([_lip_aperture(landmarks, pair) for pair in LIP_MEASURES], axis=-1)
 
 
-def _opening(landmarks: np.ndarray, pair: np.ndarray) -> np.ndarray:
+def _lip_aperture(landmarks: np.ndarray, pair: np.ndarray) -> np.ndarray:
     landmarks = np.asarray(landmarks)
     if landmarks.shape[-2:] != (len(LANDMARKS), 2):
         raise ValueError(f"landmarks: expected (..., 131, 2), got {landmarks.shape}")

@@ -12,33 +12,33 @@ CANDIDATES = 64  # frames of a shot among which there is something near every po
 APART = 12  # frames at 25/s: nearer to a frame than that its own mouth is seen, which networks shall not copy
 
 
-def choose_references(openness: np.ndarray, valid: np.ndarray, count: int) -> np.ndarray:
-    """Frames spread evenly over the valid frames sorted by lip openness: from closed to widest open.
+def choose_references(aperture: np.ndarray, valid: np.ndarray, count: int) -> np.ndarray:
+    """Frames spread evenly over the valid frames sorted by lip aperture: from closed to widest open.
 
     Args:
-        openness: (F,) opening of the lips, any unit; ignored where a frame is not valid.
+        aperture: (F,) lip aperture, any unit; ignored where a frame is not valid.
         valid: (F,) bool, frames that may be chosen.
         count: how many to choose. With fewer valid frames than that, frames are repeated.
 
     Returns:
-        (count,) int64 frame indices, by rising openness.
+        (count,) int64 frame indices, by rising aperture.
 
     Raises:
         ValueError: shapes that differ, a count below 1, or no valid frame.
     """
-    openness, valid = np.asarray(openness), np.asarray(valid, dtype=bool)
-    if openness.ndim != 1 or openness.shape != valid.shape:
-        raise ValueError(f"openness and valid: expected the same shape (F,), got {openness.shape} and {valid.shape}")
+    aperture, valid = np.asarray(aperture), np.asarray(valid, dtype=bool)
+    if aperture.ndim != 1 or aperture.shape != valid.shape:
+        raise ValueError(f"aperture and valid: expected the same shape (F,), got {aperture.shape} and {valid.shape}")
     if count < 1:
         raise ValueError(f"count: expected at least 1 reference, got {count}")
     frames = np.flatnonzero(valid)
     if not len(frames):
         raise ValueError(f"valid: expected a frame with a face, got none among {len(valid)} frames")
     ranks = np.rint(np.linspace(0, len(frames) - 1, count)).astype(np.int64)
-    return frames[np.argsort(openness[frames], kind="stable")][ranks]
+    return frames[np.argsort(aperture[frames], kind="stable")][ranks]
 
 
-def reference_costs(distances: np.ndarray, openness: np.ndarray, count: int) -> np.ndarray:
+def reference_costs(distances: np.ndarray, aperture: np.ndarray, count: int) -> np.ndarray:
     """What speaks against each candidate as each of a frame's references: another pose, lips opened otherwise.
 
     References shall show the frame's pose, one of them closed lips, one wide open ones, and others what lies between.
@@ -47,16 +47,16 @@ def reference_costs(distances: np.ndarray, openness: np.ndarray, count: int) -> 
     Args:
         distances: (..., C) of the candidates to frames, see :func:`stsa_lightning.face.alignment.pose_distances`; NaN
             and infinity leave one out, but not all.
-        openness: (C,) of their lips, any unit.
+        aperture: (C,) of their lips, any unit.
         count: references, N.
 
     Returns:
         (..., C, N): the distance over the candidates' median, plus :data:`LIPS` times the difference between the
-        candidate's place in the order of openness and the reference's, both from 0 to 1.
+        candidate's place in the order of aperture and the reference's, both from 0 to 1.
     """
     finite = np.where(np.isfinite(distances), distances, np.nan)
     poses = np.nan_to_num(finite, nan=np.inf) / np.maximum(np.nanmedian(finite, axis=-1, keepdims=True), 1e-9)
-    places = openness.argsort(kind="stable").argsort() / max(len(openness) - 1, 1)
+    places = aperture.argsort(kind="stable").argsort() / max(len(aperture) - 1, 1)
     return poses[..., None] + LIPS * np.abs(places[:, None] - np.linspace(0, 1, count))
 
 
@@ -67,12 +67,12 @@ class PoseFollower:
 
     Args:
         landmarks: (C, 131, 2) of the candidates, normalised to their boxes.
-        openness: (C,) of their lips.
+        aperture: (C,) of their lips.
         count: references of a frame, N.
     """
 
-    def __init__(self, landmarks: np.ndarray, openness: np.ndarray, count: int) -> None:
-        self.landmarks, self.openness, self.count = landmarks, openness, count
+    def __init__(self, landmarks: np.ndarray, aperture: np.ndarray, count: int) -> None:
+        self.landmarks, self.aperture, self.count = landmarks, aperture, count
         self._chosen: np.ndarray | None = None
 
     def __call__(self, frames: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
@@ -83,13 +83,13 @@ class PoseFollower:
             allowed: (F, C) bool, candidates that a frame may look at; it may look at all where it is left with none.
 
         Returns:
-            (F, N) int64 places among the candidates, about by rising openness.
+            (F, N) int64 places among the candidates, about by rising aperture.
         """
         distances = pose_distances(self.landmarks, frames)
         if allowed is not None:
             distances = np.where(allowed | ~allowed.any(1, keepdims=True), distances, np.inf)
         seen = np.isfinite(distances).any(1)
-        costs = iter(reference_costs(distances[seen], self.openness, self.count))
+        costs = iter(reference_costs(distances[seen], self.aperture, self.count))
         chosen = [self._next(next(costs)) if face else self._last() for face in seen]
         return np.array(chosen, np.int64).reshape(-1, self.count)
 
@@ -102,7 +102,7 @@ class PoseFollower:
 
     def _last(self) -> np.ndarray:
         if self._chosen is None:
-            return choose_references(self.openness, np.ones(len(self.openness), bool), self.count)
+            return choose_references(self.aperture, np.ones(len(self.aperture), bool), self.count)
         return self._chosen
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 
 _RATE_HZ = 16_000
 _FPS = 25
@@ -29,7 +29,7 @@ def mouth_follows_sound(landmarks: np.ndarray, level: np.ndarray) -> float:
 
     The mean of two correlations, at the best of the shifts up to 3 frames early or late: of the lips' velocity (opening
     or closing) with the growth of the sound, and of their speed (however they move) with its level in decibels. Lips
-    meet in the midst of speech, so the opening alone says less.
+    meet in the midst of speech, so the lip aperture alone says less.
 
     Args:
         landmarks: (F, 131, 2), pixels; NaN where the face is not seen.
@@ -41,9 +41,9 @@ def mouth_follows_sound(landmarks: np.ndarray, level: np.ndarray) -> float:
     seen = np.isfinite(landmarks[:, 0, 0])
     if seen.sum() < _LEAST_FRAMES or not level.any():
         return float("nan")
-    opening = inner_lip_opening(landmarks) / np.ptp(landmarks[..., 1], axis=1).clip(1)
-    velocity, growth = np.gradient(_smooth(opening, 3)), np.gradient(_smooth(np.sqrt(level), 3))
-    speed = _smooth(np.abs(np.gradient(opening)), 5)
+    lip_aperture = inner_lip_aperture(landmarks) / np.ptp(landmarks[..., 1], axis=1).clip(1)
+    velocity, growth = np.gradient(_smooth(lip_aperture, 3)), np.gradient(_smooth(np.sqrt(level), 3))
+    speed = _smooth(np.abs(np.gradient(lip_aperture)), 5)
     decibels = 20 * np.log10(np.maximum(level / level.max(), 10 ** (-_QUIET_DB / 20)))
     found = [
         (_correlation(velocity, growth, shift) + _correlation(speed, decibels, shift)) / 2

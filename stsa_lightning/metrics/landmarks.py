@@ -66,15 +66,17 @@ def inter_ocular_distance(landmarks: Tensor, left: Points, right: Points) -> Ten
     return (pick(landmarks, left).mean(dim=-2) - pick(landmarks, right).mean(dim=-2)).norm(dim=-1)
 
 
-def opening_correlation(pred_opening: Tensor, true_opening: Tensor) -> Tensor:
-    """Pearson correlation over frames of the generated and the true mouth opening, (F,) each -> scalar in [-1, 1].
+def lip_aperture_correlation(pred_aperture: Tensor, true_aperture: Tensor) -> Tensor:
+    """Pearson correlation over frames of the generated and the true lip aperture, (F,) each -> scalar in [-1, 1].
 
     Frames with NaN on either side are left out. NaN when fewer than two remain or one side never moves.
     """
-    if pred_opening.shape != true_opening.shape or pred_opening.dim() != 1:
-        raise ValueError(f"openings must both be (F,), got {tuple(pred_opening.shape)} and {tuple(true_opening.shape)}")
-    measured = pred_opening.isfinite() & true_opening.isfinite()
-    pair = torch.stack([pred_opening[measured], true_opening[measured]]).double()
+    if pred_aperture.shape != true_aperture.shape or pred_aperture.dim() != 1:
+        raise ValueError(
+            f"lip apertures must both be (F,), got {tuple(pred_aperture.shape)} and {tuple(true_aperture.shape)}"
+        )
+    measured = pred_aperture.isfinite() & true_aperture.isfinite()
+    pair = torch.stack([pred_aperture[measured], true_aperture[measured]]).double()
     centred = pair - pair.mean(dim=1, keepdim=True)
     return ((centred[0] * centred[1]).sum() / centred.norm(dim=1).prod()).to(torch.float32)
 

@@ -1,12 +1,13 @@
-"""Lips and sound without a network: how early the sound is, from how far the mouth opens.
+"""Experimental: audio-visual offset without a network, from lip aperture and band energies. Prefer SyncNet.
 
-The mouth is compared with its opening as one would guess it from the sound alone: a fixed linear filter on the
-logarithmic energies of five bands, slow changes taken out, weighted over five frames. Open vowels are strong where the
+This is a home-made measure, not a published one; nothing but this project has validated it. The lip aperture is
+compared with a linear prediction of it from the audio: the logarithmic energies of five bands, high-pass filtered,
+weighted over five frames. Open vowels are strong where the
 first formant is high; consonants and closed mouths are not: the weights know it, plain energy does not. They were found
 by ridge regression on 31 clips of 26 people (`python benchmarks/sync.py fit`).
 
 The sign of an offset, everywhere in this project: **positive, k: the sound is k frames early** (what is heard at frame
-t belongs to the mouth of frame t + k); negative: it is late. :func:`shift_sound` with the offset puts it right. Frames
+t belongs to the mouth of frame t + k); negative: it is late. `shift_sound` with the offset corrects it. Frames
 are of 25/s: 640 samples.
 """
 
@@ -25,14 +26,14 @@ FLOOR = 1e-3  # of the clip's loud moments (95th percentile): quieter sound coun
 SLOWEST_HZ = 1.5  # slower changes (pauses, loudness, posture) say little about a delay of some frames
 BLOCK_STEPS = 6000  # spectra worked on at once: one minute
 
-# Of opening_sync. Measured (`benchmarks/sync.py trials`, 31 clips, weights fitted without the speaker): of 398 delayed
-# clips 83 % reach it, and their offsets are within two frames in 95.5 %, within three in all; of 434 pairs with the
-# sound of another clip 4.4 % reach it. At 7: 56 %, 97.8 %, 0.5 %.
+# Of lip_aperture_sync. Measured (`benchmarks/sync.py trials`, 31 clips, weights fitted without the speaker): of 398
+# delayed clips 83 % reach it, and their offsets are within two frames in 95.5 %, within three in all; of 434 pairs with
+# the sound of another clip 4.4 % reach it. At 7: 56 %, 97.8 %, 0.5 %.
 CLEAR_CONFIDENCE = 5.5
-MIN_FRAMES = 25  # that opening_sync compares at any shift
-# Frames by which the best shift of opening_sync is too large: half-way between what it is for 22 clips in sync (mean
-# -0.2) and for SyncNet's own example (3.8), whose offset is 3.
-OPENING_BIAS = 0.3
+MIN_FRAMES = 25  # that lip_aperture_sync compares at any shift
+# Bias of the best shift of lip_aperture_sync, frames: half-way between that of 22 clips in sync (mean -0.2) and that
+# of SyncNet's own example (3.8 for an offset of 3).
+APERTURE_BIAS = 0.3
 
 WEIGHTS = np.array(  # of the sound 2 frames later, 1 later, now, 1 earlier, 2 earlier; columns: bands
     [
@@ -45,17 +46,17 @@ WEIGHTS = np.array(  # of the sound 2 frames later, 1 later, now, 1 earlier, 2 e
 )
 
 
-def opening_sync(opening: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHIFT) -> tuple[int, float]:
-    """Offset of a clip from how far the mouth opens: the weaker measure, for where SyncNet's weights are not at hand.
+def lip_aperture_sync(lip_aperture: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHIFT) -> tuple[int, float]:
+    """Offset of a clip from its lip aperture (experimental): for use without SyncNet's weights.
 
-    The opening is correlated with the one that the sound suggests (:func:`heard_opening`) at every shift; slow changes
-    are taken out of both. The confidence is Fisher's z of the best correlation in units of its error for independent
-    frames, atanh(r) sqrt(n): it needs speech, movement and seconds. From :data:`CLEAR_CONFIDENCE` on, the offset may be
-    believed to within two frames: an offset of three or more is worth putting right, a smaller one is not.
+    The lip aperture is correlated with its prediction from the audio (`aperture_from_audio`) at every shift; slow
+    changes are removed from both. The confidence is Fisher's z of the best correlation in units of its error for
+    independent frames, atanh(r) sqrt(n): it needs speech, movement and seconds. From `CLEAR_CONFIDENCE` on, the offset
+    may be believed to within two frames: an offset of three or more is worth putting right, a smaller one is not.
 
     Args:
-        opening: (F,) distance of the inner lips at 25/s, in any unit that does not change with the face's distance; NaN
-            where no face was found.
+        lip_aperture: (F,) distance of the inner lips at 25/s, in any unit that does not change with the face's
+            distance; NaN where no face was found.
         wave: (samples,) float at 16 kHz; sample 0 sounds when the first frame is shown.
         max_shift: the largest offset looked for, frames.
 
@@ -63,22 +64,22 @@ def opening_sync(opening: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHI
         Frames by which the sound is early (negative: late), and the confidence. 0.0 where nothing can be said: a mouth
         that does not move, silence, too few frames, or a best shift at the very end of the range.
     """
-    opening = np.asarray(opening, np.float64)
-    if opening.ndim != 1:
-        raise ValueError(f"opening must be (F,), got shape {opening.shape}")
-    seen = np.isfinite(opening)
-    if seen.sum() < MIN_FRAMES or len(opening) < max_shift + MIN_FRAMES:
+    lip_aperture = np.asarray(lip_aperture, np.float64)
+    if lip_aperture.ndim != 1:
+        raise ValueError(f"lip_aperture must be (F,), got shape {lip_aperture.shape}")
+    seen = np.isfinite(lip_aperture)
+    if seen.sum() < MIN_FRAMES or len(lip_aperture) < max_shift + MIN_FRAMES:
         return 0, 0.0
-    frames = np.arange(len(opening))
-    mouth = quick_changes(np.interp(frames, frames[seen], opening[seen]))
-    heard = heard_opening(wave, len(opening))
+    frames = np.arange(len(lip_aperture))
+    mouth = quick_changes(np.interp(frames, frames[seen], lip_aperture[seen]))
+    heard = aperture_from_audio(wave, len(lip_aperture))
     clearness = np.array([_clearness(mouth, heard, seen, shift) for shift in range(-max_shift, max_shift + 1)])
     best = int(clearness.argmax())
     if best in (0, 2 * max_shift) or clearness[best] <= 0:
         return 0, 0.0
     before, peak, after = clearness[best - 1 : best + 2]
     fraction = (before - after) / (2 * (before - 2 * peak + after))  # the vertex of the parabola through the three
-    return round(best - max_shift + fraction - OPENING_BIAS), float(peak)
+    return round(best - max_shift + fraction - APERTURE_BIAS), float(peak)
 
 
 def _clearness(mouth: np.ndarray, heard: np.ndarray, seen: np.ndarray, shift: int) -> float:
@@ -91,8 +92,8 @@ def _clearness(mouth: np.ndarray, heard: np.ndarray, seen: np.ndarray, shift: in
     return float(np.arctanh(np.clip(np.corrcoef(a, b)[0, 1], -0.999, 0.999)) * np.sqrt(len(a)))
 
 
-def heard_opening(wave: np.ndarray, frames: int) -> np.ndarray:
-    """The opening that the sound suggests, in no unit, with slow changes taken out.
+def aperture_from_audio(wave: np.ndarray, frames: int) -> np.ndarray:
+    """Linear prediction of the lip aperture from the audio, in no unit, high-pass filtered.
 
     Args:
         wave: (samples,) float at 16 kHz; sample 0 sounds when the first frame is shown. Silence follows its end.

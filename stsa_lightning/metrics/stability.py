@@ -16,7 +16,7 @@ from stsa_lightning.metrics.landmarks import Points, pick
 
 # Forward-backward check of Sundaram et al. 2010, equation 5: a flow is trusted where it leads back to its start.
 _RELATIVE, _ABSOLUTE_PX2 = 0.01, 0.5
-# The range of an opening: between these quantiles, since a single misjudged frame would set the extremes.
+# The range of the lip aperture: between these quantiles, since a single misjudged frame would set the extremes.
 RANGE = (0.05, 0.95)
 
 
@@ -142,28 +142,28 @@ class FlowWarpedError(FrameMean):
         self._add(flow_warped_error(pred, true))
 
 
-def opening_range(opening: Tensor) -> Tensor:
+def lip_aperture_range(lip_aperture: Tensor) -> Tensor:
     """How far a mouth opens and closes in a clip: (F,) -> scalar, 5 % to 95 % quantile; NaN frames are left out."""
-    if opening.dim() != 1:
-        raise ValueError(f"opening must be (F,), got {tuple(opening.shape)}")
-    found = opening[opening.isfinite()].double()
+    if lip_aperture.dim() != 1:
+        raise ValueError(f"lip_aperture must be (F,), got {tuple(lip_aperture.shape)}")
+    found = lip_aperture[lip_aperture.isfinite()].double()
     if not len(found):
-        return torch.tensor(torch.nan, dtype=torch.float64, device=opening.device)
-    low, high = found.quantile(torch.tensor(RANGE, dtype=torch.float64, device=opening.device))
+        return torch.tensor(torch.nan, dtype=torch.float64, device=lip_aperture.device)
+    low, high = found.quantile(torch.tensor(RANGE, dtype=torch.float64, device=lip_aperture.device))
     return high - low
 
 
 def silence_leak(silent: Tensor, speech: Tensor) -> Tensor:
-    """Range of the mouth's opening driven by silence, relative to that driven by speech: 0 is ideal.
+    """Range of the lip aperture driven by silence, relative to that driven by speech: 0 is ideal.
 
     Args:
-        silent, speech: (F,) mouth openings of one clip dubbed with digital silence and with speech, in one unit; NaN
+        silent, speech: (F,) lip apertures of one clip dubbed with digital silence and with speech, in one unit; NaN
             where nothing was found. Lengths may differ.
 
     Returns:
         Scalar; NaN when either was never measured, or when the mouth does not move to speech either.
     """
-    rest, talk = opening_range(silent), opening_range(speech)
+    rest, talk = lip_aperture_range(silent), lip_aperture_range(speech)
     return torch.where(talk > 0, rest / talk, torch.nan).float()
 
 
@@ -173,5 +173,5 @@ class SilenceLeak(FrameMean):
     higher_is_better = False
 
     def update(self, silent: Tensor, speech: Tensor) -> None:
-        """Openings (F,) of one clip."""
+        """Lip apertures (F,) of one clip."""
         self._add(silence_leak(silent, speech)[None])

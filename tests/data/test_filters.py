@@ -90,24 +90,26 @@ def test_offset_is_what_remains_after_the_correction():
 
 
 def test_the_two_confidences_are_not_mixed():
-    opening = {"sync_method": "opening", "sync_confidence": 0.6}
-    lines = index({}, {"sync_confidence": 2.0}, opening, {**opening, "sync_confidence": 0.2})
+    lip_aperture = {"sync_method": "lip_aperture", "sync_confidence": 0.6}
+    lines = index({}, {"sync_confidence": 2.0}, lip_aperture, {**lip_aperture, "sync_confidence": 0.2})
     assert apply_filters(lines, Filters(min_confidence=3))["clip"].tolist() == ["a/0", "a/2", "a/3"]
-    assert apply_filters(lines, Filters(min_opening_confidence=0.5))["clip"].tolist() == ["a/0", "a/1", "a/2"]
+    assert apply_filters(lines, Filters(min_aperture_confidence=0.5))["clip"].tolist() == ["a/0", "a/1", "a/2"]
 
 
 def test_an_unclear_offset_of_the_opening_is_chance():
-    opening = {"sync_method": "opening", "sync_offset": 9.0}
-    lines = index({**opening, "sync_clear": False}, {**opening, "sync_clear": True})
+    lip_aperture = {"sync_method": "lip_aperture", "sync_offset": 9.0}
+    lines = index({**lip_aperture, "sync_clear": False}, {**lip_aperture, "sync_clear": True})
     assert apply_filters(lines, Filters(max_offset=2))["clip"].tolist() == ["a/0"]
 
 
 def test_a_limit_for_the_other_measure_of_sync_is_an_error():
-    lines = index({"sync_method": "opening"})
-    with pytest.raises(UserError, match=r"min_confidence: expected .*'syncnet'.*found .*opening.*min_opening_conf"):
+    lines = index({"sync_method": "lip_aperture"})
+    with pytest.raises(
+        UserError, match=r"min_confidence: expected .*'syncnet'.*found .*lip_aperture.*min_aperture_conf"
+    ):
         apply_filters(lines, Filters(min_confidence=3))
-    with pytest.raises(UserError, match="min_opening_confidence"):
-        apply_filters(index({}), Filters(min_opening_confidence=0.5))
+    with pytest.raises(UserError, match="min_aperture_confidence"):
+        apply_filters(index({}), Filters(min_aperture_confidence=0.5))
 
 
 def test_nothing_left_says_what_removed_how_many():
@@ -143,10 +145,12 @@ def test_limits_out_of_range_are_errors(wrong):
 
 def test_suggestions_fit_the_index():
     assert suggested_filters(index({})).min_confidence == 3
-    opening = index({"sync_method": "opening", "sync_clear": True}, {"face_px": 20.0, "sync_method": "opening"})
-    suggested = suggested_filters(opening)
+    lip_aperture = index(
+        {"sync_method": "lip_aperture", "sync_clear": True}, {"face_px": 20.0, "sync_method": "lip_aperture"}
+    )
+    suggested = suggested_filters(lip_aperture)
     assert suggested.min_confidence is None
-    assert failures(opening, suggested).any(axis=1).tolist() == [False, True]
+    assert failures(lip_aperture, suggested).any(axis=1).tolist() == [False, True]
 
 
 def test_works_on_the_command_line(tmp_path):

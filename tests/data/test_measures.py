@@ -93,13 +93,13 @@ def test_a_clip_without_any_face_is_not_measured():
         (-5, CLEAR_LSE_C, "syncnet", -5),
         (1, 9.0, "syncnet", 1),
         (-5, CLEAR_LSE_C - 0.1, "syncnet", 0),
-        (-5, CLEAR_CONFIDENCE, "opening", -5),
-        (12, CLEAR_CONFIDENCE + 0.1, "opening", 12),
-        (-5, CLEAR_CONFIDENCE - 0.01, "opening", 0),
-        (2, CLEAR_CONFIDENCE + 1, "opening", 0),  # within its own error
-        (-2.4, CLEAR_CONFIDENCE + 1, "opening", 0),
-        (2.6, CLEAR_CONFIDENCE + 1, "opening", 3),
-        (15, CLEAR_CONFIDENCE + 1, "opening", 0),  # the end of what was searched
+        (-5, CLEAR_CONFIDENCE, "lip_aperture", -5),
+        (12, CLEAR_CONFIDENCE + 0.1, "lip_aperture", 12),
+        (-5, CLEAR_CONFIDENCE - 0.01, "lip_aperture", 0),
+        (2, CLEAR_CONFIDENCE + 1, "lip_aperture", 0),  # within its own error
+        (-2.4, CLEAR_CONFIDENCE + 1, "lip_aperture", 0),
+        (2.6, CLEAR_CONFIDENCE + 1, "lip_aperture", 3),
+        (15, CLEAR_CONFIDENCE + 1, "lip_aperture", 0),  # the end of what was searched
         (-15, 9.0, "syncnet", 0),
     ],
 )
@@ -109,7 +109,7 @@ def test_sound_is_corrected_only_where_the_offset_is_clear(offset, confidence, m
     assert measure(**clip(), sync=SyncReading(offset, confidence, method), correct=False)["sync_shift"] == 0
 
 
-@pytest.mark.parametrize("sync", [None, SyncReading(float("nan"), 0.9, "opening")])
+@pytest.mark.parametrize("sync", [None, SyncReading(float("nan"), 0.9, "lip_aperture")])
 def test_nothing_is_corrected_without_a_reading(sync):
     found = measure(**clip(), sync=sync)
     assert (found["sync_offset"], found["sync_method"], found["sync_shift"]) == (None, "none", 0)

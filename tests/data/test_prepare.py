@@ -458,14 +458,14 @@ def test_a_part_of_a_video(few: Path, tmp_path: Path) -> None:
 
 
 def test_a_wrong_offset_is_corrected(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "_opening_reading", lambda *_: SyncReading(-5.0, 9.9, "opening"))
+    monkeypatch.setattr(extract, "_aperture_reading", lambda *_: SyncReading(-5.0, 9.9, "lip_aperture"))
     source = find_sources("folder", few)[:1]
     sounds = []
     for correct in (False, True):
         out = tmp_path / str(correct)
         prepare(source, out, PrepareSettings(correct_sync=correct), root=few, workers=0, progress=False)
         row = load_index(out).iloc[0]
-        assert (row["sync_offset"], row["sync_method"], row["sync_shift"]) == (-5, "opening", -5 if correct else 0)
+        assert (row["sync_offset"], row["sync_method"], row["sync_shift"]) == (-5, "lip_aperture", -5 if correct else 0)
         sounds.append(Clip.open(clip_path(out, "ann/talk")).audio)
     np.testing.assert_array_equal(sounds[1][: -5 * 640], sounds[0][5 * 640 :])
     assert not sounds[1][-5 * 640 :].any()

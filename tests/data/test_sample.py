@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from stsa_lightning.data.sample import ClipSettings, SampleClip, render_clip, render_sample, sample_truth
-from stsa_lightning.data.sample.face import MAX_OPENING, Face, Pose
+from stsa_lightning.data.sample.face import MAX_APERTURE, Face, Pose
 from stsa_lightning.data.sample.looks import make_speaker
 from stsa_lightning.data.sample.speech import PAUSE, PHONES, SAMPLE_RATE_HZ, SENTENCES, sentence
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 
 SHORT = {"seconds": 1.0, "size": 128}
@@ -49,7 +49,7 @@ def test_clip_shapes_and_truth(clip: SampleClip) -> None:
     assert clip.wave.shape == (64_000,)
     assert clip.wave.dtype == np.float32
     assert 0.5 < np.abs(clip.wave).max() <= 1
-    for name in ("opening", "opening_px", "width_px", "rounding", "phones"):
+    for name in ("lip_aperture", "lip_aperture_px", "width_px", "rounding", "phones"):
         assert len(clip.truth[name]) == 100
     assert set(clip.truth["phones"]) <= set(PHONES)
     assert clip.truth["segments"][-1]["end_s"] == pytest.approx(4.0)
@@ -57,25 +57,25 @@ def test_clip_shapes_and_truth(clip: SampleClip) -> None:
 
 
 def test_lips_meet_in_closures_and_open_in_vowels(clip: SampleClip) -> None:
-    opening, phones = clip.truth["opening"], np.array(clip.truth["phones"])
+    lip_aperture, phones = clip.truth["lip_aperture"], np.array(clip.truth["phones"])
     middle = (np.arange(100) + 0.5) / 25
     for segment in clip.truth["segments"]:
         inside = (middle > segment["start_s"] + 0.02) & (middle < segment["end_s"] - 0.02)
         if PHONES[segment["phone"]].closed:
-            assert np.all(opening[inside] < 1e-6)
-    assert 0.1 < opening.max() < 0.2
-    assert opening[np.isin(phones, list("aeo"))].mean() > 5 * opening[np.isin(phones, list("mbpf"))].mean()
+            assert np.all(lip_aperture[inside] < 1e-6)
+    assert 0.1 < lip_aperture.max() < 0.2
+    assert lip_aperture[np.isin(phones, list("aeo"))].mean() > 5 * lip_aperture[np.isin(phones, list("mbpf"))].mean()
 
 
 def test_speech_sounds_while_lips_are_open_and_pauses_are_quiet(clip: SampleClip) -> None:
-    level, opening, phones = level_db(clip), clip.truth["opening"], np.array(clip.truth["phones"])
-    assert np.corrcoef(10 ** (level / 20), opening)[0, 1] > 0.7
-    assert level[opening > 0.03].min() > -40
+    level, lip_aperture, phones = level_db(clip), clip.truth["lip_aperture"], np.array(clip.truth["phones"])
+    assert np.corrcoef(10 ** (level / 20), lip_aperture)[0, 1] > 0.7
+    assert level[lip_aperture > 0.03].min() > -40
     assert np.median(level[phones == PAUSE]) < -60
 
 
 def test_mouth_is_a_function_of_the_sound_around_it() -> None:
-    """A linear map of 200 ms of log spectrum, fitted on some clips, tells the opening of another one."""
+    """A linear map of 200 ms of log spectrum, fitted on some clips, tells the lip aperture of another one."""
 
     def spectra(clip: SampleClip) -> np.ndarray:
         size, bands = 1600, np.geomspace(2, 260, 14).astype(int)
@@ -90,20 +90,20 @@ def test_mouth_is_a_function_of_the_sound_around_it() -> None:
 
     clips = [render_clip(ClipSettings(clip=k, seconds=6.0, size=64)) for k in range(5)]
     x = [np.c_[spectra(clip), np.ones(len(clip.frames))] for clip in clips]
-    seen, target = np.concatenate(x[:-1]), np.concatenate([clip.truth["opening"] for clip in clips[:-1]])
+    seen, target = np.concatenate(x[:-1]), np.concatenate([clip.truth["lip_aperture"] for clip in clips[:-1]])
     weights = np.linalg.solve(seen.T @ seen + 10 * np.eye(seen.shape[1]), seen.T @ target)
-    assert np.corrcoef(x[-1] @ weights, clips[-1].truth["opening"])[0, 1] > 0.8
+    assert np.corrcoef(x[-1] @ weights, clips[-1].truth["lip_aperture"])[0, 1] > 0.8
 
 
 def test_the_drawn_gap_is_the_true_opening() -> None:
     """The dark between rounded lips (no teeth) along the middle of the mouth is as high as the truth says."""
     face = Face(make_speaker(0, seed=0), 256)
-    for opening in (0.4, 0.7, 1.0):
-        pose = Pose(opening=opening, rounding=0.8)
+    for lip_aperture in (0.4, 0.7, 1.0):
+        pose = Pose(lip_aperture=lip_aperture, rounding=0.8)
         column = face.render(pose)[150:205, 128].mean(-1)
         dark = (column < 0.5 * np.median(column)).sum()
-        assert dark == pytest.approx(face.opening_px(pose), abs=3.0)
-    assert face.opening_px(Pose(opening=1.0)) == pytest.approx(MAX_OPENING, rel=0.15)
+        assert dark == pytest.approx(face.lip_aperture_px(pose), abs=3.0)
+    assert face.lip_aperture_px(Pose(lip_aperture=1.0)) == pytest.approx(MAX_APERTURE, rel=0.15)
 
 
 def test_speakers_look_and_sound_different() -> None:
@@ -156,20 +156,20 @@ def test_facemesh_finds_and_follows_the_mouth(sample_root: Path) -> None:
         truth = sample_truth(video)
         with av.open(str(video)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        assert len(frames) == len(truth["opening"])
+        assert len(frames) == len(truth["lip_aperture"])
         assert frames[0].shape == (256, 256, 3)
         detector = landmark_detector()
         seen = np.array([_inner_opening(detector(frame)) for frame in frames])
         found = ~np.isnan(seen)
         assert found.mean() > 0.98
-        opening = truth["opening"]
-        assert np.corrcoef(seen[found], opening[found])[0, 1] > 0.9
+        lip_aperture = truth["lip_aperture"]
+        assert np.corrcoef(seen[found], lip_aperture[found])[0, 1] > 0.9
         # Full lips are read as a little apart even when they meet; well below any open vowel all the same.
-        assert np.median(seen[found & (opening < 1e-6)]) < 0.035
+        assert np.median(seen[found & (lip_aperture < 1e-6)]) < 0.035
 
 
 def _inner_opening(landmarks: np.ndarray | None) -> float:
     """Gap between the lips over the height of the brows above the chin; NaN without a face."""
     if landmarks is None:
         return float("nan")
-    return float(inner_lip_opening(landmarks) / np.ptp(landmarks[:, 1]))
+    return float(inner_lip_aperture(landmarks) / np.ptp(landmarks[:, 1]))

@@ -25,7 +25,9 @@ from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.weights import WeightsError
 
-FAST = Protocol(speakers=("speaker01", "speaker02"), metrics=("psnr", "ssim", "lmd", "opening", "jitter", "silence"))
+FAST = Protocol(
+    speakers=("speaker01", "speaker02"), metrics=("psnr", "ssim", "lmd", "lip_aperture", "jitter", "silence")
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +51,23 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert ground_truth.frames == drawn.frames > 80
     assert ground_truth.unmeasured == 0
     assert (ground_truth.value("lmd"), ground_truth.value("psnr_mouth")) == (0, np.inf)
-    assert ground_truth.value("opening_r") == pytest.approx(1)
+    assert ground_truth.value("lip_aperture_corr") == pytest.approx(1)
     assert ground_truth.value("ssim_mouth") == pytest.approx(1)
     assert drawn.value("psnr_mouth") < mean.value("psnr_mouth")
     assert mean.value("psnr_mouth") > report.row("paired", "masked input").value("psnr_mouth")
-    assert mean.value("opening_r") < 0.5
+    assert mean.value("lip_aperture_corr") < 0.5
     # A rendered head keeps its size and light: its nearest frame differs in the mouth alone.
     nearest = report.row("paired", "nearest in pose")
     assert nearest.value("psnr_mouth") > report.row("paired", "random reference").value("psnr_mouth")
     assert nearest.value("psnr_mouth") < np.inf
-    assert nearest.value("opening_r") < 0.5
+    assert nearest.value("lip_aperture_corr") < 0.5
     assert "no mouth was found" in report.absent["silence"]  # what it draws is no face
     assert drawn.unmeasured > 0
     # Unpaired, nobody's source frames know what is being said, and no true picture exists.
     source = report.row("unpaired", "source frame")
-    assert abs(source.value("opening_r")) < 0.6
+    assert abs(source.value("lip_aperture_corr")) < 0.6
     assert not {"psnr_mouth", "lmd"} & {name for row in report.task_rows("unpaired") for name in row.cells}
-    assert report.row("unpaired", "ground truth").value("opening_r") == pytest.approx(1)
+    assert report.row("unpaired", "ground truth").value("lip_aperture_corr") == pytest.approx(1)
 
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         *("clips.csv", "report.html", "report.json", "report.md", "report.tex")
@@ -82,7 +84,7 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
 
 def test_a_perfect_answer_scores_as_the_truth(checkpoint, prepared_sample, tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Networks, "draw", draw_truth)
-    protocol = FAST.changed(tasks=("paired",), metrics=("psnr", "ssim", "lmd", "lmv", "opening", "jitter", "flow"))
+    protocol = FAST.changed(tasks=("paired",), metrics=("psnr", "ssim", "lmd", "lmv", "lip_aperture", "jitter", "flow"))
     report = evaluate_checkpoint(checkpoint, prepared_sample, tmp_path, protocol.changed(baselines=False))
     drawn, ground_truth = report.row("paired", "STSA"), report.row("paired", "ground truth")
     assert drawn.cells.keys() == ground_truth.cells.keys() >= {"psnr_face", "lmv", "flow_warped"}

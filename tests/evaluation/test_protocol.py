@@ -52,7 +52,7 @@ def test_options_win_over_the_file():
 
 
 def test_metric_names():
-    assert chosen_metrics(["opening", "psnr"]) == ["psnr", "opening"]
+    assert chosen_metrics(["lip_aperture", "psnr"]) == ["psnr", "lip_aperture"]
     assert set(chosen_metrics(["fast", "fid"])) == {name for name, m in METRICS.items() if m.fast} | {"fid"}
     assert chosen_metrics(["all"]) == list(METRICS)
     with pytest.raises(UserError, match="psmr"):

@@ -126,7 +126,16 @@ def test_reproduce_hdtf_from_its_videos_to_the_table_and_goes_on(
     root, out = miniatures.hdtf(tmp_path / "root", sorted(sample_root.rglob("*.mp4"))), tmp_path / "out"
     torch.manual_seed(0)
     monkeypatch.setattr("stsa_lightning.evaluation.metrics.registry.load_syncnet", lambda folder: SyncNet().eval())
-    where = ["--root", str(root), "--checkpoint", str(checkpoint), "--out", str(out), "--metrics", "psnr,opening,sync"]
+    where = [
+        "--root",
+        str(root),
+        "--checkpoint",
+        str(checkpoint),
+        "--out",
+        str(out),
+        "--metrics",
+        "psnr,lip_aperture,sync",
+    ]
     words = ["reproduce", "hdtf", *where, "--experiments", str(EXPERIMENTS), "--weights-dir", str(tmp_path)]
     (tmp_path / "syncnet_v2.model").touch()
     main(words)

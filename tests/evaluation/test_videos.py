@@ -91,7 +91,7 @@ def folders(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 def test_a_folder_against_a_folder(folders: tuple[Path, Path], tmp_path: Path):
-    protocol = Protocol(metrics=("psnr", "lmd", "opening", "silence"), regions=("mouth", "frame"), baselines=False)
+    protocol = Protocol(metrics=("psnr", "lmd", "lip_aperture", "silence"), regions=("mouth", "frame"), baselines=False)
     report = evaluate_videos(*folders, tmp_path, protocol, name="blurred")
     row, ground_truth = report.row("paired", "blurred"), report.row("paired", "ground truth")
     assert 15 < row.value("psnr_mouth") < 60

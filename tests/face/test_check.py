@@ -20,7 +20,7 @@ def landmarks() -> np.ndarray:
     return points.astype(np.float32)
 
 
-def face(opening: int = 3, seed: int = 0) -> np.ndarray:
+def face(lip_aperture: int = 3, seed: int = 0) -> np.ndarray:
     """A lit ball with eyes and lips and a little grain."""
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
     light = 190 - 160 * ((x - 0.1) ** 2 + (y + 0.1) ** 2)
@@ -29,8 +29,8 @@ def face(opening: int = 3, seed: int = 0) -> np.ndarray:
     out = np.clip(picture, 0, 255).astype(np.uint8)
     for eye in (0.3, 0.7):
         cv2.circle(out, (int(eye * SIDE), int(0.35 * SIDE)), 7, (30, 25, 20), -1)
-    cv2.ellipse(out, (SIDE // 2, int(0.75 * SIDE)), (13, 4 + opening), 0, 0, 360, (150, 60, 70), -1)
-    cv2.ellipse(out, (SIDE // 2, int(0.75 * SIDE)), (9, opening), 0, 0, 360, (40, 10, 10), -1)
+    cv2.ellipse(out, (SIDE // 2, int(0.75 * SIDE)), (13, 4 + lip_aperture), 0, 0, 360, (150, 60, 70), -1)
+    cv2.ellipse(out, (SIDE // 2, int(0.75 * SIDE)), (9, lip_aperture), 0, 0, 360, (40, 10, 10), -1)
     return out
 
 
@@ -38,9 +38,9 @@ def shifted(picture: np.ndarray, down: int) -> np.ndarray:
     return cv2.warpAffine(picture, np.float32([[1, 0, 0], [0, 1, down]]), (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT)
 
 
-@pytest.mark.parametrize("opening", [1, 3, 8])
-def test_looks_wrong_of_the_same_face_with_another_mouth_is_false(opening: int) -> None:
-    assert not looks_wrong(face(opening, seed=1), face(), landmarks())
+@pytest.mark.parametrize("lip_aperture", [1, 3, 8])
+def test_looks_wrong_of_the_same_face_with_another_mouth_is_false(lip_aperture: int) -> None:
+    assert not looks_wrong(face(lip_aperture, seed=1), face(), landmarks())
 
 
 def test_looks_wrong_of_a_cast_that_blending_mends_is_false() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.crops import landmarks_in_crops
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import MOUTH
 from stsa_lightning.media.video import VideoReader
@@ -24,7 +24,7 @@ def test_crops_show_what_the_frame_showed(corpus: Path, size: int):
     expected = size * np.stack([normalise_landmarks(p, b) for p, b in zip(landmarks, boxes, strict=True)])
     found = landmarks_in_crops(crops, detector)
     assert np.linalg.norm(found - expected, axis=-1)[:, MOUTH].mean() < 0.01 * size
-    assert np.corrcoef(inner_lip_opening(found), inner_lip_opening(expected))[0, 1] > 0.9
+    assert np.corrcoef(inner_lip_aperture(found), inner_lip_aperture(expected))[0, 1] > 0.9
 
 
 def test_no_face_is_nan():

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmap, draw_heatmaps, inner_lip_opening, lip_openness
+from stsa_lightning.face.heatmaps import (
+    draw_all_kinds,
+    draw_heatmap,
+    draw_heatmaps,
+    inner_lip_aperture,
+    outer_lip_aperture,
+)
 from stsa_lightning.face.topology import HEATMAP_KINDS, LANDMARKS, LINES, HeatmapKind
 
 
@@ -103,8 +109,8 @@ def test_lip_openings() -> None:
     at = {int(i): p for p, i in enumerate(LANDMARKS)}
     landmarks[..., at[17], :] = (3, 4)
     landmarks[..., at[14], :] = (0, 2)
-    np.testing.assert_allclose(lip_openness(landmarks), np.full((2, 3), 5))
-    np.testing.assert_allclose(inner_lip_opening(landmarks), np.full((2, 3), 2))
+    np.testing.assert_allclose(outer_lip_aperture(landmarks), np.full((2, 3), 5))
+    np.testing.assert_allclose(inner_lip_aperture(landmarks), np.full((2, 3), 2))
 
 
 def test_errors() -> None:
@@ -120,4 +126,4 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="sigma"):
         draw_heatmap(face, sigma=-1)
     with pytest.raises(ValueError, match="131"):
-        lip_openness(face[:10])
+        outer_lip_aperture(face[:10])

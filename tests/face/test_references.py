@@ -9,16 +9,16 @@ from stsa_lightning.face.references import PoseFollower, candidates, choose_refe
 
 
 def test_spread_evenly_over_the_sorted_openness() -> None:
-    openness = np.array([4.0, 0.0, 3.0, 1.0, 2.0])
+    aperture = np.array([4.0, 0.0, 3.0, 1.0, 2.0])
     everything = np.ones(5, bool)
-    np.testing.assert_array_equal(choose_references(openness, everything, 5), [1, 3, 4, 2, 0])
-    np.testing.assert_array_equal(choose_references(openness, everything, 3), [1, 4, 0])
-    np.testing.assert_array_equal(choose_references(openness, everything, 1), [1])
+    np.testing.assert_array_equal(choose_references(aperture, everything, 5), [1, 3, 4, 2, 0])
+    np.testing.assert_array_equal(choose_references(aperture, everything, 3), [1, 4, 0])
+    np.testing.assert_array_equal(choose_references(aperture, everything, 1), [1])
 
 
 def test_only_valid_frames_repeated_where_they_are_few() -> None:
-    openness = np.array([np.nan, 2.0, 1.0, np.nan])
-    chosen = choose_references(openness, np.array([0, 1, 1, 0]), 4)
+    aperture = np.array([np.nan, 2.0, 1.0, np.nan])
+    chosen = choose_references(aperture, np.array([0, 1, 1, 0]), 4)
     np.testing.assert_array_equal(chosen, [2, 2, 1, 1])
 
 
@@ -41,20 +41,20 @@ def heads(turns: np.ndarray) -> np.ndarray:
 
 def test_costs_weigh_pose_and_lips():
     distances = np.array([1.0, 2, 3, np.nan, np.inf])
-    openness = np.array([30.0, 10, 0, 20, 40])  # places 3/4, 1/4, 0, 1/2, 1
+    aperture = np.array([30.0, 10, 0, 20, 40])  # places 3/4, 1/4, 0, 1/2, 1
     expected = [[0.5 + 2 * 0.75, 0.5 + 2 * 0.25], [1 + 2 * 0.25, 1 + 2 * 0.75], [1.5, 1.5 + 2]]
-    np.testing.assert_allclose(reference_costs(distances, openness, 2)[:3], expected)
-    assert np.isinf(reference_costs(distances, openness, 2)[3:]).all()
+    np.testing.assert_allclose(reference_costs(distances, aperture, 2)[:3], expected)
+    assert np.isinf(reference_costs(distances, aperture, 2)[3:]).all()
 
 
 def test_references_follow_a_head_that_turns_and_are_held_while_they_are_near():
     turns = np.linspace(0, 1, 50)
-    openness = np.random.default_rng(1).permutation(50).astype(float)
+    aperture = np.random.default_rng(1).permutation(50).astype(float)
     shown = np.linspace(0, 1, 200)
-    there = PoseFollower(heads(turns), openness, 2)(heads(shown))
+    there = PoseFollower(heads(turns), aperture, 2)(heads(shown))
     assert there.shape == (200, 2)
     assert np.abs(turns[there] - shown[:, None]).mean() < 0.15  # of anyone: 1/3
-    closed, wide = openness[there].T
+    closed, wide = aperture[there].T
     assert closed.mean() < 13
     assert wide.mean() > 36
     changes = (there[1:] != there[:-1]).sum(0)
@@ -63,15 +63,15 @@ def test_references_follow_a_head_that_turns_and_are_held_while_they_are_near():
     # A tremble within what is held changes nothing; a frame without a face neither.
     trembling = heads(np.tile([0.5, 0.52], 20))
     trembling[7] = np.nan
-    assert len(np.unique(PoseFollower(heads(turns), openness, 2)(trembling), axis=0)) == 1
+    assert len(np.unique(PoseFollower(heads(turns), aperture, 2)(trembling), axis=0)) == 1
 
 
 def test_what_is_not_allowed_is_not_looked_at():
-    turns, openness = np.linspace(0, 1, 50), np.random.default_rng(2).permutation(50).astype(float)
+    turns, aperture = np.linspace(0, 1, 50), np.random.default_rng(2).permutation(50).astype(float)
     apart = np.abs(np.arange(50)[:, None] - np.arange(50))
     allowed = apart >= 12
     allowed[-1] = False
-    chosen = PoseFollower(heads(turns), openness, 4)(heads(turns), allowed)
+    chosen = PoseFollower(heads(turns), aperture, 4)(heads(turns), allowed)
     distances = np.take_along_axis(apart, chosen, 1)
     assert (distances[:-1] >= 12).all()
     assert (distances[-1] < 12).any()  # nothing is allowed there: then all is

@@ -168,14 +168,14 @@ def test_errors(tmp_path: Path) -> None:
         follower.update(np.zeros((2, 8, 8, 3)))
 
 
-def _person(seed: int, opening: np.ndarray, size: float) -> FaceTrack:
+def _person(seed: int, lip_aperture: np.ndarray, size: float) -> FaceTrack:
     points = np.random.default_rng(seed).random((131, 2)).astype(np.float32)
     points[0], points[1] = 0, 1  # size exactly 1
-    faces = np.repeat(points[None] * size, len(opening), axis=0)
+    faces = np.repeat(points[None] * size, len(lip_aperture), axis=0)
     upper, lower = positions([13, 14])
     faces[:, upper] = 0.5 * size
-    faces[:, lower] = faces[:, upper] + np.stack([np.zeros_like(opening), opening * size], axis=1)
-    return FaceTrack(list(range(len(opening))), list(faces.astype(np.float32)))
+    faces[:, lower] = faces[:, upper] + np.stack([np.zeros_like(lip_aperture), lip_aperture * size], axis=1)
+    return FaceTrack(list(range(len(lip_aperture))), list(faces.astype(np.float32)))
 
 
 def test_choice_between_people() -> None:

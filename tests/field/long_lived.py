@@ -88,7 +88,7 @@ def prepared(job: tuple[Path, Path]) -> dict[str, float]:
     folder, out = job
     before = held()
     source = find_sources("sample", folder)[0]
-    prepare_clip(source, out, PrepareSettings(min_frames=5, sync="opening", features=("logmel", "moonshine")))
+    prepare_clip(source, out, PrepareSettings(min_frames=5, sync="lip_aperture", features=("logmel", "moonshine")))
     return before
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stsa_lightning.face.heatmaps import inner_lip_opening, lip_openness
+from stsa_lightning.face.heatmaps import inner_lip_aperture, outer_lip_aperture
 from stsa_lightning.face.heatmaps import lip_measures as of_landmarks
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, positions
 from stsa_lightning.losses.lip_aperture import LipApertureProbe, concordance, lip_aperture_loss, lip_measures
@@ -24,7 +24,7 @@ def test_it_is_measured_at_the_lips_edges_and_corners() -> None:
     landmarks = faces()
     corners = landmarks[:, positions([61, 291])]
     width = np.linalg.norm(corners[:, 0] - corners[:, 1], axis=-1)
-    expected = np.stack([lip_openness(landmarks), inner_lip_opening(landmarks), width], axis=-1)
+    expected = np.stack([outer_lip_aperture(landmarks), inner_lip_aperture(landmarks), width], axis=-1)
     np.testing.assert_allclose(of_landmarks(landmarks), expected, rtol=1e-6)
     np.testing.assert_allclose(lip_measures(keypoints(landmarks)), expected, rtol=1e-4)
 

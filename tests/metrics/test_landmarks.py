@@ -7,8 +7,8 @@ import torch
 from stsa_lightning.metrics.landmarks import (
     LandmarkDistance,
     inter_ocular_distance,
+    lip_aperture_correlation,
     lmd,
-    opening_correlation,
     velocity,
     vico,
 )
@@ -103,15 +103,15 @@ def test_opening_correlation_against_numpy():
     generator = torch.Generator().manual_seed(0)
     a = torch.rand(50, generator=generator)
     b = 0.5 * a + torch.rand(50, generator=generator)
-    assert opening_correlation(a, b).item() == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-5)
-    assert opening_correlation(a, 3 * a + 1).item() == pytest.approx(1, abs=1e-6)
-    assert opening_correlation(a, -a).item() == pytest.approx(-1, abs=1e-6)
-    assert opening_correlation(a, torch.ones(50)).isnan()
+    assert lip_aperture_correlation(a, b).item() == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-5)
+    assert lip_aperture_correlation(a, 3 * a + 1).item() == pytest.approx(1, abs=1e-6)
+    assert lip_aperture_correlation(a, -a).item() == pytest.approx(-1, abs=1e-6)
+    assert lip_aperture_correlation(a, torch.ones(50)).isnan()
     gaps = a.clone()
     gaps[::7] = torch.nan
     kept = gaps.isfinite()
-    assert opening_correlation(gaps, b).item() == pytest.approx(np.corrcoef(a[kept], b[kept])[0, 1], rel=1e-5)
-    assert opening_correlation(torch.full((3,), torch.nan), torch.rand(3)).isnan()
+    assert lip_aperture_correlation(gaps, b).item() == pytest.approx(np.corrcoef(a[kept], b[kept])[0, 1], rel=1e-5)
+    assert lip_aperture_correlation(torch.full((3,), torch.nan), torch.rand(3)).isnan()
 
 
 def test_bad_input_is_refused(clip):
@@ -126,5 +126,5 @@ def test_bad_input_is_refused(clip):
         LandmarkDistance().update(pred, true, eyes[:2])
     with pytest.raises(ValueError, match="norm"):
         LandmarkDistance(norm="linf")
-    with pytest.raises(ValueError, match="openings"):
-        opening_correlation(torch.zeros(3), torch.zeros(4))
+    with pytest.raises(ValueError, match="apertures"):
+        lip_aperture_correlation(torch.zeros(3), torch.zeros(4))

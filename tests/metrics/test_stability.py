@@ -13,7 +13,7 @@ from stsa_lightning.metrics.stability import (
     acceleration_energy,
     flow_warped_error,
     landmark_jitter,
-    opening_range,
+    lip_aperture_range,
     silence_leak,
 )
 
@@ -127,7 +127,7 @@ def test_flow_warped_error_of_clips_is_the_mean_over_pairs(clip):
 
 def test_silence_leak_by_hand():
     speech = torch.linspace(0, 10, 101)
-    assert opening_range(speech).item() == pytest.approx(9)
+    assert lip_aperture_range(speech).item() == pytest.approx(9)
     assert silence_leak(0.1 * speech + 4, speech).item() == pytest.approx(0.1)
     assert silence_leak(torch.full((20,), 3.0), speech) == 0
     assert silence_leak(speech, speech) == 1
@@ -147,7 +147,7 @@ def test_silence_leak_of_clips_is_their_mean():
     metric.update(0.2 * speech, speech)
     metric.update(0.4 * speech[:60], speech)
     metric.update(torch.full((3,), torch.nan), speech)
-    expected = (0.2 + 0.4 * opening_range(speech[:60]) / opening_range(speech)) / 2
+    expected = (0.2 + 0.4 * lip_aperture_range(speech[:60]) / lip_aperture_range(speech)) / 2
     assert metric.compute().item() == pytest.approx(expected.item(), rel=1e-5)
     assert (metric.count, metric.unmeasured) == (2, 1)
 
@@ -159,5 +159,5 @@ def test_bad_input_is_refused(motion, clip):
         acceleration_energy(motion[0])
     with pytest.raises(ValueError, match="RGB"):
         flow_warped_error(clip, clip[:3])
-    with pytest.raises(ValueError, match=r"opening must be \(F,\)"):
+    with pytest.raises(ValueError, match=r"lip_aperture must be \(F,\)"):
         silence_leak(torch.zeros(3, 2), torch.zeros(3))

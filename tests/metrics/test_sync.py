@@ -9,7 +9,7 @@ from torch import nn
 
 from stsa_lightning.media.audio import shift_sound
 from stsa_lightning.metrics import sync
-from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, heard_opening, opening_sync
+from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, aperture_from_audio, lip_aperture_sync
 from stsa_lightning.metrics.sync import (
     SyncMeter,
     SyncScore,
@@ -275,21 +275,21 @@ def test_no_clip_gives_nan():
 
 def test_a_mouth_that_follows_the_sound_and_every_delay_of_it(rng):
     wave = speech_like(rng, 8)
-    mouth = heard_opening(wave, 200) + 0.2 * rng.standard_normal(200)
+    mouth = aperture_from_audio(wave, 200) + 0.2 * rng.standard_normal(200)
     for offset in (-14, -12, -5, -1, 0, 3, 12, 14):
         # Sound that is early by `offset`: what undoes it, undone.
-        found, confidence = opening_sync(mouth, shift_sound(wave, -offset))
+        found, confidence = lip_aperture_sync(mouth, shift_sound(wave, -offset))
         assert found == offset
         assert confidence > CLEAR_CONFIDENCE
-        assert opening_sync(mouth, shift_sound(shift_sound(wave, -offset), found))[0] == 0
+        assert lip_aperture_sync(mouth, shift_sound(shift_sound(wave, -offset), found))[0] == 0
 
 
 def test_scale_and_slow_changes_of_the_opening_do_not_matter(rng):
     wave = speech_like(rng, 8)
-    mouth = heard_opening(wave, 200) + 0.2 * rng.standard_normal(200)
-    plain = opening_sync(mouth, wave)
-    scaled = opening_sync(40 * mouth + 7, 0.1 * wave)
-    drifting = opening_sync(mouth + 5 * np.sin(np.arange(200) / 60), wave)
+    mouth = aperture_from_audio(wave, 200) + 0.2 * rng.standard_normal(200)
+    plain = lip_aperture_sync(mouth, wave)
+    scaled = lip_aperture_sync(40 * mouth + 7, 0.1 * wave)
+    drifting = lip_aperture_sync(mouth + 5 * np.sin(np.arange(200) / 60), wave)
     assert scaled[0] == drifting[0] == plain[0]
     assert scaled[1] == pytest.approx(plain[1], rel=1e-3)
     assert drifting[1] == pytest.approx(plain[1], rel=0.15)
@@ -297,17 +297,17 @@ def test_scale_and_slow_changes_of_the_opening_do_not_matter(rng):
 
 def test_frames_without_a_face_are_left_out(rng):
     wave = speech_like(rng, 8)
-    mouth = heard_opening(wave, 200)
+    mouth = aperture_from_audio(wave, 200)
     mouth[rng.random(200) < 0.2] = np.nan
     mouth[60:80] = np.nan
-    offset, confidence = opening_sync(mouth, shift_sound(wave, 6))
+    offset, confidence = lip_aperture_sync(mouth, shift_sound(wave, 6))
     assert offset == -6
     assert confidence > CLEAR_CONFIDENCE
 
 
 def test_unrelated_sound_is_rarely_clear(rng):
     clear = [
-        opening_sync(heard_opening(speech_like(rng, 8), 200), speech_like(rng, 8))[1] >= CLEAR_CONFIDENCE
+        lip_aperture_sync(aperture_from_audio(speech_like(rng, 8), 200), speech_like(rng, 8))[1] >= CLEAR_CONFIDENCE
         for _ in range(20)
     ]
     assert sum(clear) <= 2
@@ -325,12 +325,12 @@ def test_unrelated_sound_is_rarely_clear(rng):
     ids=["silence", "still mouth", "no face", "short", "nothing"],
 )
 def test_nothing_to_say(mouth, wave):
-    assert opening_sync(mouth, wave) == (0, 0.0)
+    assert lip_aperture_sync(mouth, wave) == (0, 0.0)
 
 
 def test_opening_of_another_shape():
-    with pytest.raises(ValueError, match="opening must be"):
-        opening_sync(np.zeros((10, 2)), np.zeros(6400))
+    with pytest.raises(ValueError, match="lip_aperture must be"):
+        lip_aperture_sync(np.zeros((10, 2)), np.zeros(6400))
 
 
 @pytest.mark.parametrize(
@@ -338,15 +338,15 @@ def test_opening_of_another_shape():
     [("clips/spk35_01.mp4", 3, 4), ("clips/spk24_01.mp4", -6, -5)],  # the first lies at 3.5, and is known to be 3
 )
 def test_real_clips_of_known_offset(corpus, clip, lowest, highest):
-    from stsa_lightning.face.heatmaps import inner_lip_opening
+    from stsa_lightning.face.heatmaps import inner_lip_aperture
     from stsa_lightning.face.landmarks import landmark_detector
     from stsa_lightning.media.audio import load_audio
     from stsa_lightning.media.video import VideoReader
 
     detector = landmark_detector()
     with VideoReader(corpus / clip, fps=25) as reader:
-        opening = [inner_lip_opening(detector(frame)) for block in reader.blocks() for frame in block]
+        lip_aperture = [inner_lip_aperture(detector(frame)) for block in reader.blocks() for frame in block]
     detector.close()
-    offset, confidence = opening_sync(np.array(opening), load_audio(corpus / clip))
+    offset, confidence = lip_aperture_sync(np.array(lip_aperture), load_audio(corpus / clip))
     assert lowest <= offset <= highest
     assert confidence > CLEAR_CONFIDENCE

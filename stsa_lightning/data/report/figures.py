@@ -64,8 +64,8 @@ _FIGURES = (
     ),
     _Figure("Sync confidence, SyncNet", "min_confidence", note="LSE-C: higher is clearer."),
     _Figure(
-        "Sync confidence, opening",
-        "min_opening_confidence",
+        "Sync confidence, lip aperture",
+        "min_aperture_confidence",
         note="The weaker measure, lips against loudness; a scale of its own.",
     ),
     _Figure("Height of the face", "min_face_px", unit="px", note="In the video, median of a clip.", within=_POSITIVE),

@@ -17,7 +17,7 @@ from stsa_lightning.utils.html import data_uri
 # What each limit acts on, and its unit.
 LIMIT_NAMES: dict[str, tuple[str, str]] = {
     "min_confidence": ("confidence of SyncNet", ""),
-    "min_opening_confidence": ("confidence of the opening", ""),
+    "min_aperture_confidence": ("confidence of the lip aperture", ""),
     "max_offset": ("offset that remains", " frames"),
     "min_face_px": ("height of the face", " px"),
     "max_yaw": ("turn of the head", "°"),

@@ -16,8 +16,8 @@ import numpy as np
 from stsa_lightning.data.sample import photo
 from stsa_lightning.data.sample.looks import Speaker, paint, shape_map
 
-MAX_OPENING = 16.5
-"""Inner-lip gap at opening 1, canonical pixels."""
+MAX_APERTURE = 16.5
+"""Inner-lip gap at aperture 1, canonical pixels."""
 _NOSE_Y = 152.0  # nothing above moves with the mouth
 _REST_HALF_WIDTH = 22.8  # she smiles in the picture: closed lips at rest are narrower
 _STEPS = 8  # table entries per canonical pixel
@@ -29,12 +29,12 @@ Knot = tuple[np.ndarray | float, np.ndarray | float]
 
 @dataclass(frozen=True)
 class Pose:
-    """One frame's state: opening, rounding, blink in [0, 1], width in [-1, 1], roll in rad, zoom relative, else pixels.
+    """One frame: aperture, rounding, blink in [0, 1], width in [-1, 1], roll in rad, zoom relative, else pixels.
 
     Pixels are canonical. `turn` moves the middle of the face against its outline, as a slight turn of the head does.
     """
 
-    opening: float = 0.0
+    lip_aperture: float = 0.0
     width: float = 0.0
     rounding: float = 0.0
     blink: float = 0.0
@@ -66,9 +66,9 @@ class Face:
         self._columns = np.arange(photo.CANVAS * _STEPS) / _STEPS
         self._curves = {name: photo.curve(name, self._columns) for name in photo.CURVES}
 
-    def opening_px(self, pose: Pose) -> float:
+    def lip_aperture_px(self, pose: Pose) -> float:
         """Inner-lip gap at the mouth's centre in frame pixels."""
-        return pose.opening * MAX_OPENING * self._scale_y * (1 + pose.zoom)
+        return pose.lip_aperture * MAX_APERTURE * self._scale_y * (1 + pose.zoom)
 
     def width_px(self, pose: Pose) -> float:
         """Distance of the mouth corners in frame pixels."""
@@ -128,7 +128,7 @@ class Face:
         curves = self._curves
         side = np.abs(self._columns - photo.MOUTH_CENTRE[0]) / photo.MOUTH_HALF_WIDTH
         bow = np.clip(1 - side**2, 0, 1)
-        gap = pose.opening * MAX_OPENING
+        gap = pose.lip_aperture * MAX_APERTURE
         jaw = np.clip(1 - ((self._columns - 128) / 53) ** 2, 0, 1) ** 2
         corners = np.exp(-0.5 * (side / 1.2) ** 4)
         unsmile = np.exp(-0.5 * ((side - 1) / 0.5) ** 2)  # her smile lifts the corners of the mouth
@@ -170,7 +170,7 @@ class Face:
         colour = _CAVITY * (0.55 + 0.5 * depth)[..., None]
         centre = at["to_lower"] + 1.0
         bulge = 1 - (reach / (0.72 * half)) ** 2 - ((y - centre) / (0.50 * gap + 0.5)) ** 2
-        tongue = np.clip(bulge * 2.2, 0, 1) * np.clip(pose.opening * 4 - 0.6, 0, 1)
+        tongue = np.clip(bulge * 2.2, 0, 1) * np.clip(pose.lip_aperture * 4 - 0.6, 0, 1)
         colour += (_TONGUE * (0.45 + 0.4 * depth)[..., None] - colour) * (0.8 * tongue)[..., None]
         teeth = np.clip((at["teeth"] - y) / 1.2 + 0.5, 0, 1) * np.clip((17 - reach) / 4, 0, 1)
         teeth *= max(1 - 1.5 * pose.rounding, 0) * (1 - seam)  # rounded lips hide them

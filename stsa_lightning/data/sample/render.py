@@ -18,7 +18,7 @@ from stsa_lightning.utils.files import written_whole
 
 FORMAT = 1
 """Raised whenever the same settings give other pictures or sound, so that old clips are rendered anew."""
-_SERIES = ("opening", "opening_px", "width_px", "rounding")
+_SERIES = ("lip_aperture", "lip_aperture_px", "width_px", "rounding")
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def render_clip(settings: ClipSettings) -> SampleClip:
     times_s = (np.arange(settings.frames) + 0.5) / settings.fps
     face = Face(speaker, settings.size)
     poses = list(_poses(times_s, lips.at(times_s), rng))
-    opening_px = np.array([face.opening_px(pose) for pose in poses])
+    lip_aperture_px = np.array([face.lip_aperture_px(pose) for pose in poses])
     truth = {
-        "opening": opening_px / face.height_px(),
-        "opening_px": opening_px,
+        "lip_aperture": lip_aperture_px / face.height_px(),
+        "lip_aperture_px": lip_aperture_px,
         "width_px": np.array([face.width_px(pose) for pose in poses]),
         "rounding": np.array([pose.rounding for pose in poses]),
         "phones": phones_at(segments, times_s),
@@ -133,10 +133,10 @@ def sample_truth(video_path: str | Path) -> dict[str, Any]:
     """What is known of a rendered clip.
 
     Returns:
-        Per frame, float64 (F,): `opening` (inner-lip gap over the face's height from hairline to chin), `opening_px`
-        and `width_px` (gap, distance of the mouth corners; frame pixels), `rounding` in [0, 1]. Lists: `phones` (one a
-        frame), `segments` (phone, start_s, end_s), `sentences` (numbers of the sentences spoken). `settings`: see
-        `ClipSettings`.
+        Per frame, float64 (F,): `lip_aperture` (inner-lip gap over the face's height from hairline to chin),
+        `lip_aperture_px` and `width_px` (gap, distance of the mouth corners; frame pixels), `rounding` in [0, 1].
+        Lists: `phones` (one a frame), `segments` (phone, start_s, end_s), `sentences` (numbers of the sentences
+        spoken). `settings`: see `ClipSettings`.
 
     Raises:
         FileNotFoundError: no truth beside the video, which `render_sample` would have written.
@@ -152,12 +152,12 @@ def _poses(
     times_s: np.ndarray, lips: tuple[np.ndarray, np.ndarray, np.ndarray], rng: np.random.Generator
 ) -> Iterator[Pose]:
     """Lips as spoken; head motion as slow random waves, blinks every few seconds, brows rising now and then."""
-    opening, width, rounding = lips
+    lip_aperture, width, rounding = lips
     sway = {name: _wave(times_s, rng) for name in ("x", "y", "roll", "zoom", "turn_x", "turn_y", "brows")}
     blink = _blinks(times_s, rng)
     for i in range(len(times_s)):
         yield Pose(
-            opening=float(opening[i]),
+            lip_aperture=float(lip_aperture[i]),
             width=float(width[i]),
             rounding=float(rounding[i]),
             blink=float(blink[i]),

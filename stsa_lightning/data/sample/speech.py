@@ -37,9 +37,9 @@ _NOISE_BANDS_HZ: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Phone:
-    """Lips (opening, rounding in [0, 1], width in [-1, 1]) and sound (formants in Hz, levels in [0, 1]) of a phone."""
+    """Lips (aperture, rounding in [0, 1], width in [-1, 1]) and sound (formants in Hz, levels in [0, 1]) of a phone."""
 
-    opening: float
+    lip_aperture: float
     width: float
     rounding: float
     formants_hz: tuple[float, float, float]
@@ -93,15 +93,15 @@ class Segment:
 class Articulation:
     """Lip trajectories at `CONTROL_RATE_HZ`, value k at the time (k + 0.5) / rate; each float64 (steps,)."""
 
-    opening: np.ndarray
+    lip_aperture: np.ndarray
     width: np.ndarray
     rounding: np.ndarray
 
     def at(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Opening, width, rounding at the given times, by linear interpolation."""
-        grid = (np.arange(len(self.opening)) + 0.5) / CONTROL_RATE_HZ
+        """Lip aperture, width, rounding at the given times, by linear interpolation."""
+        grid = (np.arange(len(self.lip_aperture)) + 0.5) / CONTROL_RATE_HZ
         return (
-            np.interp(times_s, grid, self.opening),
+            np.interp(times_s, grid, self.lip_aperture),
             np.interp(times_s, grid, self.width),
             np.interp(times_s, grid, self.rounding),
         )
@@ -153,9 +153,9 @@ def _end_with_pause(segments: list[Segment], seconds: float) -> list[Segment]:
 
 def articulate(segments: list[Segment]) -> Articulation:
     """Lip trajectories: phone targets blurred by coarticulation, then full closures imposed where lips must meet."""
-    opening = _smooth(_track(segments, "opening"), _LIP_KERNEL_S) * (1 - _closures(segments))
+    lip_aperture = _smooth(_track(segments, "lip_aperture"), _LIP_KERNEL_S) * (1 - _closures(segments))
     return Articulation(
-        opening,
+        lip_aperture,
         _smooth(_track(segments, "width"), 1.3 * _LIP_KERNEL_S),
         _smooth(_track(segments, "rounding"), 1.3 * _LIP_KERNEL_S),
     )
@@ -170,7 +170,7 @@ def phones_at(segments: list[Segment], times_s: np.ndarray) -> list[str]:
 def synthesise(segments: list[Segment], lips: Articulation, voice: Voice, rng: np.random.Generator) -> np.ndarray:
     """Sound of the segments: float32 (samples,) in [-1, 1] at 16 kHz, as long as the segments."""
     samples = round(segments[-1].end_s * SAMPLE_RATE_HZ)
-    level = _smooth(_track(segments, "voice"), _LEVEL_KERNEL_S) * (0.3 + 0.7 * np.sqrt(lips.opening))
+    level = _smooth(_track(segments, "voice"), _LEVEL_KERNEL_S) * (0.3 + 0.7 * np.sqrt(lips.lip_aperture))
     pitch_hz = _pitch(segments, voice, rng)
     source = _glottal_source(pitch_hz, rng) + voice.breath * rng.standard_normal(len(pitch_hz) * _BLOCK)
     formants = np.stack([_smooth(_track(segments, "formants_hz", k), _LIP_KERNEL_S) for k in range(3)])

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from stsa_lightning.evaluation.clip_sample import Prediction
 from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
-from stsa_lightning.face.heatmaps import inner_lip_opening
+from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.topology import MOUTH, positions
-from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance, opening_correlation
-from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, opening_sync
+from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance, lip_aperture_correlation
+from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, lip_aperture_sync
 from stsa_lightning.metrics.stability import Jitter, SilenceLeak
 
 LEFT_EYE, RIGHT_EYE = positions([362, 263]).tolist(), positions([33, 133]).tolist()
@@ -55,14 +55,14 @@ def _distance(metric: LandmarkDistance, prediction: Prediction, scored: int) -> 
     return MetricValue(pixels, measured, scored - measured), MetricValue(100 * share, measured, scored - measured)
 
 
-def opening(prediction: Prediction) -> dict[str, MetricValue]:
-    """Correlation of the inner lip opening with that of the driving speaker."""
+def lip_aperture(prediction: Prediction) -> dict[str, MetricValue]:
+    """Correlation of the inner lip aperture with that of the driving speaker."""
     scored = prediction.sample.scored
-    found, true = np.where(scored, prediction.opening, np.nan), prediction.true_opening
+    found, true = np.where(scored, prediction.lip_aperture, np.nan), prediction.true_lip_aperture
     both = min(len(found), len(true))
-    r = opening_correlation(torch.from_numpy(found[:both]), torch.from_numpy(true[:both].astype(found.dtype)))
+    r = lip_aperture_correlation(torch.from_numpy(found[:both]), torch.from_numpy(true[:both].astype(found.dtype)))
     # A mouth that never moves (or is never found) follows nothing.
-    return {"opening_r": MetricValue(float(r.nan_to_num(0.0)), 1, int(np.isnan(found[scored]).sum()))}
+    return {"lip_aperture_corr": MetricValue(float(r.nan_to_num(0.0)), 1, int(np.isnan(found[scored]).sum()))}
 
 
 class LandmarkJitter:
@@ -85,7 +85,7 @@ def _in_frames(prediction: Prediction) -> Tensor:
 
 
 class Silence:
-    """Range of the lip opening under digital silence, relative to that under speech."""
+    """Range of the lip aperture under digital silence, relative to that under speech."""
 
     def __init__(self) -> None:
         self.metric = SilenceLeak(sync_on_compute=False)
@@ -93,20 +93,20 @@ class Silence:
     def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
         if prediction.sample.silence is None or prediction.method != prediction.sample.main:
             raise NotMeasuredError("needs the networks, driven by silence")
-        silent = inner_lip_opening(prediction.landmarks_of(prediction.sample.silence))
+        silent = inner_lip_aperture(prediction.landmarks_of(prediction.sample.silence))
         self.metric.reset()
-        self.metric.update(torch.from_numpy(silent), torch.from_numpy(prediction.opening))
+        self.metric.update(torch.from_numpy(silent), torch.from_numpy(prediction.lip_aperture))
         if not self.metric.count:
             raise NotMeasuredError("no mouth was found, or it does not move to speech either")
         return {"silence": MetricValue(float(self.metric.compute()), 1)}
 
 
-def opening_offset(prediction: Prediction) -> dict[str, MetricValue]:
-    """Offset of the lip opening against the energy of the audio, where it is clear."""
+def lip_aperture_offset(prediction: Prediction) -> dict[str, MetricValue]:
+    """Offset of the lip aperture against the energy of the audio, where it is clear."""
     if prediction.wave is None:
         raise NotMeasuredError("there is no sound")
-    relative = (prediction.opening / prediction.faces.shape[1])[prediction.clock]
-    offset, confidence = opening_sync(relative, prediction.wave)
+    relative = (prediction.lip_aperture / prediction.faces.shape[1])[prediction.clock]
+    offset, confidence = lip_aperture_sync(relative, prediction.wave)
     values = {"mouth_sound": MetricValue(float(confidence), 1)}
     if confidence >= CLEAR_CONFIDENCE:
         values["mouth_offset"] = MetricValue(float(offset), 1)

@@ -17,8 +17,8 @@ from stsa_lightning.evaluation.metrics.landmarks import (
     LandmarkJitter,
     LandmarkVelocities,
     Silence,
-    opening,
-    opening_offset,
+    lip_aperture,
+    lip_aperture_offset,
 )
 from stsa_lightning.evaluation.metrics.sync import LipSync
 from stsa_lightning.metrics.base import FrameMean, Region
@@ -101,9 +101,9 @@ def _lmv_columns(options: Options) -> list[Column]:
     ]
 
 
-def _opening_columns(options: Options) -> list[Column]:
-    variant = "Pearson correlation of the inner lip opening with that of who really said it, mean over clips"
-    return [Column("opening_r", "opening r", "", "higher", variant, 2)]
+def _lip_aperture_columns(options: Options) -> list[Column]:
+    variant = "Pearson correlation of the inner lip aperture with that of who really said it, mean over clips"
+    return [Column("lip_aperture_corr", "lip aperture r", "", "higher", variant, 2)]
 
 
 def _jitter_columns(options: Options) -> list[Column]:
@@ -117,12 +117,12 @@ def _flow_columns(options: Options) -> list[Column]:
 
 
 def _silence_columns(options: Options) -> list[Column]:
-    variant = "range of the lip opening under digital silence over that under speech (5 % to 95 % quantile)"
+    variant = "range of the lip aperture under digital silence over that under speech (5 % to 95 % quantile)"
     return [Column("silence", "silence leak", "", "zero", variant, 2)]
 
 
 def _mouth_sound_columns(options: Options) -> list[Column]:
-    variant = "lip opening against the sound's energy, no network"
+    variant = "lip aperture against the sound's energy, no network"
     return [
         Column(
             "mouth_sound", "mouth-sound", "z", "higher", f"{variant}: confidence atanh(r) sqrt(n) at the best shift", 1
@@ -233,8 +233,8 @@ METRICS: dict[str, MetricSpec] = {
     ),
     "lmd": MetricSpec("frames", _lmd_columns, lambda options: LandmarkDistances(), fast=True),
     "lmv": MetricSpec("clip", _lmv_columns, lambda options: LandmarkVelocities(), fast=True),
-    "opening": MetricSpec("clip", _opening_columns, lambda options: opening, fast=True),
-    "mouth_sound": MetricSpec("clip", _mouth_sound_columns, lambda options: opening_offset, fast=True),
+    "lip_aperture": MetricSpec("clip", _lip_aperture_columns, lambda options: lip_aperture, fast=True),
+    "mouth_sound": MetricSpec("clip", _mouth_sound_columns, lambda options: lip_aperture_offset, fast=True),
     "sync": MetricSpec("clip", _sync_columns, _build_sync, landmarks=False, weights=lambda options: ("syncnet",)),
     "csim": MetricSpec(
         "frames", _identity_columns, _build_identity, weights=lambda options: tuple({options.identity} & KNOWN.keys())

@@ -26,7 +26,17 @@ from stsa_lightning.evaluation.report.systems import (
 from stsa_lightning.evaluation.report.tables import number
 from stsa_lightning.utils.errors import UserError
 
-DEFAULT_COLUMNS = ("psnr_mouth", "ssim_mouth", "lpips_alex_mouth", "fid", "lmd", "lse_c", "lse_d", "csim", "opening_r")
+DEFAULT_COLUMNS = (
+    "psnr_mouth",
+    "ssim_mouth",
+    "lpips_alex_mouth",
+    "fid",
+    "lmd",
+    "lse_c",
+    "lse_d",
+    "csim",
+    "lip_aperture_corr",
+)
 PUBLISHED_MARK, VARIANT_MARK = "†", "‡"
 Kind = Literal["system", "baseline", "ground_truth", "published"]
 

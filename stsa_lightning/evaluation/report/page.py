@@ -19,7 +19,7 @@ from stsa_lightning.utils.html import data_uri, render
 
 SHOWN = 3  # best and as many worst clips
 # What decides which clips are best: the first of these that was measured.
-_RANKING = ("lpips_alex_mouth", "psnr_mouth", "psnr_face", "opening_r", "lmd", "csim")
+_RANKING = ("lpips_alex_mouth", "psnr_mouth", "psnr_face", "lip_aperture_corr", "lmd", "csim")
 _WIDTH, _LEFT, _ROW = 420, 130, 22
 
 

@@ -48,7 +48,7 @@ class EvaluationCallback(Callback):
 
     def __init__(
         self,
-        metrics: Sequence[str] = ("psnr", "ssim", "lmd", "opening", "jitter"),
+        metrics: Sequence[str] = ("psnr", "ssim", "lmd", "lip_aperture", "jitter"),
         regions: Sequence[Region] = ("face", "mouth"),
         clips: int = 2,
         every_n_validations: int = 1,
