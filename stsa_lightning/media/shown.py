@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BT709, BT601, BT2020 = 1, 5, 9  # colour matrices by the numbers of FFmpeg's scaler
 LIMITED, FULL = 1, 2  # FFmpeg's numbers of the 16-235 range and of the 0-255 range
+ACCURATE_RND = 0x40000  # FFmpeg's flag; PyAV has a name for it from version 18 on, which Python 3.10 does not get
 HD_WIDTH, HD_HEIGHT = 1280, 720
 _UNSAID = (0, 2, 3)  # FFmpeg's numbers for no, an unspecified and a reserved colour property
 _MATRICES = {1: BT709, 4: 4, 5: BT601, 6: BT601, 7: 7, 9: BT2020, 10: BT2020}  # FFmpeg's number -> its scaler's
@@ -86,7 +87,7 @@ class Shown:
         self.colours = _colours(stream, first, self.size)
         self._reformatter: Any = VideoReformatter()
         # Without the second flag the scaler is 0.7 to 1.8 levels too dark on average.
-        self._scaling = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+        self._scaling = int(Interpolation.BICUBIC) | ACCURATE_RND
 
     def is_plain(self, frame: VideoFrame) -> bool:
         """Whether other readers show such a frame so, too: upright, square pixels, 8 bits in 4:2:0, a stated matrix."""
