@@ -11,7 +11,7 @@ from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.experiments import experiment_path, protocol_path
 
 _LISTS = ("tasks", "regions", "metrics", "speakers")
-_PROTOCOL = ("split", "clips", "references", "crop", "sync", "identity", "resamples")
+_PROTOCOL = ("split", "ablate_paths", "clips", "references", "crop", "sync", "identity", "resamples")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -32,6 +32,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     checkpoint.add_argument("--speakers", help="these speakers' clips, separated by commas, in place of a split")
     checkpoint.add_argument("--tasks", help="paired (own speech), unpaired (another speaker's), or both with a comma")
     checkpoint.add_argument("--references", help="other-clip (of the speaker), same-clip or first-frame")
+    checkpoint.add_argument("--ablate-paths", action="store_true", default=None, help="also score it with one part of "
+                            "the method taken away: a path, the inpainting, the heatmaps, the speech")  # fmt: skip
 
     videos = command(actions, "videos", _videos, "generated videos against true ones, matched by name")
     videos.add_argument("generated", type=Path, help="folder of generated videos, or one")

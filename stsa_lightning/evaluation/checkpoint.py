@@ -14,6 +14,7 @@ from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
 from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, ClipSample
 from stsa_lightning.evaluation.generate import Networks, resized
+from stsa_lightning.evaluation.path_ablation import ablated_predictions
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Job
 from stsa_lightning.face.heatmaps import inner_lip_aperture
@@ -116,7 +117,10 @@ class PreparedClips:
         for task in self.protocol.tasks:
             predictions = dict(baselines)
             if task == "paired":
-                predictions[self.method] = draw(speech=clip.features(networks.features))
+                speech = clip.features(networks.features)
+                if self.protocol.ablate_paths:
+                    predictions |= ablated_predictions(networks.synthesis, draw, speech)
+                predictions[self.method] = draw(speech=speech)
                 own = {"wave": shared["true_wave"]}
             else:
                 driver = self.driver_of(name)

@@ -38,6 +38,8 @@ class Protocol:
         sync: how SyncNet sees a video: ``tracked`` crop, or ``lrs``, the whole frame squashed to 224 px.
         identity: the network of CSIM.
         baselines: also score trivial answers.
+        ablate_paths: also score what is left of a checkpoint with one part of the method taken away, in the paired
+            task (see `path_ablation`).
         resamples: draws of the bootstrap.
         seed: of the bootstrap and of the random reference.
         notes: printed below the tables.
@@ -57,6 +59,7 @@ class Protocol:
     sync: Variant = "tracked"
     identity: IdentityName = "arcface"
     baselines: bool = True
+    ablate_paths: bool = False
     resamples: int = 1000
     seed: int = 0
     notes: str = ""

@@ -114,6 +114,8 @@ def evaluate_videos(
     device: str = "auto",
 ) -> Report:
     """Measure any system's videos against the true ones; arguments as `evaluate_checkpoint`."""
+    if protocol is not None and protocol.ablate_paths:
+        raise UserError("ablate_paths: expected a checkpoint, got videos; leave it out")
     protocol = replace(protocol or Protocol(), tasks=("paired",))
     protocol = replace(protocol, dataset=protocol.dataset or true.resolve().stem)
     name = name or generated.stem or "generated"
