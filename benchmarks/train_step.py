@@ -32,11 +32,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.losses import perceptual
-from stsa_lightning.losses.objective import LossWeights
+from stsa_lightning.losses.objective import LossSettings, LossWeights
+from stsa_lightning.models.discriminators import DiscriminatorSettings
 from stsa_lightning.training.callbacks.ema import GeneratorEMA
 from stsa_lightning.training.callbacks.watch import LossWatch
 from stsa_lightning.training.checks import OutOfMemoryError, batch_shapes
 from stsa_lightning.training.module import STSA
+from stsa_lightning.training.optim import OptimSettings
 
 # Dense bf16 TFLOP/s of the makers' data sheets, by a part of the device's name.
 PEAKS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
@@ -118,8 +120,10 @@ def make_module(settings: argparse.Namespace, variant: Variant, seed: int = 0) -
     }
     tiny: dict[str, Any] = {}
     if settings.size == "tiny":
-        tiny = {"discriminator": {"width": 8, "scales": 1}, "gradient_clip": 5.0, "perceptual_net": "vgg11"}
-        tiny["weights"] = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=4)
+        weights = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=4)
+        tiny["losses"] = LossSettings(weights, perceptual_net="vgg11")
+        tiny["discriminator"] = DiscriminatorSettings(width=8, scales=1)
+        tiny["optim"] = OptimSettings(gradient_clip_val=5.0)
     switched = dict.fromkeys(variant.options, True)
     return STSA(settings.size, features=settings.features, **sizes, **tiny, **switched, seed=seed)
 
@@ -155,8 +159,8 @@ def operations(settings: argparse.Namespace, batch: int) -> float:
     items: dict[str, Any] = next(iter(DataLoader(Repeated(settings, batch), batch)))
     items = {name: value.to(settings.device) if torch.is_tensor(value) else value for name, value in items.items()}
     with FlopCounterMode(display=False) as counter:
-        terms, generated = module.generator_terms(items)  # type: ignore[arg-type]
-        module._total(terms, generated)[0].backward()
+        generated = module.generate(items)  # type: ignore[arg-type]
+        module.total_loss(generated)[0].backward()
         assert generated.face is not None
         assert generated.real is not None
         fake = module.objective.discriminate(generated.face.detach(), generated.frames)

@@ -26,11 +26,11 @@ FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if path not in (*EX
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
 SMALL = [
-    "--model.size=tiny",
-    "--model.weights.warp=0",
-    "--model.weights.perceptual=0",
-    "--model.weights.warp_pixel=1",
-    "--model.weights.pixel=1",
+    "--model.preset=tiny",
+    "--model.losses.weights.warp=0",
+    "--model.losses.weights.perceptual=0",
+    "--model.losses.weights.warp_pixel=1",
+    "--model.losses.weights.pixel=1",
     '--model.discriminator={"width": 8, "scales": 1}',
     "--data.features=logmel",
     "--data.face_size=64",
@@ -70,7 +70,7 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 def test_an_experiment_parses(file: Path, capsys: pytest.CaptureFixture[str]):
     settings = parsed(["fit", "-c", str(file)], capsys)
     assert any(phase["epochs"] for phase in settings["phases"].values())
-    assert "information" in settings["model"]["weights"]
+    assert "weight" in settings["model"]["cil"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -220,7 +220,7 @@ def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     file = next(path for path in FILES if path.stem == "hdtf")
-    limits = ["--trainer.max_steps=1", "--data.num_framess_per_clip=1"]  # all of one batch, so that the run validates
+    limits = ["--trainer.max_steps=1", "--data.windows_per_clip=1"]  # all of one batch, so that the run validates
     for more in ([], ["--overwrite"]):
         main(["fit", "-c", str(file), *SMALL, *limits, f"--data.root={prepared_sample}", *more])
         wandb.finish()

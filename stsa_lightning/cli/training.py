@@ -28,14 +28,7 @@ from stsa_lightning.training.callbacks.bar import PhaseBar
 from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint
 from stsa_lightning.training.callbacks.ema import GeneratorEMA
 from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
-from stsa_lightning.training.callbacks.phases import (
-    PhaseSchedule,
-    PhaseSettings,
-    check_options,
-    chosen_phases,
-    epochs_without_picture,
-    phase_specs,
-)
+from stsa_lightning.training.callbacks.phases import PhaseSchedule
 from stsa_lightning.training.callbacks.pictures import ValidationPictures
 from stsa_lightning.training.callbacks.predictions import Predictions
 from stsa_lightning.training.callbacks.record import RunRecord
@@ -45,6 +38,13 @@ from stsa_lightning.training.callbacks.watch import LossWatch
 from stsa_lightning.training.checks import AGREED, check_flags, check_synchronised
 from stsa_lightning.training.loggers import WandbSettings, check_login, chosen_names, kept, make_loggers
 from stsa_lightning.training.module import STSA
+from stsa_lightning.training.phases import (
+    PhaseSettings,
+    check_options,
+    chosen_phases,
+    epochs_without_picture,
+    phase_specs,
+)
 from stsa_lightning.training.run_folder import RunFolder, sweep_trial
 from stsa_lightning.utils.errors import UserError
 

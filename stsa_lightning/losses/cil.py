@@ -16,20 +16,24 @@ from stsa_lightning.utils.errors import UserError
 
 @dataclass  # not frozen: Lightning copies hyperparameters field by field
 class CILSettings:
-    """How CIL estimates mutual information; its weight is ``weights.information``.
+    """Consistent Information Learning as settings say it.
 
     Attributes:
+        weight: of the term `cil`; 0 leaves it out.
         estimator: ``infonce``, or ``mine``, that of the released code.
         temperature, critic: of :class:`InfoNCE`.
         momentum: of :class:`MINE`.
     """
 
+    weight: float = 0.1
     estimator: Estimator = "infonce"
     temperature: float = 0.07
     critic: Critic = "cosine"
     momentum: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise UserError(f"cil.weight must be 0 or more, got {self.weight}")
         for name, kind in (("estimator", Estimator), ("critic", Critic)):
             if getattr(self, name) not in get_args(kind):
                 raise UserError(f"cil.{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")

@@ -7,8 +7,8 @@ warped reference and the codes of both paths. Which apply is the phase's busines
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from stsa_lightning.models.discriminators import PATCHES, DiscriminatorSettings,
 from stsa_lightning.models.guidance import GuidanceOutput
 from stsa_lightning.models.synthesis import SynthesisOutput
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.settings import settled
 
 Terms = dict[str, Tensor]
 
@@ -54,7 +55,6 @@ class LossWeights:
         adversarial: least-squares GAN on single faces.
         feature_matching: L1 of the discriminator's features.
         temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are drawn.
-        information: mutual information between the spatial and the temporal path (CIL); maximised.
         sync: what a frozen lip-sync expert says of windows of mouths; above 0, all T frames of a window are drawn.
     """
 
@@ -71,16 +71,56 @@ class LossWeights:
     adversarial: float = 0.25
     feature_matching: float = 2.5
     temporal_adversarial: float = 0.0
-    information: float = 0.1
     sync: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not getattr(self, field.name) >= 0:
-                raise UserError(f"weights.{field.name} must be 0 or more, got {getattr(self, field.name)}")
+        for name, weight in vars(self).items():
+            if not weight >= 0:
+                raise UserError(f"losses.weights.{name} must be 0 or more, got {weight}")
 
 
-RELEASED_RECIPE = LossWeights()
+Balance = Literal["weights", "shares"]
+
+
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
+class LossSettings:
+    """The loss terms as settings say them; CIL has its own, `CILSettings`.
+
+    Attributes:
+        weights: weight of each term.
+        terms: further terms of one's own by name, see `LossTerm`.
+        foreground_weight: weight of a heatmap's lines against its empty part.
+        mouth_weight: weight of the mouth's pixels in `pixel`, `warp_pixel` and `perceptual` against those far from it;
+            1: all equal, see `mouth_map`.
+        perceptual_net: torchvision VGG of the perceptual losses.
+        perceptual_half: they look at lower halves alone, the part that is generated: half the work (ours).
+        sync_expert: checkpoint of `stsa syncnet fit`, of the same audio features, for the term `sync`.
+        balance: what the weights of the terms on the generated face mean: `weights` multiply the terms, `shares` are
+            parts of the gradient at the face, see `ShareBalancer`.
+        balance_every_n_steps: batches between measurements of the gradients, rounded up to when the trainer logs; 0:
+            none.
+    """
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    terms: dict[str, TermSettings] = field(default_factory=dict)
+    foreground_weight: float = 1.0
+    mouth_weight: float = 1.0
+    perceptual_net: str = "vgg19"
+    perceptual_half: bool = False
+    sync_expert: str | None = None
+    balance: Balance = "weights"
+    balance_every_n_steps: int = 100
+
+    def __post_init__(self) -> None:
+        self.weights = settled(LossWeights, self.weights)
+        self.terms = {name: settled(TermSettings, term) for name, term in self.terms.items()}
+        if not self.mouth_weight >= 1:
+            raise UserError(f"losses.mouth_weight must be 1 (no difference) or more, got {self.mouth_weight}")
+        if self.balance not in get_args(Balance):
+            raise UserError(f"losses.balance must be one of {', '.join(get_args(Balance))}, got {self.balance!r}")
+
+
+RELEASED_RECIPE = LossSettings()
 
 
 @dataclass
@@ -96,67 +136,52 @@ class Objective(nn.Module):
     """The terms that have a weight, and what they need: estimator of mutual information, VGG, discriminators.
 
     Args:
-        weights: which terms there are; weighting itself is the caller's.
+        losses: which terms there are; weighting itself is the caller's.
         channels: of the paths' maps, scale by scale, which CIL compares.
+        cil: weight and estimator of mutual information.
         cil_width: size of the embeddings that it compares.
-        foreground_weight: see :func:`heatmap_regression`.
-        mouth_weight: weight of a pixel at the mouth in the terms ``pixel``, ``warp_pixel`` and ``perceptual`` against
-            one far from it; 1 is the plain mean, see :func:`mouth_map`.
-        perceptual_net: torchvision VGG of the perceptual losses.
-        perceptual_half: it looks at lower halves alone, the part that is made: half the work (ours).
-        cil: how mutual information is estimated.
         discriminator: of single faces.
-        own: terms of one's own by name.
-        sync: the loss of the term ``sync``.
+        sync: the loss of the term `sync`.
         embedding_width: size of the guidance network's embeddings, which the term `audio_lip_aperture` reads.
     """
 
     def __init__(
         self,
-        weights: LossWeights,
+        losses: LossSettings,
         channels: Sequence[int],
-        cil_width: int = 128,
-        foreground_weight: float = 1.0,
-        mouth_weight: float = 1.0,
-        perceptual_net: str = "vgg19",
-        perceptual_half: bool = False,
         cil: CILSettings = INFO_NCE,
+        cil_width: int = 128,
         discriminator: DiscriminatorSettings = PATCHES,
-        own: Mapping[str, TermSettings] | None = None,
         sync: SyncLoss | None = None,
         embedding_width: int = 512,
     ) -> None:
         super().__init__()
-        if not mouth_weight >= 1:
-            raise UserError(f"mouth_weight must be 1 (no difference) or more, got {mouth_weight}")
-        self.weights, self.mouth_weight = weights, mouth_weight
-        self.semantic = SemanticLoss(foreground_weight)
+        weights = losses.weights
+        self.weights, self.mouth_weight = weights, losses.mouth_weight
+        self.semantic = SemanticLoss(losses.foreground_weight)
         self.temporal = TemporalLoss()
-        self.perceptual = PerceptualLoss(perceptual_net) if weights.perceptual or weights.warp else None
-        self.perceptual_half = perceptual_half
-        self.cil = CILLoss(channels, cil.make(cil_width)) if weights.information else None
+        self.perceptual = PerceptualLoss(losses.perceptual_net) if weights.perceptual or weights.warp else None
+        self.perceptual_half = losses.perceptual_half
+        self.cil = CILLoss(channels, cil.make(cil_width)) if cil.weight else None
         single = weights.adversarial or weights.feature_matching
         self.discriminator = discriminator.make() if single else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
         self.sync = sync
         self.lip_aperture_probe = LipApertureProbe(embedding_width) if weights.audio_lip_aperture else None
-        names = {field.name for field in fields(weights)}
-        self.own = nn.ModuleDict(own_terms(own or {}, names | {"loss", "discriminator", "temporal_discriminator"}))
-        self.own_weights = {name: (own or {})[name].weight for name in self.own}
+        self.term_weights: dict[str, float] = {**asdict(weights), "cil": cil.weight}
+        taken = self.term_weights.keys() | {"loss", "discriminator", "temporal_discriminator"}
+        self.own = nn.ModuleDict(own_terms(losses.terms, taken))
+        self.term_weights |= {name: losses.terms[name].weight for name in self.own}
 
     @property
     def every_frame(self) -> bool:
         """Whether a term looks at the motion of a window, all of whose frames must then be drawn."""
         return self.temporal_discriminator is not None or self.sync is not None
 
-    def weight(self, name: str) -> float:
-        """Of a term by its name."""
-        return self.own_weights[name] if name in self.own_weights else getattr(self.weights, name)
-
     def face_weights(self) -> dict[str, float]:
         """Weights of the terms that reach the networks through the generated face alone, those above 0."""
         own = [name for name, term in self.own.items() if term.place == "face"]
-        return {name: weight for name in (*FACE_TERMS, *own) if (weight := self.weight(name))}
+        return {name: weight for name in (*FACE_TERMS, *own) if (weight := self.term_weights[name])}
 
     def own_terms(self, place: Place, step: GeneratorStep) -> Terms:
         """Terms of one's own that look at `place`."""
@@ -176,7 +201,7 @@ class Objective(nn.Module):
             units = batch["lip_aperture"], batch["lip_aperture_spread"]
             terms["lip_aperture"] = lip_aperture_loss(prediction.keypoints, batch["keypoints"], *units)
         terms |= self.audio_terms(prediction.audio_embeddings, batch)
-        return {name: value for name, value in terms.items() if getattr(self.weights, name)}
+        return {name: value for name, value in terms.items() if self.term_weights[name]}
 
     def audio_terms(self, embeddings: Tensor, batch: Mapping[str, Any]) -> Terms:
         """What the audio embeddings (B, T, C) alone say of the lips."""
@@ -201,7 +226,7 @@ class Objective(nn.Module):
         if self.perceptual is not None and self.weights.warp:
             terms["warp"] = self.perceptual(self._looked_at(output.warped), activations, with_style=False)
         if self.cil is not None:
-            terms["information"] = self.cil(output.spatial, output.temporal)
+            terms["cil"] = self.cil(output.spatial, output.temporal)
         return terms
 
     def face_terms(

@@ -77,7 +77,7 @@ def own_terms(settings: Mapping[str, TermSettings], taken: Collection[str]) -> d
     """
     terms: dict[str, LossTerm] = {}
     for name, said in settings.items():
-        option = f"model.terms.{name}"
+        option = f"model.losses.terms.{name}"
         if name in taken or not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise UserError(f"{option}: expected a name of letters, digits and _ that is not taken, got {name!r}")
         if not said.weight >= 0:

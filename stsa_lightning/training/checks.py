@@ -117,9 +117,9 @@ def check_flags(trainer: Mapping[str, Any]) -> None:
         UserError: naming the setting that does the same here.
     """
     for flag, idle, ours in (
-        ("gradient_clip_val", (None, 0), "model.gradient_clip"),
-        ("gradient_clip_algorithm", (None,), "model.gradient_clip, by norm"),
-        ("accumulate_grad_batches", (None, 1), "model.accumulate"),
+        ("gradient_clip_val", (None, 0), "model.optim.gradient_clip_val"),
+        ("gradient_clip_algorithm", (None,), "model.optim.gradient_clip_val, by norm"),
+        ("accumulate_grad_batches", (None, 1), "model.optim.accumulate_grad_batches"),
     ):
         if trainer.get(flag) not in idle:
             raise UserError(f"trainer.{flag}: two optimisers take turns here; give --{ours} in its place")
@@ -164,15 +164,15 @@ def check_parts(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     if apart:
         raise UserError(
             f"the checkpoint and this run do not have the same parts; one of them lacks {', '.join(sorted(apart))}. "
-            "Give the run the checkpoint's model.weights, model.terms and model.cil, or begin from its networks alone: "
+            "Give the run the checkpoint's model.losses and model.cil, or begin from its networks alone: "
             "--model.init_from FILE in place of --ckpt_path"
         )
 
 
 def check_optimisers(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """Raises `UserError` where a checkpoint holds the state of another kind of optimiser than this run's."""
-    for side in ("optim", "discriminator_optim"):
-        there, here = (hparams.get(side, {}).get("optimizer") for hparams in (theirs, mine))
+    for side in ("optim", "optim.discriminator"):
+        there, here = (_named(hparams, "").get(f"{side}.optimizer") for hparams in (theirs, mine))
         if there is not None and there != here:
             raise UserError(
                 f"model.{side}.optimizer: the checkpoint holds the state of {there}, got {here}. Give the run the "
@@ -212,7 +212,7 @@ class OutOfMemoryError(UserError):
 
 @contextmanager
 def memory_advice(batch_size: int) -> Iterator[None]:
-    """Within it, a device that runs out of memory is an :class:`OutOfMemoryError`."""
+    """Within it, a device that runs out of memory is an `OutOfMemoryError`."""
     try:
         yield
     except (torch.cuda.OutOfMemoryError, RuntimeError) as error:
@@ -222,7 +222,7 @@ def memory_advice(batch_size: int) -> Iterator[None]:
         told = str(error).split(". ")[0]
         raise OutOfMemoryError(
             f"out of memory with {batch_size} windows in a batch ({told}). Lower data.batch_size (now {batch_size}) "
-            "and raise model.accumulate as much, to keep the step's size; or try --trainer.precision bf16-mixed, a "
-            "smaller data.num_frames or data.num_references, and model.weights.temporal_adversarial 0, which draws one "
-            "frame of a window instead of all"
+            "and raise model.optim.accumulate_grad_batches as much, to keep the step's size; or try a smaller "
+            "data.num_frames or data.num_references, --trainer.precision bf16-mixed, and "
+            "model.losses.weights.temporal_adversarial 0, which generates one frame of a window instead of all"
         ) from error

@@ -13,13 +13,14 @@ from torch import nn
 
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.own import imported
+from stsa_lightning.utils.settings import settled
 
 Schedule = Literal["constant", "cosine", "linear"]
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 @dataclass  # not frozen: Lightning copies hyperparameters field by field
-class OptimSettings:
+class OptimizerSettings:
     """How one side learns.
 
     Attributes:
@@ -82,8 +83,44 @@ class OptimSettings:
 
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0.0}
+
+
+def _adversarial() -> OptimizerSettings:
+    return OptimizerSettings(betas=(0.5, 0.999))
+
+
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
+class OptimSettings(OptimizerSettings):
+    """How the generator side learns, with what concerns both sides.
+
+    Attributes:
+        discriminator: how the discriminators learn.
+        gradient_clip_val: largest gradient norm of each optimiser's parameters; None does not clip.
+        accumulate_grad_batches: batches whose mean gradient makes one step of either optimiser; what an epoch leaves
+            over makes a step of its own. Batch norm and InfoNCE still see single batches.
+    """
+
+    discriminator: OptimizerSettings = field(default_factory=_adversarial)
+    gradient_clip_val: float | None = None
+    accumulate_grad_batches: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.discriminator = settled(OptimizerSettings, self.discriminator)
+        if self.accumulate_grad_batches < 1:
+            raise UserError(
+                f"optim.accumulate_grad_batches must be 1 batch or more, got {self.accumulate_grad_batches}"
+            )
+        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
+            raise UserError(f"optim.gradient_clip_val must be above 0, or null, got {self.gradient_clip_val}")
+
+    @property
+    def sides(self) -> tuple[OptimizerSettings, OptimizerSettings]:
+        """Of the generator side and of the discriminators."""
+        return self, self.discriminator
+
+
 ADAM = OptimSettings()
-ADVERSARIAL = OptimSettings(betas=(0.5, 0.999))
 
 
 def share_of_rate(schedule: Schedule, warmup: int, done: int, total: int | None) -> float:

@@ -31,7 +31,8 @@ from stsa_lightning.data.index import load_index
 from stsa_lightning.data.prepare import PrepareSettings, prepare
 from stsa_lightning.data.windows import Batch
 from stsa_lightning.dubbing.progress import Bars, ProgressCallback, progress_bars
-from stsa_lightning.losses.objective import LossWeights
+from stsa_lightning.losses.cil import CILSettings
+from stsa_lightning.losses.objective import LossSettings, LossWeights
 from stsa_lightning.models.checkpoint import load_networks, save_networks
 from stsa_lightning.models.guidance import GuidanceOutput
 from stsa_lightning.models.synthesis import Synthesis, SynthesisOutput
@@ -60,7 +61,6 @@ WEIGHTS = LossWeights(
     pixel=6.0,
     adversarial=0.0,  # a discriminator would know this one video by heart
     feature_matching=0.0,
-    information=0.0,
 )
 COLUMNS = ("psnr_mouth", "ssim_mouth", "lmd_normalised")  # of the held-out second; the first decides
 
@@ -153,10 +153,9 @@ def adapt(
             num_references=synthesis.num_references,
             num_frames=int(meta["num_frames"]),
             heatmap_sigma=float(meta.get("heatmap_sigma", 1.0)),
-            weights=WEIGHTS,
-            mouth_weight=8.0,
-            optim=OptimSettings(lr=lr),
-            gradient_clip=5.0,
+            losses=LossSettings(WEIGHTS, mouth_weight=8.0),
+            cil=CILSettings(weight=0.0),
+            optim=OptimSettings(lr=lr, gradient_clip_val=5.0),
             phase="synthesis",
             init_from=str(checkpoint),
         )

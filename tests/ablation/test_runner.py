@@ -17,7 +17,7 @@ from stsa_lightning.ablation.tables import long_table, markdown, summary, task_t
 from stsa_lightning.cli import main
 from stsa_lightning.cli.ablate import chosen
 from stsa_lightning.evaluation.metrics.columns import Column
-from stsa_lightning.training.callbacks.phases import scaled
+from stsa_lightning.training.phases import scaled
 from stsa_lightning.utils.errors import UserError
 
 SAMPLE = Path(__file__).parents[2] / "experiments/sample.yaml"
@@ -27,7 +27,7 @@ SAMPLE = Path(__file__).parents[2] / "experiments/sample.yaml"
 def overlays(tmp_path: Path) -> Path:
     folder = tmp_path / "overlays"
     folder.mkdir()
-    (folder / "no_cil.yaml").write_text("model: {weights: {information: 0.0}}\n")
+    (folder / "no_cil.yaml").write_text("model: {cil: {weight: 0.0}}\n")
     (folder / "wrong.yaml").write_text("model: {no_such_setting: 1}\n")
     return folder
 

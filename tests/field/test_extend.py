@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from stsa_lightning.cli import main
-from stsa_lightning.losses.objective import Objective
+from stsa_lightning.losses.objective import LossSettings, LossWeights, Objective
 from stsa_lightning.losses.term import GeneratorStep, TermSettings
 from stsa_lightning.models.checkpoint import load_networks, save_networks
-from stsa_lightning.training.module import STSA, LossWeights
+from stsa_lightning.training.module import STSA
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.own import ALLOWED, allow_classes, imported
 from tests.field.test_runs import NARROW, rows, stsa, tree  # noqa: F401 (a fixture)
@@ -40,23 +40,23 @@ def mine(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
 
 
 def test_a_term_is_logged_weighted_and_balanced_like_the_others(mine: Path):
-    stsa("-c", "sharpness.yaml", *FIT, "--model.balance=shares", "--model.balance_every_n_steps=1")
+    stsa("-c", "sharpness.yaml", *FIT, "--model.losses.balance=shares", "--model.losses.balance_every_n_steps=1")
     logged = {name for row in rows(mine / "runs/mine") for name, value in row.items() if value}
     assert {"train/sharpness", "weight/sharpness", "balance/face/sharpness"} <= logged
     stored = torch.load(mine / "runs/mine/last.ckpt", weights_only=True)["hyper_parameters"]
-    assert stored["terms"]["sharpness"]["loss"] == "mine.losses.Sharpness"
+    assert stored["losses"]["terms"]["sharpness"]["loss"] == "mine.losses.Sharpness"
 
 
 def test_the_page_s_term_costs_what_its_difference_is(mine: Path):
     settings = {"sharpness": TermSettings("mine.losses.Sharpness", 0.5)}
-    objective = Objective(NONE, (4, 8, 8), own=settings)
+    objective = Objective(LossSettings(NONE, settings), (4, 8, 8))
     true = torch.zeros(1, 3, 4, 4)
     made = true.clone()
     made[..., 2:] = 1.0  # one edge: a third of the columns' differences, none of the rows'
     output = type("Output", (), {"face": made})
     (value,) = objective.own_terms("face", GeneratorStep({}, None, output, true)).values()  # type: ignore[typeddict-item, arg-type]
     assert float(value) == pytest.approx(1 / 3)
-    assert objective.weight("sharpness") == 0.5
+    assert objective.term_weights["sharpness"] == 0.5
     assert objective.own_terms("warped", GeneratorStep({})) == {}  # type: ignore[typeddict-item]
 
 
@@ -100,7 +100,7 @@ def test_code_that_a_checkpoint_names_is_not_imported_unasked(mine: Path, monkey
     """Its import would leave a file."""
     trap = mine / "trap.py"
     trap.write_text("from pathlib import Path\nPath('sprung').touch()\n")
-    model = STSA("tiny", face_size=64, weights=NONE)
+    model = STSA("tiny", face_size=64, losses={"weights": NONE}, cil={"weight": 0.0})
     path = save_networks(
         mine / "a.safetensors", model.guidance, model.synthesis, {"features": "logmel", "num_frames": 5}
     )
@@ -166,4 +166,4 @@ def test_a_class_that_will_not_do_is_named(path: str, message: str):
 @pytest.mark.parametrize("name", ["pixel", "a/b", "loss", "keys"])
 def test_a_term_s_name_must_be_free(name: str):
     with pytest.raises(UserError, match="that is not taken"):
-        Objective(NONE, (4, 8, 8), own={name: TermSettings("mine.losses.Sharpness")})
+        Objective(LossSettings(NONE, {name: TermSettings("mine.losses.Sharpness")}), (4, 8, 8))

@@ -28,11 +28,20 @@ from stsa_lightning.utils.errors import UserError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NARROW = {
-    "size": "tiny",
+    "preset": "tiny",
     "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
     "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},
     "discriminator": {"width": 4, "scales": 1},
-    "weights": {"warp": 0, "perceptual": 0, "warp_pixel": 1, "pixel": 1, "adversarial": 0.1, "feature_matching": 0.1},
+    "losses": {
+        "weights": {
+            "warp": 0,
+            "perceptual": 0,
+            "warp_pixel": 1,
+            "pixel": 1,
+            "adversarial": 0.1,
+            "feature_matching": 0.1,
+        }
+    },
     "optim": {"lr": 0.001},
 }
 
@@ -161,9 +170,11 @@ def test_the_command_line_holds_against_a_checkpoint(
     (group, _) = (state["param_groups"][0] for state in torch.load("runs/mine/last.ckpt")["optimizer_states"])
     assert (group["lr"], tuple(group["betas"])) == (0.0005, (0.8, 0.9))
     for command in ("fit", "validate"):
-        message = refused(capsys, *options[:2], "--model.size", "small", command=command)
+        message = refused(capsys, *options[:2], "--model.preset", "small", command=command)
         assert "its guidance network has other settings" in message or "networks" in message
-    message = refused(capsys, *options, "--model.weights.adversarial", "0", "--model.weights.feature_matching", "0")
+    message = refused(
+        capsys, *options, "--model.losses.weights.adversarial", "0", "--model.losses.weights.feature_matching", "0"
+    )
     assert "do not have the same parts" in message
     assert "no such file" in refused(capsys, "--ckpt_path", "nowhere.ckpt")
     assert "found best.ckpt, last.ckpt" not in refused(capsys, "--run", "runs/none", "--ckpt_path", "best")

@@ -17,19 +17,22 @@ from stsa_lightning.cli import main
 from stsa_lightning.data.windows import as_floats
 from stsa_lightning.losses.cil import CILSettings
 from stsa_lightning.losses.mutual_information import MINE, InfoNCE
+from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.models.discriminators import DiscriminatorSettings
 from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint, check_monitor, moved
 from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
-from stsa_lightning.training.callbacks.phases import PhaseSchedule, PhaseSettings, PhaseSpec, check_options
+from stsa_lightning.training.callbacks.phases import PhaseSchedule
 from stsa_lightning.training.callbacks.resume import ends
 from stsa_lightning.training.checks import check_flags, check_optimisers, check_synchronised
 from stsa_lightning.training.loggers import WandbSettings, check_login, make_loggers
-from stsa_lightning.training.module import STSA, LossWeights
+from stsa_lightning.training.module import STSA
 from stsa_lightning.training.optim import OptimSettings, share_of_rate
+from stsa_lightning.training.phases import PhaseSettings, PhaseSpec, check_options
 from stsa_lightning.utils.errors import UserError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NONE = LossWeights(**{name: 0.0 for name in vars(LossWeights())})
+NO_TERMS: dict[str, Any] = {"losses": {"weights": NONE}, "cil": {"weight": 0.0}}
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -83,7 +86,8 @@ def test_schedules_have_the_values_of_their_curves():
 
 
 def test_each_phase_has_the_whole_curve_and_the_last_one_lasts_to_the_end():
-    module = STSA("tiny", face_size=64, weights=NONE, optim=OptimSettings(0.1, schedule="linear"))
+    optim = OptimSettings(0.1, schedule="linear")
+    module = STSA("tiny", face_size=64, **NO_TERMS, optim=optim)
     phases = PhaseSchedule([PhaseSpec("guidance", 2), PhaseSpec("synthesis", 1, lr=0.2, schedule="constant")])
     assert phases.rates_at(module, 0, 2, 8)[0] == pytest.approx(0.1 * 0.75)
     assert phases.rates_at(module, 2, 2, 8) == [0.2, 1e-4]
@@ -97,7 +101,7 @@ def test_options_that_every_phase_overrides_are_refused():
     with pytest.raises(UserError, match=r"--model\.optim\.lr: has no effect, as every phase sets its own lr"):
         check_options(["fit", "--model.optim.lr=0.5"], phases)
     check_options(["fit", "--model.optim.lr=0.5"], {**phases, "synthesis": PhaseSettings(1)})
-    check_options(["fit", "--model.discriminator_optim.lr", "0.5"], phases)
+    check_options(["fit", "--model.optim.discriminator.lr", "0.5"], phases)
     check_options(["fit", "--model.optim.lr=0.5"], {})
 
 
@@ -109,10 +113,10 @@ def test_schedulers_and_a_phase_beside_phases_are_refused():
     step = SimpleNamespace(scheduler=SimpleNamespace())
     trainer = SimpleNamespace(max_epochs=1, fast_dev_run=False, datamodule=None, lr_scheduler_configs=[step])
     with pytest.raises(UserError, match=r"the phases set the learning rates.*model\.optim\.schedule"):
-        phases.on_fit_start(trainer, Own("tiny", face_size=64, weights=NONE))  # type: ignore[arg-type]
+        phases.on_fit_start(trainer, Own("tiny", face_size=64, **NO_TERMS))  # type: ignore[arg-type]
     trainer.lr_scheduler_configs = []
     with pytest.raises(UserError, match=r"model\.phase: .* got 'warp'"):
-        phases.on_fit_start(trainer, STSA("tiny", face_size=64, weights=NONE, phase="warp"))  # type: ignore[arg-type]
+        phases.on_fit_start(trainer, STSA("tiny", face_size=64, **NO_TERMS, phase="warp"))  # type: ignore[arg-type]
 
 
 def test_another_optimiser_than_the_checkpoint_s_is_refused():
@@ -124,7 +128,7 @@ def test_another_optimiser_than_the_checkpoint_s_is_refused():
 
 
 def test_cil_and_discriminator_are_made_of_their_settings():
-    mine, nce = CILSettings("mine", momentum=0.1).make(8), CILSettings(temperature=0.3, critic="mlp").make(8)
+    mine, nce = CILSettings(estimator="mine", momentum=0.1).make(8), CILSettings(temperature=0.3, critic="mlp").make(8)
     assert isinstance(mine, MINE)
     assert mine.momentum == 0.1
     assert isinstance(nce, InfoNCE)
@@ -141,10 +145,10 @@ def test_cil_and_discriminator_are_made_of_their_settings():
         network="torch.nn.Conv2d", options={"in_channels": 3, "out_channels": 1, "kernel_size": 1}
     )
     assert isinstance(own.make(), torch.nn.Conv2d)
-    module = STSA("tiny", face_size=64, weights=NONE, cil={"estimator": "mine"})  # as a checkpoint holds it
+    module = STSA("tiny", face_size=64, losses={"weights": NONE}, cil={"estimator": "mine"})  # as a checkpoint holds it
     assert module.hparams["cil"]["estimator"] == "mine"
     with pytest.raises(UserError, match="expected some of lr, betas"):
-        STSA("tiny", face_size=64, weights=NONE, optim={"rate": 1.0})
+        STSA("tiny", face_size=64, **NO_TERMS, optim={"rate": 1.0})
 
 
 # ---- checkpoints
@@ -183,7 +187,9 @@ def test_the_best_stays_the_best_in_a_folder_that_was_moved(tmp_path: Path):
 
 
 def watched(monitor: str, *callbacks: Callback, validates: bool = True) -> None:
-    module = STSA("tiny", face_size=64, weights=LossWeights(**{**vars(NONE), "keypoints": 1.0}))
+    module = STSA(
+        "tiny", face_size=64, losses={"weights": LossWeights(**{**vars(NONE), "keypoints": 1.0})}, cil={"weight": 0.0}
+    )
     evaluation = EvaluationCallback(metrics=["psnr"], clips=0, landmark_frames=0)
     evaluation.setup(None, SimpleNamespace(device=torch.device("cpu")), "fit")  # type: ignore[arg-type]
     trainer = SimpleNamespace(callbacks=[evaluation, *callbacks], enable_validation=validates)
@@ -223,8 +229,8 @@ def test_strict_metrics_stop_a_run_that_would_go_without(monkeypatch: pytest.Mon
     [
         ({"strategy": "fsdp"}, "ddp_alternating.* got fsdp"),
         ({"strategy": "deepspeed_stage_2"}, "got deepspeed_stage_2"),
-        ({"gradient_clip_val": 1.0}, r"--model\.gradient_clip"),
-        ({"accumulate_grad_batches": 4}, r"--model\.accumulate"),
+        ({"gradient_clip_val": 1.0}, r"--model\.optim\.gradient_clip_val"),
+        ({"accumulate_grad_batches": 4}, r"--model\.optim\.accumulate_grad_batches"),
     ],
 )
 def test_flags_that_cannot_work_say_ours(flags: dict[str, Any], message: str):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stsa_lightning.losses.objective import LossWeights, Objective, mouth_map, weighted_l1
+from stsa_lightning.losses.cil import CILSettings
+from stsa_lightning.losses.objective import LossSettings, LossWeights, Objective, mouth_map, weighted_l1
 from stsa_lightning.utils.errors import UserError
 
+NO_CIL = CILSettings(weight=0.0)
 NONE = dict.fromkeys(LossWeights.__dataclass_fields__, 0.0)
 
 
@@ -35,7 +37,7 @@ def test_a_constant_error_costs_the_same_under_any_weights():
 
 
 def test_an_error_at_the_mouth_costs_more_than_elsewhere():
-    objective = Objective(LossWeights(**{**NONE, "pixel": 1.0}), (4, 8, 8), mouth_weight=4.0)
+    objective = Objective(LossSettings(LossWeights(**{**NONE, "pixel": 1.0}), mouth_weight=4.0), (4, 8, 8), NO_CIL)
     target, weights = torch.zeros(1, 3, 64, 64), objective.mouth_map(lips())
     at_mouth, elsewhere = target.clone(), target.clone()
     at_mouth[..., 47:50, 30:34] = elsewhere[..., 2:5, 30:34] = 1
@@ -44,9 +46,9 @@ def test_an_error_at_the_mouth_costs_more_than_elsewhere():
 
 
 def test_one_is_off_and_less_is_named():
-    assert Objective(LossWeights(**NONE), (4, 8, 8)).mouth_map(lips()) is None
+    assert Objective(LossSettings(LossWeights(**NONE)), (4, 8, 8), NO_CIL).mouth_map(lips()) is None
     with pytest.raises(UserError, match="mouth_weight must be 1"):
-        Objective(LossWeights(**NONE), (4, 8, 8), mouth_weight=0.5)
+        LossSettings(LossWeights(**NONE), mouth_weight=0.5)
 
 
 def test_perceptual_terms_may_look_at_lower_halves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +64,8 @@ def test_perceptual_terms_may_look_at_lower_halves_alone(monkeypatch: pytest.Mon
             return (images - true).abs().mean()
 
     monkeypatch.setattr("stsa_lightning.losses.objective.PerceptualLoss", lambda _: Net())
-    weights = LossWeights(warp=0.0, adversarial=0.0, feature_matching=0.0, information=0.0)
-    terms = Objective(weights, channels=(4, 8, 8), mouth_weight=4.0, perceptual_half=True)
+    weights = LossWeights(warp=0.0, adversarial=0.0, feature_matching=0.0)
+    terms = Objective(LossSettings(weights, mouth_weight=4.0, perceptual_half=True), (4, 8, 8), NO_CIL)
     true, face = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
     mouth = torch.ones(2, 1, 64, 64)
     real = terms.discriminate(true, 1)

@@ -13,12 +13,14 @@ from torch import Tensor
 from stsa_lightning.losses.objective import LossWeights, mouths
 from stsa_lightning.models.checkpoint import load_networks, save_networks
 from stsa_lightning.models.synthesis import mask_lower_half, warp_references
-from stsa_lightning.training.module import PHASES, STSA
+from stsa_lightning.training.module import STSA
+from stsa_lightning.training.phases import PHASES
 from stsa_lightning.utils.errors import UserError
 
-SMALL: dict[str, Any] = {"size": "tiny", "face_size": 64, "num_references": 2, "num_frames": 3}
+SIZES: dict[str, Any] = {"preset": "tiny", "face_size": 64, "num_references": 2, "num_frames": 3}
+SMALL = {**SIZES, "cil": {"weight": 0.0}}
 NO_VGG = {"warp": 0.0, "perceptual": 0.0}
-PLAIN = LossWeights(**NO_VGG, warp_pixel=1.0, pixel=1.0, adversarial=0.0, feature_matching=0.0, information=0.0)
+PLAIN = LossWeights(**NO_VGG, warp_pixel=1.0, pixel=1.0, adversarial=0.0, feature_matching=0.0)
 
 
 def batch(size: int = 2, frames: int = 3, references: int = 2, face: int = 64) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def batch(size: int = 2, frames: int = 3, references: int = 2, face: int = 64) -
 
 
 def test_a_zero_weight_builds_nothing():
-    module = STSA(**SMALL, weights=PLAIN)
+    module = STSA(**SMALL, losses={"weights": PLAIN})
     assert module.objective.perceptual is None
     assert module.objective.cil is None
     assert module.objective.discriminator is None
@@ -50,7 +52,7 @@ def test_a_zero_weight_builds_nothing():
 
 def test_discriminators_and_cil_are_built_on_demand():
     weights = LossWeights(**NO_VGG, temporal_adversarial=0.1)
-    module = STSA(**SMALL, weights=weights, discriminator={"width": 8})
+    module = STSA(**SIZES, losses={"weights": weights}, discriminator={"width": 8})
     generator, discriminators = module.configure_optimizers()
     assert discriminators.defaults["betas"] == (0.5, 0.999)
     count = sum(p.numel() for m in module.objective.discriminators() for p in m.parameters())
@@ -62,30 +64,30 @@ def test_discriminators_and_cil_are_built_on_demand():
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_frees_its_networks_alone(phase):
-    module = STSA(**SMALL, weights=replace(PLAIN, audio_lip_aperture=1.0), phase=phase)
+    module = STSA(**SMALL, losses={"weights": replace(PLAIN, audio_lip_aperture=1.0)}, phase=phase)
     guidance = {name.split(".")[0] for name, p in module.guidance.named_parameters() if p.requires_grad}
     synthesis = any(p.requires_grad for p in module.synthesis.parameters())
     whole = {name for name, _ in module.guidance.named_children()}
-    ear = {"audio_encoder", "norm"}
-    assert guidance == {"audio_pretrain": ear, "guidance": whole, "end_to_end": whole}.get(phase, set())
+    audio = {"audio_encoder", "norm"}
+    assert guidance == {"audio_pretrain": audio, "guidance": whole, "end_to_end": whole}.get(phase, set())
     assert synthesis == (phase not in ("audio_pretrain", "guidance"))
 
 
 def test_phase_audio_pretrain_learns_from_audio_alone():
-    module = STSA(**SMALL, weights=replace(PLAIN, audio_lip_aperture=1.0), phase="audio_pretrain")
+    module = STSA(**SMALL, losses={"weights": replace(PLAIN, audio_lip_aperture=1.0)}, phase="audio_pretrain")
     sound = {"audio": batch()["audio"], "lip_aperture": torch.randn(2, 3, 3)}  # no picture, no contour is asked for
-    terms, drawn = module.generator_terms(sound)
-    assert terms.keys() == {"audio_lip_aperture"}
-    assert drawn.face is None
-    terms["audio_lip_aperture"].backward()
+    generated = module.generate(sound)
+    assert generated.terms.keys() == {"audio_lip_aperture"}
+    assert generated.face is None
+    generated.terms["audio_lip_aperture"].backward()
     assert all(p.grad is not None for p in module.guidance.audio_encoder.parameters())
     assert all(p.grad is None for p in module.guidance.fusion.parameters())
     with pytest.raises(UserError, match=r"weights\.audio_lip_aperture alone: set it above 0"):
-        STSA(**SMALL, weights=PLAIN, phase="audio_pretrain")
+        STSA(**SMALL, losses={"weights": PLAIN}, phase="audio_pretrain")
 
 
 def test_end_to_end_the_picture_reaches_the_guidance_network():
-    module = STSA(**SMALL, weights=PLAIN, phase="end_to_end")
+    module = STSA(**SMALL, losses={"weights": PLAIN}, phase="end_to_end")
     example = batch()
     prediction = module.predict_heatmaps(example)
     output, target = module.synthesise(example, prediction.heatmap)
@@ -94,12 +96,12 @@ def test_end_to_end_the_picture_reaches_the_guidance_network():
 
 
 def test_losses_are_those_of_the_definitions():
-    module = STSA(**SMALL, weights=PLAIN, phase="end_to_end").eval()
+    module = STSA(**SMALL, losses={"weights": PLAIN}, phase="end_to_end").eval()
     example = batch()
     with torch.no_grad():
         prediction = module.predict_heatmaps(example)
         output, target = module.synthesise(example, prediction.heatmap)
-        losses, _ = module.generator_terms(example)
+        losses = module.generate(example).terms
     lip = (prediction.lip - example["lip_heatmaps"]).square().mean()
     jaw = (prediction.jaw - example["jaw_heatmaps"]).square().mean()
     torch.testing.assert_close(losses["heatmap"], lip + jaw)
@@ -111,19 +113,19 @@ def test_losses_are_those_of_the_definitions():
 
 
 def test_the_warp_phase_leaves_the_face_alone():
-    module = STSA(**SMALL, weights=PLAIN, phase="warp")
-    terms, drawn = module.generator_terms(batch())
-    assert set(terms) == {"warp_pixel"}
-    assert drawn.face is None
+    module = STSA(**SMALL, losses={"weights": PLAIN}, phase="warp")
+    generated = module.generate(batch())
+    assert set(generated.terms) == {"warp_pixel"}
+    assert generated.face is None
 
 
 def test_aligned_references_follow_each_frame():
-    module = STSA(**SMALL, weights=PLAIN, synthesis={"align_references": True}).eval()
+    module = STSA(**SMALL, losses={"weights": PLAIN}, synthesis={"align_references": True}).eval()
     example = batch()
     with pytest.raises(KeyError, match="theta"):
         module.synthesise(example, example["heatmaps"])
     example["theta"] = torch.eye(2, 3) + 0.1 * torch.randn(2, 3, 2, 2, 3)
-    plain = STSA(**SMALL, weights=PLAIN).synthesis.eval()
+    plain = STSA(**SMALL, losses={"weights": PLAIN}).synthesis.eval()
     plain.load_state_dict(module.synthesis.state_dict())
     with torch.no_grad():
         every, _ = module.synthesise(example, example["heatmaps"], every_frame=True)
@@ -141,7 +143,7 @@ def test_aligned_references_follow_each_frame():
 
 
 def test_every_frame_of_a_window_can_be_drawn():
-    module = STSA(**SMALL, weights=PLAIN).eval()
+    module = STSA(**SMALL, losses={"weights": PLAIN}).eval()
     example = batch()
     with torch.no_grad():
         centre, _ = module.synthesise(example, example["heatmaps"])
@@ -153,7 +155,7 @@ def test_every_frame_of_a_window_can_be_drawn():
 
 
 def test_the_upper_half_alone_is_seen():
-    module = STSA(**SMALL, weights=PLAIN).eval()
+    module = STSA(**SMALL, losses={"weights": PLAIN}).eval()
     example = batch()
     changed = {**example, "faces": example["faces"].clone()}
     changed["faces"][..., 32:, :] = 0.5
@@ -162,15 +164,15 @@ def test_the_upper_half_alone_is_seen():
 
 
 def test_networks_start_from_an_export(tmp_path: Path):
-    source = STSA(**SMALL, weights=PLAIN)
+    source = STSA(**SMALL, losses={"weights": PLAIN})
     save_networks(
         tmp_path / "a.safetensors", source.guidance, source.synthesis, {"features": "logmel", "num_frames": 3}
     )
-    module = STSA(**SMALL, weights=PLAIN, init_from=str(tmp_path / "a.safetensors"))
+    module = STSA(**SMALL, losses={"weights": PLAIN}, init_from=str(tmp_path / "a.safetensors"))
     for name, tensor in source.synthesis.state_dict().items():
         torch.testing.assert_close(module.synthesis.state_dict()[name], tensor)
     with pytest.raises(UserError, match="num_references"):
-        STSA(**{**SMALL, "num_references": 4}, weights=PLAIN, init_from=str(tmp_path / "a.safetensors"))
+        STSA(**{**SMALL, "num_references": 4}, losses={"weights": PLAIN}, init_from=str(tmp_path / "a.safetensors"))
 
 
 def test_bad_settings_are_named():
@@ -179,7 +181,7 @@ def test_bad_settings_are_named():
     with pytest.raises(
         UserError, match="phase must be one of audio_pretrain, guidance, warp, synthesis, end_to_end, got 'two'"
     ):
-        STSA(**SMALL, weights=PLAIN, phase="two")  # type: ignore[arg-type]
+        STSA(**SMALL, losses={"weights": PLAIN}, phase="two")  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path):

@@ -26,10 +26,11 @@ NARROW: dict[str, Any] = {
 }
 
 
-def module(information: float = 0.1, **options: Any) -> STSA:
+def module(cil_weight: float = 0.1, **options: Any) -> STSA:
     torch.manual_seed(0)
-    weights = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=1, adversarial=0.1, information=information)
-    return STSA("tiny", **SIZES, **NARROW, weights=weights, discriminator={"width": 4, "scales": 1}, **options)
+    weights = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=1, adversarial=0.1)
+    settings = {"losses": {"weights": weights}, "cil": {"weight": cil_weight}}
+    return STSA("tiny", **SIZES, **NARROW, **settings, discriminator={"width": 4, "scales": 1}, **options)
 
 
 def items(count: int = 8) -> list[dict[str, Any]]:
@@ -49,12 +50,14 @@ def gradients_of(count: int, first: int = 0) -> tuple[torch.Tensor, dict[str, to
     """Loss and gradients of both optimisers on some of the windows, all terms, CIL among them."""
     model = module().eval()  # batch norm by its averages: over processes it is SyncBatchNorm's business
     batch: Any = next(iter(DataLoader(items()[first : first + count], batch_size=count)))
-    terms, drawn = model.generator_terms(batch)
-    total, _ = model._total(terms, drawn)
+    generated = model.generate(batch)
+    total, _ = model.total_loss(generated)
     total.backward()
-    assert drawn.face is not None
-    assert drawn.real is not None
-    losses = model.objective.discriminator_terms(drawn.real, model.objective.discriminate(drawn.face.detach(), 1))
+    assert generated.face is not None
+    assert generated.real is not None
+    losses = model.objective.discriminator_terms(
+        generated.real, model.objective.discriminate(generated.face.detach(), 1)
+    )
     losses["discriminator"].backward()
     if torch.distributed.is_initialized():
         average_gradients(list(model.parameters()))
@@ -96,7 +99,7 @@ class Record(Callback):
 
 
 def train(batch_size: int, accumulate: int, folder: Path, count: int = 8) -> tuple[Record, Trainer]:
-    record, model = Record(), module(0.0, accumulate=accumulate, gradient_clip=0.5)
+    record, model = Record(), module(0.0, optim={"accumulate_grad_batches": accumulate, "gradient_clip_val": 0.5})
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=2,

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.data.windows import as_floats
+from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.losses.sync import SyncLoss, load_sync_loss, sync_distance
 from stsa_lightning.models.sync_expert import SyncExpert, load_sync_expert
-from stsa_lightning.training.module import STSA, LossWeights
+from stsa_lightning.training.module import STSA
 from stsa_lightning.training.sync_expert import SyncExpertModule, scores
 from stsa_lightning.utils.errors import UserError
 
@@ -144,13 +145,14 @@ def test_distance_by_hand():
 
 def test_a_training_step_with_the_expert_draws_all_frames(trained: Path, prepared_sample: Path):
     weights = LossWeights(warp=0, perceptual=0, pixel=1, adversarial=0, feature_matching=0, sync=0.1)
-    module = STSA("tiny", face_size=64, num_references=2, weights=weights, phase="synthesis", sync_expert=str(trained))
+    losses = {"weights": weights, "sync_expert": str(trained)}
+    module = STSA("tiny", face_size=64, num_references=2, losses=losses, phase="synthesis")
     data = corpus(prepared_sample, num_frames=5, num_references=2, batch_size=2)
     data.setup()
-    terms, drawn = module.generator_terms(as_floats(next(iter(data.train_dataloader()))))
-    assert drawn.face is not None
-    assert drawn.face.shape == (10, 3, 64, 64)
-    terms["sync"].backward()
+    generated = module.generate(as_floats(next(iter(data.train_dataloader()))))
+    assert generated.face is not None
+    assert generated.face.shape == (10, 3, 64, 64)
+    generated.terms["sync"].backward()
     assert any(p.grad is not None and p.grad.any() for p in module.synthesis.inpainting.parameters())
     assert not any("_frozen" in name or "expert" in name for name in module.state_dict())
 

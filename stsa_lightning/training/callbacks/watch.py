@@ -71,6 +71,6 @@ class LossWatch(Callback):
         raise UserError(
             f"{' and '.join(named)} became infinite or no number in epoch {step.epoch}, batch {step.batch_idx} "
             f"(rank {trainer.global_rank}), on {windows}. If it is always these windows, look at them; if not, lower "
-            "model.optim.lr, set model.gradient_clip (5 is usual), or leave 16-bit precision. The last checkpoint is "
-            "from before it: --ckpt_path last"
+            "model.optim.lr, set model.optim.gradient_clip_val (5 is usual), or leave 16-bit precision. The last "
+            "checkpoint is from before it: --ckpt_path last"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stsa_lightning.training.callbacks.phases import PhaseSettings, chosen_phases, epochs_without_picture, phase_specs
+from stsa_lightning.training.phases import PhaseSettings, chosen_phases, epochs_without_picture, phase_specs
 from stsa_lightning.utils.errors import UserError
 
 SMALL = {

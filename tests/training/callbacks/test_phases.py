@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from stsa_lightning.losses.objective import LossWeights
-from stsa_lightning.training.callbacks.phases import PhaseSchedule, PhaseSpec
+from stsa_lightning.training.callbacks.phases import PhaseSchedule
 from stsa_lightning.training.module import STSA
-from stsa_lightning.training.optim import OptimSettings
+from stsa_lightning.training.optim import OptimizerSettings, OptimSettings
+from stsa_lightning.training.phases import PhaseSpec
 from stsa_lightning.utils.errors import UserError
 
 NOTHING = LossWeights(**dict.fromkeys(LossWeights.__dataclass_fields__, 0.0))
@@ -17,9 +18,8 @@ RUN = [PhaseSpec("guidance", 2), PhaseSpec("warp", 1), PhaseSpec("end_to_end", 1
 
 @pytest.fixture(scope="module")
 def module() -> STSA:
-    return STSA(
-        "tiny", face_size=64, weights=NOTHING, optim=OptimSettings(1e-3), discriminator_optim=OptimSettings(1e-4)
-    )
+    optim = OptimSettings(1e-3, discriminator=OptimizerSettings(1e-4))
+    return STSA("tiny", face_size=64, losses={"weights": NOTHING}, cil={"weight": 0.0}, optim=optim)
 
 
 def test_phases_follow_each_other_and_the_last_one_stays():

@@ -24,10 +24,11 @@ wandb: {{project: stsa}}
 data: {{root: {data}, num_workers: 0, batch_size: 2, windows_per_clip: 2, num_references: 2, num_frames: 2,
        validation_windows_per_clip: 1, validation_speakers: [speaker03], face_size: 64}}
 model:
-  size: tiny
-  balance_every_n_steps: 1
+  preset: tiny
   discriminator: {{width: 4, scales: 1}}
-  weights: {{warp: 0, perceptual: 0, warp_pixel: 1, pixel: 1, adversarial: 0.1, feature_matching: 0.1}}
+  losses:
+    balance_every_n_steps: 1
+    weights: {{warp: 0, perceptual: 0, warp_pixel: 1, pixel: 1, adversarial: 0.1, feature_matching: 0.1}}
 trainer:
   accelerator: cpu
   devices: 1
@@ -54,7 +55,7 @@ def test_files_tell_versions_settings_and_the_balance(prepared_sample: Path, tmp
     assert record["data/index_sha256"] == digest
     assert record["data/train_clips"] == 2
     assert record["settings"]["trainer"]["max_epochs"] == 1
-    assert record["weights"]["pixel"] == 1
+    assert record["losses"]["weights"]["pixel"] == 1
     assert torch.load(folder / "last.ckpt", weights_only=True)["record"]["data/index_sha256"] == digest
     with (folder / "logs" / "metrics.csv").open() as file:
         row = next(row for row in csv.DictReader(file) if row.get("balance/face/pixel"))
@@ -62,7 +63,7 @@ def test_files_tell_versions_settings_and_the_balance(prepared_sample: Path, tmp
         parts = [float(value) for name, value in row.items() if name.startswith(f"balance/{place}/") and value]
         assert sum(parts) == pytest.approx(1, abs=1e-4)
     assert float(row["weight/adversarial"]) == pytest.approx(0.1)
-    assert float(row["balance/paths/information"]) > 0
+    assert float(row["balance/paths/cil"]) > 0
 
 
 def test_wandb_offline_has_them_and_the_pictures(

@@ -16,12 +16,14 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from stsa_lightning.data.datamodule import STSADataModule
+from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.training.callbacks.ema import GeneratorEMA
-from stsa_lightning.training.callbacks.phases import PhaseSchedule, PhaseSpec
+from stsa_lightning.training.callbacks.phases import PhaseSchedule
 from stsa_lightning.training.callbacks.resume import ResumePoint, requeue_slurm_job
 from stsa_lightning.training.callbacks.watch import LossWatch
-from stsa_lightning.training.module import STSA, LossWeights
+from stsa_lightning.training.module import STSA
 from stsa_lightning.training.optim import OptimSettings
+from stsa_lightning.training.phases import PhaseSpec
 from stsa_lightning.utils.errors import UserError
 
 WEIGHTS = LossWeights(warp=0, perceptual=0, warp_pixel=1, pixel=1, adversarial=0.1, feature_matching=0.1)
@@ -43,10 +45,8 @@ def fit(root: str | Path, folder: str | Path, *callbacks: Callback, workers: int
     seed_everything(options.pop("seed", 0), verbose=False)
     watched = options.pop("watched", {})
     settings: dict[str, Any] = {
-        "weights": WEIGHTS,
-        "balance_every_n_steps": 3,
-        "optim": OptimSettings(1e-3),
-        "gradient_clip": 1.0,
+        "losses": {"weights": WEIGHTS, "balance_every_n_steps": 3},
+        "optim": OptimSettings(1e-3, gradient_clip_val=1.0, accumulate_grad_batches=options.pop("accumulate", 1)),
     }
     module = STSA("tiny", **SIZES, **NARROW, **settings, discriminator={"width": 4, "scales": 1}, **options)
     trainer = Trainer(

@@ -50,7 +50,7 @@ def test_finite_losses_pass_whatever_the_terms_of_a_phase():
 
 
 def test_out_of_memory_says_what_to_lower():
-    lower = r"Lower data\.batch_size \(now 24\) and raise model\.accumulate"
+    lower = r"Lower data\.batch_size \(now 24\) and raise model\.optim\.accumulate_grad_batches"
     with pytest.raises(UserError, match=lower), memory_advice(24):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has ...")
     with pytest.raises(UserError, match="out of memory"), memory_advice(1):

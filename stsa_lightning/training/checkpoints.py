@@ -1,0 +1,66 @@
+"""What a training takes from checkpoints and puts into them, beside Lightning's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+
+from stsa_lightning.data.datamodule import STSADataModule
+from stsa_lightning.models.checkpoint import averaged_weights, load_networks
+from stsa_lightning.training.checks import check_optimisers, check_parts, check_settings, told_settings
+from stsa_lightning.utils.own import description, is_own
+
+
+class Checkpointed(LightningModule):
+    """A module whose checkpoints hold what dubbing reads, and are checked against the run that loads them."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What `load_networks` needs to rebuild the networks without this class."""
+        checkpoint["networks"] = described_networks(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Whoever does not go on training gets the averaged weights, as dubbing does."""
+        check_checkpoint(checkpoint, self)
+
+
+def load_generator(path: str | Path, guidance: nn.Module, synthesis: nn.Module) -> None:
+    """Take both networks' weights, averaged ones where there are such, from a checkpoint of the same settings."""
+    mine = {"guidance": guidance, "synthesis": synthesis}
+    # Classes that this run is told to use are used for the checkpoint, too.
+    described = [description(network) for network in mine.values()]
+    *theirs, _ = load_networks(path, [told["class_path"] for told in described if is_own(told)])
+    for (name, network), said, stored in zip(mine.items(), described, theirs, strict=True):
+        check_settings(str(path), name, description(stored), said)
+        network.load_state_dict(stored.state_dict())
+
+
+def described_networks(module: LightningModule) -> dict[str, Any]:
+    """What `load_networks` rebuilds the module's networks from."""
+    meta = {name: module.hparams[name] for name in ("features", "num_frames", "heatmap_sigma")}
+    data = getattr(module.trainer, "datamodule", None)
+    if isinstance(data, STSADataModule):
+        meta["validation_speakers"] = sorted(set(data.splits["val"]["speaker"]))  # an evaluation measures these
+    networks = {name: description(getattr(module, name)) for name in ("guidance", "synthesis")}
+    return {**networks, "meta": meta}
+
+
+def check_checkpoint(checkpoint: dict[str, Any], module: LightningModule) -> None:
+    """A checkpoint against the run that loads it; one that does not train is given the averaged weights.
+
+    Raises:
+        UserError: networks, optimisers or parts differ.
+    """
+    for name in ("guidance", "synthesis"):
+        check_settings("the checkpoint", name, checkpoint["networks"][name], description(getattr(module, name)))
+    fitting = module._trainer is not None and module.trainer.state.fn == TrainerFn.FITTING
+    theirs = checkpoint.get("hyper_parameters", {})
+    told_settings(theirs, module.hparams)
+    if fitting:
+        check_optimisers(theirs, module.hparams)
+    check_parts(checkpoint["state_dict"], module.state_dict())
+    if not fitting:
+        checkpoint["state_dict"] |= averaged_weights(checkpoint)
