@@ -1,4 +1,4 @@
-"""Mode "checkpoint": clips of a prepared corpus, drawn as dubbing draws them, beside baselines and the ground truth."""
+"""Evaluation of a checkpoint: clips of a prepared corpus, generated as in dubbing, with baselines and ground truth."""
 
 from __future__ import annotations
 

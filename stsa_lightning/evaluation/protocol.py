@@ -37,7 +37,7 @@ class Protocol:
         metrics: names, or ``fast`` or ``all``.
         sync: how SyncNet sees a video: ``tracked`` crop, or ``lrs``, the whole frame squashed to 224 px.
         identity: the network of CSIM.
-        baselines: also score trivial answers.
+        baselines: also score baselines that need no training.
         ablate_paths: also score what is left of a checkpoint with one part of the method taken away, in the paired
             task (see `path_ablation`).
         resamples: draws of the bootstrap.

@@ -1,41 +1,78 @@
-"""How sure a mean over videos is: percentile bootstrap with a fixed seed (Efron 1979)."""
+"""Confidence intervals of means over videos, by the bootstrap (Efron 1979, 1987) of SciPy with a fixed seed."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Mean of (n,) values under (n,) weights; NaN values and zero weights are left out; NaN when nothing is left."""
-    kept = ~np.isnan(values) & (weights > 0)
-    if not kept.any():
-        return float("nan")
-    return float((values[kept] * weights[kept]).sum() / weights[kept].sum())
+    """Mean of (n,) values under (n,) weights; NaN values and zero weights are left out; NaN if nothing remains."""
+    used = ~np.isnan(values) & (weights > 0)
+    return float(np.average(values[used], weights=weights[used])) if used.any() else math.nan
 
 
 def interval(
     values: np.ndarray, weights: np.ndarray, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Bounds of the weighted mean over videos, by drawing videos with replacement.
+    """Percentile interval of the weighted mean over videos.
 
-    A video's frames belong together: it is drawn whole, with its weight.
+    The frames of a video are not independent, so videos are drawn whole, with their weights.
 
     Args:
         values: (n,) one per video; NaN is left out.
-        weights: (n,) what each counts, usually its frames.
-        resamples: draws.
+        weights: (n,) weight of each, usually its number of frames.
+        resamples: number of draws.
         seed: of the draws.
-        level: share of the draws between the bounds.
+        level: confidence level.
 
     Returns:
         Lower and upper bound; NaN with fewer than two videos, or with values that are not finite.
     """
-    kept = ~np.isnan(values) & (weights > 0)
-    values, weights = values[kept].astype(np.float64), weights[kept].astype(np.float64)
-    if len(values) < 2 or not np.isfinite(values).all():
-        return float("nan"), float("nan")
-    drawn = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    means = (values * weights)[drawn].sum(1) / weights[drawn].sum(1)
-    tail = 50 * (1 - level)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(low), float(high)
+    used = ~np.isnan(values) & (weights > 0)
+    values, weights = values[used].astype(np.float64), weights[used].astype(np.float64)
+    if not np.isfinite(values).all():
+        return math.nan, math.nan
+    return ratio_interval(values * weights, weights, ["percentile"], resamples=resamples, seed=seed, level=level)
+
+
+def ratio_interval(
+    sums: np.ndarray, weights: np.ndarray, methods: Sequence[str], *, resamples: int, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Bounds of sum(sums) / sum(weights) when units are drawn with replacement.
+
+    Args:
+        sums, weights: (n,) of each unit.
+        methods: of `scipy.stats.bootstrap`; the first that gives finite bounds is taken.
+        resamples: number of draws.
+        seed: of the draws.
+        level: confidence level.
+
+    Returns:
+        Lower and upper bound; NaN below two units.
+    """
+    from scipy.stats import bootstrap
+
+    if len(sums) < 2:
+        return math.nan, math.nan
+    means = sums / weights
+    if np.ptp(means) <= 1e-12 * max(1.0, float(np.abs(means).max())):  # all units are equal
+        return float(means[0]), float(means[0])
+    for method in methods:
+        with np.errstate(all="ignore"):
+            bounds = bootstrap(
+                (sums, weights),
+                lambda s, w, axis: s.sum(axis) / w.sum(axis),
+                paired=True,
+                vectorized=True,
+                n_resamples=resamples,
+                batch=1000,
+                confidence_level=level,
+                method=method,
+                random_state=np.random.default_rng(seed),
+            ).confidence_interval
+        if np.isfinite(bounds).all():
+            break
+    return float(bounds.low), float(bounds.high)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import permutation_test
 
 from stsa_lightning.evaluation.metrics.columns import Column
+from stsa_lightning.evaluation.report.intervals import ratio_interval
 from stsa_lightning.evaluation.report.report import Report
 from stsa_lightning.evaluation.report.sheet import Section, Sheet, TextCell
 from stsa_lightning.evaluation.report.systems import (
@@ -234,38 +235,9 @@ def _units(speakers: list[str], differences: np.ndarray, weights: np.ndarray) ->
 
 
 def interval(sums: np.ndarray, weights: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bounds of sum(sums) / sum(weights) by drawing units with replacement (BCa, Efron 1987).
-
-    Args:
-        sums: (n,) of each unit.
-        weights: (n,) of each unit.
-        level: of the interval.
-        seed: of the draws.
-
-    Returns:
-        Lower and upper bound; NaN below two units.
-    """
-    if len(sums) < 2:
-        return math.nan, math.nan
-    means = sums / weights
-    if np.ptp(means) <= 1e-12 * max(1.0, float(np.abs(means).max())):  # nothing to draw among
-        return float(means[0]), float(means[0])
-    for method in ("BCa", "percentile"):  # BCa has no answer where one unit holds nearly all the spread
-        with np.errstate(all="ignore"):
-            bounds = bootstrap(
-                (sums, weights),
-                lambda s, w, axis: s.sum(axis) / w.sum(axis),
-                paired=True,
-                vectorized=True,
-                n_resamples=RESAMPLES,
-                batch=1000,
-                confidence_level=level,
-                method=method,
-                random_state=np.random.default_rng(seed),
-            ).confidence_interval
-        if np.isfinite(bounds).all():
-            break
-    return float(bounds.low), float(bounds.high)
+    """BCa interval over units, see `ratio_interval`."""
+    # BCa has no answer where one unit holds nearly all the spread.
+    return ratio_interval(sums, weights, ["BCa", "percentile"], resamples=RESAMPLES, seed=seed, level=level)
 
 
 def sign_test(sums: np.ndarray, seed: int = 0) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -88,15 +90,20 @@ def _tail(row: Row) -> list[str]:
 
 
 def print_report(report: Report) -> None:
-    """The tables on the terminal."""
+    """Print the tables on the terminal."""
     console = Console()
     console.print(f"[bold]{report.title}[/bold]", highlight=False)
     for task in report.tasks:
         rows = report.task_rows(task)
-        table = Table(title=task_title(task), title_justify="left")
-        table.add_column("", no_wrap=True)
+        # Without rules between them the eight columns of a report with baselines fit a terminal of 80 characters.
+        table = Table(
+            title=task_title(task), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+        )
+        table.add_column("")
         for row in rows:
-            table.add_column(row.method, justify="right", style="bold" if row.method == report.main else None)
+            # Broken between words here, as rich would cut the words of many columns.
+            name = textwrap.fill(row.method, max(map(len, row.method.split()), default=1))
+            table.add_column(name, justify="right", style="bold" if row.method == report.main else None)
         for column in report.task_columns(task):
             table.add_row(
                 column.heading, *(cell_text(row.cells.get(column.name), column, bounds=False) for row in rows)
