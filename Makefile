@@ -51,12 +51,15 @@ demo: $(OUT)/evaluation/report.json $(OUT)/dubbed.mp4
 	@echo "dubbed clip        $(OUT)/dubbed.mp4"
 
 # Two processes of one thread each: threads that share two cores wait for each other.
+# A file stays in one process, which then makes the fixtures of the file once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+
 test: $(VENV)/.developed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --durations 15
+	$(PYTEST)
 
 # What takes minutes rather than seconds.
 test-slow: $(VENV)/.developed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --durations 15
+	$(PYTEST) -m slow
 
 # The pages, into site/. The variable silences an advertisement.
 docs: $(VENV)/.installed

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from stsa_lightning.models.guidance import Guidance
     from stsa_lightning.models.synthesis import Synthesis
+    from tests.pair import Pair
+
+# Shells start what runs in the background with Ctrl+C ignored, and processes inherit that, those of the tests too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -40,14 +47,23 @@ def parity() -> Path:
     return Path(__file__).parent / "data" / "parity"
 
 
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that whichever of pytest's processes needs it first makes for all of them. Nobody changes it."""
+    base = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder, done = base / name, base / f"{name}.done"
+    with FileLock(base / f"{name}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered corpus: 3 speakers x 1 clip x 2 s, 256 px."""
     from stsa_lightning.data.sample import render_sample
 
-    root = tmp_path_factory.mktemp("sample")
-    render_sample(root, speakers=3, clips=1, seconds=2.0)
-    return root
+    return _made_once(tmp_path_factory, "sample", lambda root: render_sample(root, speakers=3, clips=1, seconds=2.0))
 
 
 @pytest.fixture(scope="session")
@@ -56,10 +72,20 @@ def prepared_sample(sample_root: Path, tmp_path_factory: pytest.TempPathFactory)
     from stsa_lightning.data.corpora import find_sources
     from stsa_lightning.data.prepare import PrepareSettings, prepare
 
-    out = tmp_path_factory.mktemp("prepared")
-    sources = find_sources("sample", sample_root)
-    prepare(sources, out, PrepareSettings(), root=sample_root, workers=0, progress=False)
-    return out
+    def make(out: Path) -> None:
+        sources = find_sources("sample", sample_root)
+        prepare(sources, out, PrepareSettings(), root=sample_root, workers=0, progress=False)
+
+    return _made_once(tmp_path_factory, "prepared", make)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two processes that are ranks 0 and 1 of one group, for everything distributed."""
+    from tests.pair import Pair
+
+    with Pair(tmp_path_factory.mktemp("pair")) as ranks:
+        yield ranks
 
 
 @pytest.fixture

@@ -513,4 +513,4 @@ def test_a_worker_does_without_torch() -> None:
         "import sys; from stsa_lightning.data.extract import PrepareSettings, prepare_clip; "
         "PrepareSettings().resolved(); sys.exit('torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)

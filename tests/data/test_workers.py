@@ -71,10 +71,8 @@ def test_workers_end_with_their_parent() -> None:
     worker = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and _runs(worker):
+    while _runs(worker):
         time.sleep(0.05)
-    assert not _runs(worker)
 
 
 def _runs(process: int) -> bool:

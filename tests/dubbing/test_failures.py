@@ -84,11 +84,11 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, clip: Path, checkpoint: Path) -> 
     words = ["dub", str(clip), str(tmp_path / "long.wav"), "-o", str(out / "a.mp4"), "--checkpoint", str(checkpoint)]
     command = [sys.executable, "-m", "stsa_lightning", *words, "--device", "cpu"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
-    while not list(out.iterdir()) and time.monotonic() < deadline:
+    while not list(out.iterdir()):
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, output = process.communicate(timeout=30)
+    _, output = process.communicate()
     assert process.returncode == 130
     assert "stsa: stopped" in output
     assert "Traceback" not in output

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,17 +11,37 @@ from stsa_lightning.dubbing.pipeline import Pipeline
 
 
 def test_stages_overlap_and_keep_the_order() -> None:
-    def work(item: int) -> int:
-        time.sleep(0.02)
+    """The first stage is at an item while the second is at the one before: each waits for the other there."""
+    meeting = threading.Barrier(2, timeout=300)
+
+    def first(item: int) -> int:
+        if item > 0:
+            meeting.wait()
         return item * 10
 
-    begun = time.perf_counter()
+    def second(item: int) -> int:
+        if item < 190:
+            meeting.wait()
+        return item * 10
+
     with Pipeline() as pipeline:
-        items = pipeline.stage("b", work, pipeline.stage("a", work, pipeline.source("s", range(20))))
+        items = pipeline.stage("b", second, pipeline.stage("a", first, pipeline.source("s", range(20))))
         assert list(items) == [i * 100 for i in range(20)]
-    assert time.perf_counter() - begun < 0.7  # one after the other: 0.8 s
-    assert 0.4 <= pipeline.seconds["a"] < 0.7
-    assert pipeline.seconds["s"] < 0.1  # waiting is no work
+
+
+def test_seconds_of_a_stage_are_those_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting is no work. By a clock that moves at work alone."""
+    now = threading.local()
+    clock = SimpleNamespace(perf_counter=lambda: getattr(now, "seconds", 0.0))
+    monkeypatch.setattr("stsa_lightning.dubbing.pipeline.time", clock)
+
+    def work(item: int) -> int:
+        now.seconds = getattr(now, "seconds", 0.0) + item
+        return item
+
+    with Pipeline() as pipeline:
+        assert list(pipeline.stage("b", work, pipeline.stage("a", work, pipeline.source("s", range(5))))) == [*range(5)]
+    assert pipeline.seconds == {"s": 0, "a": 10, "b": 10}
 
 
 def test_no_stage_runs_far_ahead() -> None:

@@ -172,7 +172,7 @@ def counts() -> tuple[int, int]:
     return threads, files
 
 
-def wait_until(condition: Callable[[], bool], tries: int = 400) -> None:
+def wait_until(condition: Callable[[], bool], tries: int = 6000) -> None:
     for _ in range(tries):
         if condition():
             return
@@ -210,7 +210,7 @@ def test_frames_given_up_while_live_speech_is_awaited_end(clips: list[Path]) -> 
     next(frames)
     closing = threading.Thread(target=frames.close, daemon=True)  # type: ignore[attr-defined]
     closing.start()
-    closing.join(30)
+    closing.join(300)
     stalled.set()
     assert not closing.is_alive()
 
@@ -223,7 +223,7 @@ def test_an_onnx_session_asks_nothing_of_the_network_and_leaves_nothing(tmp_path
     dropped = ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED")
     own = {name: value for name, value in os.environ.items() if name not in dropped}
     folders = {name: str(tmp_path) for name in ("TMPDIR", "XDG_CACHE_HOME", "HOME")}
-    subprocess.run([sys.executable, "-c", script], env=own | folders, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], env=own | folders, check=True)
     assert [path for path in tmp_path.rglob("*") if "icrosoft" in str(path) or path.name == ".ses"] == []
 
 

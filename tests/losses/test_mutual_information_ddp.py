@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from stsa_lightning.losses.mutual_information import InfoNCE
+from tests.pair import Pair
 
 
 class TwoPaths(nn.Module):
@@ -26,25 +25,19 @@ def batch() -> torch.Tensor:
     return torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
 
 
-def run_rank(rank: int, folder: str, critic: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+def run_rank(rank: int, critic: str) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
     model = nn.parallel.DistributedDataParallel(TwoPaths(critic))
     loss = model(batch()[4 * rank : 4 * rank + 4])
     loss.backward()
-    gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-    torch.save((loss.detach(), gradients), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return loss.detach(), {name: parameter.grad for name, parameter in model.module.named_parameters()}
 
 
 @pytest.mark.parametrize("critic", ["cosine", "mlp"])
-def test_two_ranks_are_one_batch(tmp_path: Path, critic: str):
-    torch.multiprocessing.spawn(run_rank, (str(tmp_path), critic), nprocs=2)
+def test_two_ranks_are_one_batch(pair: Pair, critic: str):
     model = TwoPaths(critic)
     loss = model(batch())
     loss.backward()
-    for rank in range(2):
-        rank_loss, gradients = torch.load(tmp_path / f"{rank}.pt")
+    for rank_loss, gradients in pair(run_rank, critic):
         assert rank_loss.item() == pytest.approx(loss.item(), abs=1e-5)
         assert gradients.keys() == dict(model.named_parameters()).keys()
         for name, parameter in model.named_parameters():

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +12,7 @@ from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance
 from stsa_lightning.metrics.perceptual import FrechetDistance
 from stsa_lightning.metrics.stability import FlowWarpedError, Jitter, SilenceLeak
+from tests.pair import Pair
 
 CLIPS = 4
 
@@ -69,26 +66,15 @@ def evaluate(clips: range) -> dict[str, torch.Tensor]:
     return values
 
 
-def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
-    torch.save(evaluate(range(CLIPS)[rank::2]), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+def evaluate_share(rank: int) -> dict[str, torch.Tensor]:
+    return evaluate(range(CLIPS)[rank::2])
 
 
-def test_two_processes_are_one(tmp_path: Path):
-    # As programs of their own: what is spawned has to be importable by name, which depends on how pytest was called.
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+def test_two_processes_are_one(pair: Pair):
     expected, half = evaluate(range(CLIPS)), evaluate(range(CLIPS)[::2])
-    assert [rank.wait() for rank in ranks] == [0, 0]
-    for rank in range(2):
-        values = torch.load(tmp_path / f"{rank}.pt")
+    for values in pair(evaluate_share):
         assert values.keys() == expected.keys()
         for name, value in expected.items():
             if not name.endswith("normalised"):
                 assert values[name].item() == pytest.approx(value.item(), rel=1e-5), name
                 assert half[name].item() != values[name].item(), name
-
-
-if __name__ == "__main__":
-    run_rank(int(sys.argv[1]), sys.argv[2])

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from stsa_lightning.cli import main
 from stsa_lightning.models import BUNDLED
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.models.convert_released import import_released
@@ -102,16 +103,19 @@ def test_the_function_that_would_have_been_called_is_named(tmp_path: Path) -> No
         ["fit", "--data.root", "nowhere", "--ckpt_path"],
     ],
 )
-def test_the_commands_refuse_in_one_line(words: list[str], tmp_path: Path) -> None:
+def test_the_commands_refuse_in_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     trace, path = tmp_path / "trace", tmp_path / "hostile.pth"
     torch.save({"state_dict": {"a": Call(os.system, f"touch {trace}")}}, path)
     more = [str(path), "-o", str(tmp_path / "o.safetensors")] if words[0] == "weights" else []
-    done = subprocess.run(
-        [sys.executable, "-m", "stsa_lightning", *words, str(path), *more], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "refused, for reading it would call" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as end:
+        main([*words, str(path), *more])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert "refused, for reading it would call" in told
+    assert "Traceback" not in told
     assert list(tmp_path.iterdir()) == [path]
 
 

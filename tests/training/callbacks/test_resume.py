@@ -127,7 +127,7 @@ def run(folder: Path, root: Path, what: str, workers: int = 0) -> int:
     script = folder / "run.py"
     script.write_text(SCRIPT)
     words = [sys.executable, script, Path(__file__).parent, root, folder, what, str(workers)]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
     print(done.stdout[-2000:], done.stderr[-3000:])
     return done.returncode
 
