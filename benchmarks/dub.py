@@ -1,4 +1,4 @@
-"""How fast faces are drawn, and how near to the straight form: one run, the same weights, the same real faces.
+"""How fast faces are rendered, and how near to the straight form: one run, the same weights, the same real faces.
 
     python benchmarks/dub.py --clip VIDEO --json dub.json          # released size, seeded weights
     python benchmarks/dub.py --clip VIDEO --checkpoint RUN.ckpt
@@ -29,17 +29,17 @@ from straightforward import StraightForm, seeded
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from stsa_lightning.face.alignment import reference_transforms
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
-from stsa_lightning.face.heatmaps import draw_heatmaps, outer_lip_aperture
+from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.references import choose_references
-from stsa_lightning.inference.engine import EngineReferences, Precision, RenderEngine, psnr_db
+from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs, ReferenceInputs
+from stsa_lightning.inference.render_engine import EngineReferences, Precision, RenderEngine, psnr_db
 from stsa_lightning.media.video import VideoReader
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
+from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.device import choose_device
 
 WINDOW = 5
@@ -48,21 +48,16 @@ REAL_TIME_FPS = 25
 
 @dataclass(frozen=True)
 class Inputs:
-    """Of F frames, as networks want them: see :meth:`RenderEngine.render` and :meth:`RenderEngine.encode`."""
+    """F frames of a clip and its references."""
 
-    masked: Tensor
-    contours: Tensor
-    audio: Tensor
-    images: Tensor
-    heatmaps: Tensor
-    theta: Tensor
+    frames: FrameInputs
+    references: ReferenceInputs
 
     def frame(self, number: int) -> tuple[Tensor, ...]:
-        """What the straight form wants of one frame."""
-        masked, contours, audio, theta = (
-            t[number : number + 1] for t in (self.masked, self.contours, self.audio, self.theta)
-        )
-        return masked, contours, audio, self.images, self.heatmaps, theta
+        """What the straight form takes for one frame."""
+        one = self.frames[number : number + 1]
+        references = self.references.images, self.references.heatmaps
+        return one.masked_faces, one.masked_heatmaps, one.audio, *references, one.theta
 
 
 def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
@@ -78,16 +73,22 @@ def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
     boxes = [face_box(points, (picture.shape[1], picture.shape[0])) for picture, points in found]
     landmarks = normalise_landmarks(np.stack([points for _, points in found]), np.stack(boxes))
     crops = np.stack([crop_face(picture, box, size) for (picture, _), box in zip(found, boxes, strict=True)])
-    faces = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
-    masked, whole = (
-        torch.from_numpy(draw_heatmaps(landmarks, kind, size, 1.0))[:, None] for kind in ("masked", "whole")
+    count = synthesis.num_references
+    chosen = choose_references(outer_lip_aperture(landmarks), np.ones(len(found), bool), count)
+    windows = np.arange(frames)[:, None] + np.arange(WINDOW)
+    numbers = windows[:, WINDOW // 2]
+    speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0)).numpy()
+    builder = FrameInputBuilder(size, heatmap_sigma=1.0)
+    inputs = builder.frames(
+        crops[numbers],
+        speech[windows],
+        numbers=numbers,
+        windows=windows,
+        landmarks_of=landmarks.__getitem__,
+        reference_landmarks=landmarks[chosen],
+        chosen=np.arange(count)[None].repeat(frames, 0),
     )
-    chosen = choose_references(outer_lip_aperture(landmarks), np.ones(len(found), bool), synthesis.num_references)
-    windows = torch.arange(frames)[:, None] + torch.arange(WINDOW)
-    speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0))
-    shown = mask_lower_half(faces[windows[:, WINDOW // 2]])
-    theta = torch.from_numpy(reference_transforms(landmarks[chosen], landmarks[windows[:, WINDOW // 2]]))
-    return Inputs(shown, masked[windows], speech[windows], faces[chosen][None], whole[chosen][None], theta)
+    return Inputs(inputs, builder.references(crops[chosen], landmarks[chosen]))
 
 
 def in_turns(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
@@ -110,36 +111,33 @@ def with_cores(cores: int, task: Callable[[], Any]) -> Any:
 
 def gflop(task: Callable[[], Any]) -> float:
     """Multiplications and additions of convolutions and matrix products, 10^9; an engine computes here, one by one."""
-    if isinstance(task, Drawn):
+    if isinstance(task, Rendering):
         engine = task.engine
         kept = engine.workers, engine.record
         engine.workers = engine.record = None
     with FlopCounterMode(display=False) as counter:
         task()
-    if isinstance(task, Drawn):
+    if isinstance(task, Rendering):
         engine.workers, engine.record = kept
     return counter.get_total_flops() / 1e9
 
 
-class Drawn:
+class Rendering:
     """One engine with one clip's references."""
 
     def __init__(self, engine: RenderEngine, inputs: Inputs) -> None:
         self.engine, self.inputs = engine, inputs
-        self.references: EngineReferences = engine.encode(inputs.images, inputs.heatmaps)
+        self.references: EngineReferences = engine.encode(inputs.references)
 
     def __call__(self, part: slice = slice(None)) -> Tensor:
-        given = self.inputs
-        masked, contours, audio, theta = (t[part] for t in (given.masked, given.contours, given.audio, given.theta))
-        chosen = torch.arange(given.images.shape[1]).expand(len(masked), -1)
-        return self.engine.render(masked, contours, audio, self.references, chosen, theta).cpu()
+        return self.engine.render(self.inputs.frames[part], self.references).cpu()
 
     def guidance(self) -> Tensor:
-        return self.engine.heatmaps(self.inputs.contours, self.inputs.audio, self.references).cpu()
+        return self.engine.heatmaps(self.inputs.frames, self.references).cpu()
 
     def latencies_ms(self, rounds: int) -> dict[str, float]:
-        """Median and 95th percentile of frames drawn alone."""
-        frames, times = range(len(self.inputs.masked)), []
+        """Median and 95th percentile of frames rendered alone."""
+        frames, times = range(len(self.inputs.frames)), []
         for number in [0, *frames, *(list(frames) * (rounds - 1))]:  # the first one more, to warm up
             begun = time.perf_counter()
             self(slice(number, number + 1))
@@ -150,10 +148,10 @@ class Drawn:
 
 def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int, device: str) -> dict[str, Any]:
     """The straight form, with and without the loss network, against the engine in both modes."""
-    frames, cores = len(inputs.masked), torch.get_num_threads()
+    frames, cores = len(inputs.frames), torch.get_num_threads()
     straight = StraightForm(guidance, synthesis, device)
-    exact = Drawn(RenderEngine(guidance, synthesis, precision="exact", device=device), inputs)
-    fast = Drawn(RenderEngine(guidance, synthesis, precision="fast", device=device), inputs)
+    exact = Rendering(RenderEngine(guidance, synthesis, precision="exact", device=device), inputs)
+    fast = Rendering(RenderEngine(guidance, synthesis, precision="fast", device=device), inputs)
     expected = torch.cat([straight.frame(*inputs.frame(i)) for i in range(frames)])
     answers = exact(), fast()
     seconds = in_turns(
@@ -190,7 +188,7 @@ def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int,
     }
 
 
-def operations(drawn: Drawn, count: int = 8) -> list[tuple[str, float]]:
+def operations(drawn: Rendering, count: int = 8) -> list[tuple[str, float]]:
     """What takes the time: shares of processor time by kind of operation, the largest first."""
     drawn.engine.workers = None
     drawn()
@@ -207,7 +205,7 @@ def small_pace(clip: Path, frames: int, runs: int, device: str) -> dict[str, flo
     guidance, synthesis = seeded(Guidance(**GUIDANCE["small"])), seeded(Synthesis(**SYNTHESIS["small"]))
     inputs = real_faces(clip, synthesis, frames)
     engines = {mode: RenderEngine(guidance, synthesis, precision=mode, device=device) for mode in get_args(Precision)}
-    modes = {mode: Drawn(engine, inputs) for mode, engine in engines.items()}
+    modes = {mode: Rendering(engine, inputs) for mode, engine in engines.items()}
     seconds = in_turns(modes, runs)
     megabytes = 2e-6 * sum(p.numel() for network in (guidance, synthesis) for p in network.parameters())
     answers = {mode: drawn() for mode, drawn in modes.items()}
@@ -243,7 +241,7 @@ def main() -> None:
     figures = compare(guidance, synthesis, inputs, chosen.runs, device)
     if device == "cpu":
         for mode in get_args(Precision):
-            drawn = Drawn(RenderEngine(guidance, synthesis, precision=mode), inputs)
+            drawn = Rendering(RenderEngine(guidance, synthesis, precision=mode), inputs)
             figures[f"shares_{mode}"] = dict(operations(drawn))
     if not chosen.no_small:
         figures |= small_pace(chosen.clip, max(chosen.frames, 16), chosen.runs, device)

@@ -130,8 +130,8 @@ class StraightForm:
     @torch.inference_mode()
     def frame(
         self,
-        masked: Tensor,
-        contours: Tensor,
+        masked_face: Tensor,
+        masked_heatmaps: Tensor,
         audio: Tensor,
         images: Tensor,
         heatmaps: Tensor,
@@ -142,8 +142,8 @@ class StraightForm:
         """One frame.
 
         Args:
-            masked: (1, 3, S, S), lower half 0.
-            contours: (1, T, 1, S, S) masked heatmaps of its window.
+            masked_face: (1, 3, S, S), lower half 0.
+            masked_heatmaps: (1, T, 1, S, S) masked_face heatmaps of its window.
             audio: (1, T, D, 10).
             images, heatmaps: (1, N, 3, S, S) and (1, N, 1, S, S) of the references.
             theta: (1, N, 2, 3) where they are read, for networks trained so.
@@ -152,14 +152,14 @@ class StraightForm:
         Returns:
             (1, 3, S, S) in [0, 1], on the processor.
         """
-        masked, contours, audio, images, heatmaps = (
-            tensor.to(self.device) for tensor in (masked, contours, audio, images, heatmaps)
+        masked_face, masked_heatmaps, audio, images, heatmaps = (
+            tensor.to(self.device) for tensor in (masked_face, masked_heatmaps, audio, images, heatmaps)
         )
         theta = None if theta is None else theta.to(self.device)
         centre = audio.shape[1] // 2
-        heatmap = self.guidance(audio, contours, heatmaps).heatmap[:, centre]
-        output = self.synthesis(masked, heatmap, audio[:, centre], images, heatmaps, theta)
+        heatmap = self.guidance(audio, masked_heatmaps, heatmaps).heatmap[:, centre]
+        output = self.synthesis(masked_face, heatmap, audio[:, centre], images, heatmaps, theta)
         if loss_network:
-            for picture in (output.face, masked):
+            for picture in (output.face, masked_face):
                 self.loss_network(picture)
         return output.face.cpu()

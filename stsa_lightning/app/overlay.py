@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stsa_lightning.face.turned import TurnedBox
+from stsa_lightning.face.upright_box import UprightBox
 from stsa_lightning.media.video import VideoReader, VideoWriter
 
 COLOUR = (0, 230, 255)
@@ -15,7 +15,7 @@ DIMMED = 0.7  # of the face's light, so that thin lines show
 
 
 def draw_overlay(
-    frame: np.ndarray, heatmap: np.ndarray, place: TurnedBox, colour: tuple[int, int, int] = COLOUR
+    frame: np.ndarray, heatmap: np.ndarray, place: UprightBox, colour: tuple[int, int, int] = COLOUR
 ) -> None:
     """Dim the face and draw its heatmap over it, in place.
 
@@ -38,9 +38,9 @@ class HeatmapFilm:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[np.ndarray, TurnedBox]] = {}
+        self._seen: dict[int, tuple[np.ndarray, UprightBox]] = {}
 
-    def __call__(self, number: int, heatmap: np.ndarray, place: TurnedBox) -> None:
+    def __call__(self, number: int, heatmap: np.ndarray, place: UprightBox) -> None:
         self._seen[number] = (np.round(255 * np.clip(heatmap, 0, 1)).astype(np.uint8), place)
 
     def write(self, dubbed: Path, out: Path) -> None:

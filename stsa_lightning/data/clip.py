@@ -1,9 +1,10 @@
 """One clip of a prepared corpus: a safetensors file that describes itself, written whole or not at all, read lazily.
 
 Tensors (F frames at 25/s): ``faces`` (bytes,) uint8, the JPEG pictures of all frames one after another;
-``face_offsets`` (F + 1,) int64, where each begins; ``boxes`` (F, 4) int32, pixels of the source's frame, turned about
-its middle where the head is tilted (`face.turned`), so that all faces are upright; ``landmarks`` (F, 131, 2) int16,
-places in the box in steps of 1/8192 of its sides, up to four of them away (of a face of 200 pixels a step is a fortieth
+``face_offsets`` (F + 1,) int64, where each begins; ``boxes`` (F, 4) int32, pixels of the source's frame, turned
+about its middle where the head is tilted (`face.upright_box`), so that all faces are upright; ``landmarks`` (F, 131,
+2) int16, places in the box in steps of 1/8192 of its sides, up to four of them away (of a face of 200 pixels a step is
+a fortieth
 of one); ``valid`` (F,) uint8; ``audio`` (samples,) int16 at 16 kHz; ``features.KIND`` (steps, D) float16 at 50 Hz. A
 frame that is not valid has no picture, no landmarks (0) and an empty box.
 

@@ -28,7 +28,7 @@ from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.data.settings import PrepareSettings
 from stsa_lightning.data.sync_offset import _aperture_reading, _Face, _in_sync, _SyncNet
 from stsa_lightning.face.tracks import FaceFollower
-from stsa_lightning.face.turned import TurnedBox, steady_turns, to_upright, upright_box
+from stsa_lightning.face.upright_box import UprightBox, steady_turns, to_upright, upright_box
 from stsa_lightning.features.base import AudioFeatures
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.media.audio import INAUDIBLE, load_audio, other_audible_tracks, probe_audio
@@ -236,7 +236,7 @@ def _cut_out(
             picture = b""
             if face.valid[number]:
                 with stages("crop"):
-                    place = TurnedBox(face.boxes[number], float(face.degrees[number]))
+                    place = UprightBox(face.boxes[number], float(face.degrees[number]))
                     crop = place.crop(frame, settings.face_size)
                     picture = encode_picture(crop)
                 if number in chosen:

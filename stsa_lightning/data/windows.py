@@ -18,10 +18,11 @@ from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.face.alignment import pose_distances, reference_transforms
 from stsa_lightning.face.box import denormalise_landmarks
-from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps, lip_measures, outer_lip_aperture
+from stsa_lightning.face.heatmaps import draw_all_kinds, lip_measures, outer_lip_aperture
 from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 from stsa_lightning.features.base import WINDOW_STEPS, feature_windows
+from stsa_lightning.inference.frame_inputs import FrameInputBuilder
 from stsa_lightning.utils.errors import UserError
 
 MIXED_SHARE = (0.2, 1.0)  # "mixed" and "pose_matched" choose references from a random share of the clip's frames
@@ -52,7 +53,7 @@ class Batch(TypedDict):
     audio: Tensor  # (B, T, D, 10)
     references: Tensor  # (B, N, 3, S, S)
     reference_heatmaps: Tensor  # (B, N, 1, S, S)
-    theta: Tensor  # (B, T, N, 2, 3) where a reference is read to lie as the frame's face, see `reference_transforms`
+    theta: Tensor  # (B, T, N, 2, 3) warp references onto the frame's pose, see `reference_transforms`
     frame: Tensor  # (B,) int64, number of the centre frame within its clip
     clip: list[str]
 
@@ -169,7 +170,7 @@ class WindowDataset(Dataset):
             poses = clip.face_landmarks_of(elsewhere)
             landmarks[: self.num_frames] = augment.swap_mouths(poses, landmarks[: self.num_frames])
         item = {
-            **self._drawn(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
+            **self._tensors(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
             **_lip_aperture(clip, frames),
             "audio": torch.from_numpy(self._audio(clip, start, rng)),
             "frame": start + self.num_frames // 2,
@@ -242,12 +243,12 @@ class WindowDataset(Dataset):
         faces = augment.augment_resolution(faces, self.resolution, rng)
         return augment.augment_jpeg(faces, self.jpeg, rng), landmarks
 
-    def _drawn(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
+    def _tensors(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
         """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""
         count = self.num_frames
         pictures = planes(faces)
         maps = draw_all_kinds(landmarks[:count], self.face_size, self.heatmap_sigma)
-        reference_maps = draw_heatmaps(landmarks[count:], "whole", self.face_size, self.heatmap_sigma)
+        builder = FrameInputBuilder(self.face_size, self.heatmap_sigma)
         keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
         return {
             "faces": pictures[:count],
@@ -256,7 +257,7 @@ class WindowDataset(Dataset):
             "masked_heatmaps": torch.from_numpy(maps["masked"][:, None]),
             "lip_heatmaps": torch.from_numpy(maps["lip"][:, None]),
             "jaw_heatmaps": torch.from_numpy(maps["jaw"][:, None]),
-            "reference_heatmaps": torch.from_numpy(reference_maps[:, None]),
+            "reference_heatmaps": builder.heatmaps(landmarks[count:], "whole"),
             "theta": torch.from_numpy(reference_transforms(landmarks[count:], landmarks[:count])),
             "landmarks": torch.from_numpy(landmarks[:count]),
             "keypoints": torch.from_numpy(np.ascontiguousarray(keypoints)),

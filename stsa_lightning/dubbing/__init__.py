@@ -2,10 +2,9 @@
 
 from stsa_lightning.dubbing.dubber import Dubber
 from stsa_lightning.dubbing.face_track import Faces, find_faces
-from stsa_lightning.dubbing.renderer import Scene, block_size
+from stsa_lightning.dubbing.renderer import Renderer, block_size
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.schedule import Schedule, make_schedule, ping_pong
-from stsa_lightning.inference.reference import draw_faces
 from stsa_lightning.utils.device import choose_device
 
 __all__ = [
@@ -13,11 +12,10 @@ __all__ = [
     "DubReport",
     "Dubber",
     "Faces",
-    "Scene",
+    "Renderer",
     "Schedule",
     "block_size",
     "choose_device",
-    "draw_faces",
     "find_faces",
     "make_schedule",
     "ping_pong",

@@ -18,22 +18,23 @@ import numpy as np
 import torch
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.dubbing.face_selection import FaceFinder, checked_who, source_level
+from stsa_lightning.dubbing.face_selection import FaceSelector, checked_face, source_level
 from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces, ramp_frames
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars, ProgressCallback, progress_bars
-from stsa_lightning.dubbing.renderer import Engine, Look, Observe, Restore, Scene
+from stsa_lightning.dubbing.renderer import Observe, RenderConfig, Renderer, Restore
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
-from stsa_lightning.dubbing.speech import Heard, LiveSpeech, Silence, Speech
+from stsa_lightning.dubbing.speech_features import LiveSpeech, Silence, Speech, SpeechFeatures
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.features.base import FEATURE_DIMS, AudioFeatures
 from stsa_lightning.features.build import audio_features
-from stsa_lightning.inference.engine import Precision, RenderEngine
+from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.render_engine import Precision, RenderEngine
 from stsa_lightning.media.audio import AudioError
-from stsa_lightning.media.footage import Footage, longest_gap_s
 from stsa_lightning.media.video import VideoWriter, check_output
+from stsa_lightning.media.video_source import VideoSource, longest_gap_s
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
@@ -107,11 +108,13 @@ class Dubber:
         self.engine: Engine = engine or RenderEngine(
             guidance, synthesis, precision=precision, device=choose_device(device)
         )
-        size, num_references, follow = synthesis.face_size, synthesis.num_references, synthesis.align_references
-        self.look = Look(size, num_references, num_frames, heatmap_sigma, block, follow, restore, detail)
+        size, num_references, pose_matched = synthesis.face_size, synthesis.num_references, synthesis.align_references
+        self.config = RenderConfig(
+            size, num_references, num_frames, heatmap_sigma, block, pose_matched, restore, detail
+        )
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
-        self.face, self.fit, self.silence, self.steady = checked_who(face), fit, silence, steady
+        self.face, self.fit, self.silence, self.steady = checked_face(face), fit, silence, steady
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu", **options: Any) -> Dubber:
@@ -153,7 +156,7 @@ class Dubber:
             audio: the new speech: a sound file, or a video whose sound is taken.
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
             progress: show a progress bar, or call a `ProgressCallback`.
-            observe: called with each rendered frame, see `scene.Observe`; costs a second run of guidance.
+            observe: called with each rendered frame, see `renderer.Observe`; costs a second run of guidance.
             audio_track: which of several sound tracks of `audio` is the speech, from 1 on; None: its default track.
 
         Raises:
@@ -167,53 +170,53 @@ class Dubber:
         times = Pipeline()
         with ExitStack() as opened, progress_bars(progress) as bars:
             opened.callback(release_free_memory)
-            footage = opened.enter_context(Footage(video))
-            check_output(out, footage.out_fps, footage.size, None, SAMPLE_RATE_HZ)
+            source = opened.enter_context(VideoSource(video))
+            check_output(out, source.out_fps, source.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
                 speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
-            scene = opened.enter_context(self._scene(footage, speech, speech.seconds, times, bars, observe))
-            seconds = self._write(scene, speech, out, times, bars)
-        faces, schedule = scene.faces, scene.schedule
-        why = np.where(scene.failed, FAILED, faces.why[schedule.source])
+            renderer = opened.enter_context(self._renderer(source, speech, speech.seconds, times, bars, observe))
+            seconds = self._write(renderer, speech, out, times, bars)
+        faces, schedule = renderer.faces, renderer.schedule
+        why = np.where(renderer.failed, FAILED, faces.why[schedule.source])
         passed = {name: int((why == i).sum()) for i, name in enumerate(REASONS) if i and (why == i).any()}
         return DubReport(
             out=out,
             frames=len(why),
             faces=int((why == 0).sum()),
             seconds=seconds,
-            fps=footage.out_fps,
-            width=footage.size[0],
-            height=footage.size[1],
+            fps=source.out_fps,
+            width=source.size[0],
+            height=source.size[1],
             elapsed_s=time.monotonic() - began,
             passed=passed,
             shots=len(np.unique(faces.shots[schedule.source])),
             face=faces.choice,
             stages=times.seconds,
-            warnings=_warnings(footage, schedule, speech, why, seconds),
+            warnings=_warnings(source, schedule, speech, why, seconds),
         )
 
-    def _scene(
+    def _renderer(
         self,
-        footage: Footage,
-        speech: Heard,
+        source: VideoSource,
+        speech: SpeechFeatures,
         seconds: float,
         times: Pipeline,
         bars: Bars,
         observe: Observe | None = None,
-    ) -> Scene:
-        faces = self._find_faces(footage, seconds, times, bars)
-        schedule = _schedule(footage, seconds, self.fit)
+    ) -> Renderer:
+        faces = self._find_faces(source, seconds, times, bars)
+        schedule = _schedule(source, seconds, self.fit)
         check = self._result_check() if self.check else None
-        ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(footage.out_fps))
-        return Scene(self.engine, self.look, footage, faces, schedule, speech, observe, check, ahead)
+        ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(source.out_fps))
+        return Renderer(self.engine, self.config, source, faces, schedule, speech, observe, check, ahead)
 
     def _result_check(self) -> ResultCheck:
         """Where the caller has a detector of their own, lips are not looked for in results."""
         return ResultCheck(None if self.detector else landmark_detector(self.landmark_model, static=True))
 
-    def _write(self, scene: Scene, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
+    def _write(self, renderer: Renderer, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
-        schedule, fps = scene.schedule, scene.footage.out_fps
+        schedule, fps = renderer.schedule, renderer.video.out_fps
         end_s = float(schedule.times_s[-1]) + 1 / float(fps)
         seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
         sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
@@ -223,44 +226,44 @@ class Dubber:
             VideoWriter(
                 out,
                 fps,
-                scene.footage.size,
+                renderer.video.size,
                 sound,
                 speech.rate_hz,
                 layout=speech.layout,
                 timestamps=stamps,
-                colours=scene.footage.colours,
+                colours=renderer.video.colours,
                 **_ENCODING,
             ) as writer,
         ):
-            for frame in bars.track(scene.frames(times), len(schedule), description="redrawing"):
+            for frame in bars.track(renderer.frames(times), len(schedule), description="redrawing"):
                 with times.timed("encode"):
                     writer.write(frame[None])
         return seconds
 
-    def _find_faces(self, footage: Footage, seconds: float, times: Pipeline, bars: Bars) -> Faces:
+    def _find_faces(self, source: VideoSource, seconds: float, times: Pipeline, bars: Bars) -> Faces:
         """Faces of the frames that are shown, and of as many more as references are chosen from."""
         enough_s = max(seconds, REFERENCE_SECONDS)
-        expected = int(min(footage.info.frames, enough_s * footage.fps + 1))
-        with Pipeline() as pipeline, FaceFinder(self.face, self.detector, self.landmark_model) as finder:
-            frames = pipeline.source("find: decode", footage.scan(enough_s))
+        expected = int(min(source.info.frames, enough_s * source.fps + 1))
+        with Pipeline() as pipeline, FaceSelector(self.face, self.detector, self.landmark_model) as selector:
+            frames = pipeline.source("find: decode", source.scan(enough_s))
             for frame in bars.track(frames, expected, description="finding the face"):
                 with times.timed("find: landmarks"):
-                    finder.see(frame)
-            level = self._level(footage)
-            faces = finder.finish(footage.times_s, float(footage.rate), footage.size, level, self.steady, self.check)
+                    selector.update(frame)
+            level = self._level(source)
+            faces = selector.finish(source.times_s, float(source.rate), source.size, level, self.steady, self.check)
         times.seconds.update(pipeline.seconds)
         if not faces.valid.any():
             raise DubError(
-                f"{footage.path}: no face was found in any of {len(faces.valid)} frames; there is nothing to dub"
+                f"{source.path}: no face was found in any of {len(faces.valid)} frames; there is nothing to dub"
             )
         return faces
 
-    def _level(self, footage: Footage) -> np.ndarray | None:
+    def _level(self, source: VideoSource) -> np.ndarray | None:
         """How loud the source is, to tell who speaks; None where it has no sound that says."""
-        if self.face != "auto" or not footage.info.has_audio:
+        if self.face != "auto" or not source.info.has_audio:
             return None
         try:
-            return source_level(footage.path, float(footage.times_s[-1]) + 1)
+            return source_level(source.path, float(source.times_s[-1]) + 1)
         except AudioError:
             return None
 
@@ -289,7 +292,7 @@ class Dubber:
         """
         with ExitStack() as opened, progress_bars(False) as bars:
             opened.callback(release_free_memory)
-            footage = opened.enter_context(Footage(video))
+            source = opened.enter_context(VideoSource(video))
             speech: Speech | LiveSpeech
             if isinstance(audio, (str, Path)):
                 speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
@@ -297,11 +300,11 @@ class Dubber:
             else:
                 speech, seconds = opened.enter_context(LiveSpeech(audio, self.features)), LIVE_SECONDS
             times = Pipeline()
-            scene = opened.enter_context(self._scene(footage, speech, seconds, times, bars))
+            renderer = opened.enter_context(self._renderer(source, speech, seconds, times, bars))
             opened.enter_context(times)  # ends before what its threads use
             if isinstance(speech, LiveSpeech):
                 opened.callback(speech.close)  # or a thread that waits for speech would be waited for
-            yield from scene.frames(times)
+            yield from renderer.frames(times)
 
 
 def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures) -> None:
@@ -335,18 +338,20 @@ def disk_errors_named(out: Path) -> Iterator[None]:
         raise DubError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
-def _schedule(footage: Footage, seconds: float, fit: Fit) -> Schedule:
+def _schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
     """Which frame is shown when; a mouth moves on where the video has too few frames, or none for a while."""
-    times_s, fps = footage.times_s, footage.out_fps
-    schedule = make_schedule(times_s, float(footage.rate), seconds, fit)
-    if fps != footage.rate:
-        end_s = float(times_s[-1] + 1 / footage.rate)
+    times_s, fps = source.times_s, source.out_fps
+    schedule = make_schedule(times_s, float(source.rate), seconds, fit)
+    if fps != source.rate:
+        end_s = float(times_s[-1] + 1 / source.rate)
         return schedule.at(fps, min(seconds, end_s) if fit == "trim" else seconds)
     return schedule.held(fps, longest_gap_s(times_s))
 
 
-def _warnings(footage: Footage, schedule: Schedule, speech: Speech, why: np.ndarray, seconds: float) -> tuple[str, ...]:
-    found = [*footage.warnings(int(schedule.source.max()) + 1), *speech.notes]
+def _warnings(
+    source: VideoSource, schedule: Schedule, speech: Speech, why: np.ndarray, seconds: float
+) -> tuple[str, ...]:
+    found = [*source.warnings(int(schedule.source.max()) + 1), *speech.notes]
     if (why != 0).all():
         found.append("no frame was redrawn")
     if (why == FAILED).any():

@@ -68,29 +68,29 @@ class OneFace:
         """The detector is the caller's."""
 
 
-class FaceFinder:
+class FaceSelector:
     """Sees the frames of a video one after another and says what is redrawn; a context manager.
 
     Args:
-        who: "auto" (who speaks in the source, else the largest), "largest", "left", "right", or "N", the N-th from the
+        face: "auto" (who speaks in the source, else the largest), "largest", "left", "right", or "N", the N-th from the
             left, chosen in each shot.
         detector: finds one face a frame; None follows all faces.
         landmark_model: see `FaceFollower`.
 
     Raises:
-        DubError: an unknown `who`.
+        DubError: an unknown `face`.
     """
 
     def __init__(
-        self, who: str = "auto", detector: LandmarkDetector | None = None, landmark_model: Path | None = None
+        self, face: str = "auto", detector: LandmarkDetector | None = None, landmark_model: Path | None = None
     ) -> None:
-        self.who = checked_who(who)
+        self.face = checked_face(face)
         self._follower: Follower = FaceFollower(landmark_model) if detector is None else OneFace(detector)
         self._colours: dict[int, bytearray] = {}  # of each person, by identity
         self._contrast: dict[int, bytearray] = {}
         self.frames = 0
 
-    def see(self, frame: np.ndarray) -> None:
+    def update(self, frame: np.ndarray) -> None:
         """(H, W, 3) uint8 RGB, the next frame."""
         self._follower.update(frame[None])
         self.frames += 1
@@ -126,7 +126,7 @@ class FaceFinder:
         heard = None if level is None else _at(level, times_s)
         for start, stop, people in self._follower.shots():
             starts.append(start)
-            found = _chosen(self.who, people, start, stop, heard)
+            found = _chosen(self.face, people, start, stop, heard)
             if found is None:
                 continue
             person, reason = found
@@ -142,34 +142,34 @@ class FaceFinder:
     def close(self) -> None:
         self._follower.close()
 
-    def __enter__(self) -> FaceFinder:
+    def __enter__(self) -> FaceSelector:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self.close()
 
 
-def checked_who(who: str) -> str:
-    if who in ("auto", "largest", "left", "right") or (who.isdecimal() and int(who) > 0):
-        return who
-    raise DubError(f"face: expected auto, largest, left, right or a number from 1 (the leftmost) on, got {who!r}")
+def checked_face(face: str) -> str:
+    if face in ("auto", "largest", "left", "right") or (face.isdecimal() and int(face) > 0):
+        return face
+    raise DubError(f"face: expected auto, largest, left, right or a number from 1 (the leftmost) on, got {face!r}")
 
 
 def _chosen(
-    who: str, people: list[FaceTrack], start: int, stop: int, level: np.ndarray | None
+    face: str, people: list[FaceTrack], start: int, stop: int, level: np.ndarray | None
 ) -> tuple[FaceTrack, str] | None:
     """Of the people of a shot the one to redraw, and why; None: nobody."""
     if not people:
         return None
-    if who == "auto":
+    if face == "auto":
         return choose(people, start, stop, None if level is None else level[start:stop])
-    if who == "largest":
+    if face == "largest":
         return max(people, key=lambda track: track.area), "the largest"
     ordered = sorted(people, key=lambda track: track.middle_x)
-    if who in ("left", "right"):
-        return ordered[0 if who == "left" else -1], f"on the {who}"
-    place = int(who) - 1
-    return (ordered[place], f"number {who} from the left") if place < len(ordered) else None
+    if face in ("left", "right"):
+        return ordered[0 if face == "left" else -1], f"on the {face}"
+    place = int(face) - 1
+    return (ordered[place], f"number {face} from the left") if place < len(ordered) else None
 
 
 def _at(level: np.ndarray, times_s: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ from stsa_lightning.face.box import MARGIN_PX, normalise_landmarks
 from stsa_lightning.face.landmarks import LandmarkDetector
 from stsa_lightning.face.occlusion import covered_share, no_lips
 from stsa_lightning.face.pose import yaw_degrees
-from stsa_lightning.face.steady import steady_boxes, steady_landmarks
+from stsa_lightning.face.smoothing import smooth_boxes, smooth_landmarks
 from stsa_lightning.face.topology import CONTENT_POSITIONS, LANDMARKS
-from stsa_lightning.face.turned import TurnedBox, steady_turns, to_upright, upright_box
+from stsa_lightning.face.upright_box import UprightBox, steady_turns, to_upright, upright_box
 
 REASONS = ("redrawn", "no face", "profile", "occluded", "out of frame", "failed check")
 NO_FACE, PROFILE, OCCLUDED, OUT_OF_FRAME, FAILED = 1, 2, 3, 4, 5
@@ -32,7 +32,7 @@ class Faces:
     """The face of each of a video's F frames.
 
     Attributes:
-        landmarks: (F, 131, 2) float32 upright pixels (`face.turned`); zeros where there is none.
+        landmarks: (F, 131, 2) float32 upright pixels (`face.upright_box`); zeros where there is none.
         boxes: (F, 4) int32 upright pixels; zeros where there is none.
         degrees: (F,) float32, by which the head is tilted; exactly 0 where it is nearly upright.
         valid: (F,) bool, a face was found.
@@ -51,9 +51,9 @@ class Faces:
     why: np.ndarray
     choice: str
 
-    def place(self, frame: int) -> TurnedBox:
+    def box(self, frame: int) -> UprightBox:
         """Where the face of a frame is."""
-        return TurnedBox(self.boxes[frame], float(self.degrees[frame]))
+        return UprightBox(self.boxes[frame], float(self.degrees[frame]))
 
     @property
     def normalised(self) -> np.ndarray:
@@ -122,10 +122,10 @@ def settle_faces(
         for a, b in _runs(seen):
             part = slice(start + a, start + b)
             if steady:
-                steady_landmarks(landmarks[part], fps)
+                smooth_landmarks(landmarks[part], fps)
             degrees[part] = steady_turns(landmarks[part], fps if steady else None)
             landmarks[part] = to_upright(landmarks[part], degrees[part], size)
-            settled = steady_boxes if steady else _boxes
+            settled = smooth_boxes if steady else _boxes
             boxes[part] = settled(landmarks[part], size, degrees[part])
         seen &= boxes[start:stop].any(axis=1)
         why[start:stop][seen] = _why(landmarks[start:stop], colours, contrast, beyond, slice(start, stop), seen, fps)

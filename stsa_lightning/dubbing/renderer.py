@@ -1,4 +1,4 @@
-"""One video under one speech: its faces redrawn block by block, in stages that overlap."""
+"""Renders one video under one speech, block by block, in stages that overlap."""
 
 from __future__ import annotations
 
@@ -6,70 +6,47 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from stsa_lightning.dubbing.face_track import Faces, ramp_frames, ramped
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.schedule import Schedule
-from stsa_lightning.dubbing.speech import Heard, windows
-from stsa_lightning.face.alignment import chosen_transforms
+from stsa_lightning.dubbing.speech_features import SpeechFeatures, audio_windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
-from stsa_lightning.face.heatmaps import draw_heatmaps, outer_lip_aperture
+from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
-from stsa_lightning.face.turned import TurnedBox
-from stsa_lightning.media.footage import Footage
+from stsa_lightning.face.upright_box import UprightBox
+from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
 from stsa_lightning.media.video import nearest
-from stsa_lightning.models.synthesis import mask_lower_half
+from stsa_lightning.media.video_source import VideoSource
 
 WINDOW_FPS = 25  # the networks' clock: neighbours in a window are 0.04 s apart, whatever the video's rate
 BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are at work at a time; binds at 1080p
 _REFERENCES_KEPT = 4  # shots whose encoded references are held: a video that turns comes back to its last ones
 
 Restore = Callable[[np.ndarray], np.ndarray]
-Observe = Callable[[int, np.ndarray, TurnedBox], None]
-"""Told of each redrawn frame: its number, the heatmap (S, S) in [0, 1] that drives it, where the face is."""
-
-
-class Engine(Protocol):
-    """Both networks at work."""
-
-    def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
-        """References (1, M, 3, S, S) in [0, 1] and their heatmaps (1, M, 1, S, S): what `render` wants of them.
-
-        The first N are those of the whole shot; the others are there for `chosen`.
-        """
-
-    def render(
-        self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, chosen: Tensor, theta: Tensor
-    ) -> Tensor:
-        """Masked faces (F, 3, S, S), masked heatmaps (F, T, 1, S, S), audio (F, T, D, 10): faces (F, 3, S, S).
-
-        `chosen` (F, N) int64 are the references nearest to each frame's pose, `theta` (F, N, 2, 3) say where they are
-        read to lie as its face.
-        """
-
-    def heatmaps(self, contours: Tensor, audio: Tensor, references: Any) -> Tensor:
-        """The heatmaps (F, 1, S, S) that `render` draws from."""
+Observe = Callable[[int, np.ndarray, UprightBox], None]
+"""Called for each rendered frame with its number, its driving heatmap (S, S) in [0, 1] and the box of its face."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the networks were made for, and how their answer is used.
+class RenderConfig:
+    """What the networks were trained for, and how their faces are used.
 
     Attributes:
-        face_size: side S of their faces, pixels.
-        num_references: how many they look at.
-        num_frames: frames of a guidance window, odd.
-        heatmap_sigma: width of the heatmaps' lines, pixels.
+        face_size: side S of the networks' faces, pixels.
+        num_references: how many references they use, N.
+        num_frames: frames of a guidance window, odd, T.
+        heatmap_sigma: width of heatmap lines, pixels.
         block: frames in a batch.
-        follow: choose references for each frame by its pose, for networks with `align_references`.
+        pose_matched_references: choose references for each frame by its pose, for networks with `align_references`.
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
-        detail: keep the frame's own detail where the new face agrees with it.
+        detail: keep the frame's own detail where the generated face agrees with it.
     """
 
     face_size: int
@@ -77,7 +54,7 @@ class Look:
     num_frames: int
     heatmap_sigma: float
     block: int
-    follow: bool = False
+    pose_matched_references: bool = False
     restore: Restore | None = None
     detail: bool = True
 
@@ -90,32 +67,33 @@ class Block:
         shown: (n,) numbers in the schedule.
         sources: (n,) numbers in the source.
         frames: the pictures, (H, W, 3) uint8 RGB each.
-        redrawn: (m,) which of them are redrawn.
-        weight: (n,) how much of the new faces shows.
-        inputs: what the engine's `render` wants.
-        seen: (m, S, S, 3) uint8, the faces of those frames.
-        faces: what the networks made of them, square pictures uint8; none where they made nothing that shows.
+        rendered: (m,) indices of the frames whose face is rendered.
+        weight: (n,) opacity of the generated faces.
+        inputs, references: what the engine renders them from.
+        originals: (m, S, S, 3) uint8, the faces of those frames.
+        faces: the generated faces, square pictures uint8; empty where none shows.
     """
 
     shown: np.ndarray
     sources: np.ndarray
     frames: list[np.ndarray]
-    redrawn: np.ndarray
+    rendered: np.ndarray
     weight: np.ndarray
-    inputs: tuple[Any, ...] = ()
-    seen: np.ndarray | None = None
+    inputs: FrameInputs | None = None
+    references: Any = None
+    originals: np.ndarray | None = None
     faces: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class ShotReferences:
-    """What the networks may look at in a shot.
+    """The references of a shot.
 
     Attributes:
-        encoded: what the engine makes of it.
-        landmarks: (M, 131, 2) of the references in their boxes.
+        encoded: what `Engine.encode` returned.
+        landmarks: (M, 131, 2) of the references, normalised to the face box.
         first: number of the shot's first frame.
-        chosen: (n, N) int64, which of the references each of its frames looks at.
+        chosen: (n, N) int64, which references serve each of its frames.
     """
 
     encoded: Any
@@ -123,25 +101,20 @@ class ShotReferences:
     first: int
     chosen: np.ndarray
 
-    def of(self, sources: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """References (m, N) of some frames with these landmarks, and where they are read for them (m, N, 2, 3)."""
-        chosen = self.chosen[sources - self.first]
-        return chosen, chosen_transforms(self.landmarks, landmarks, chosen)
 
-
-class Scene:
-    """One video under one speech, ready to be redrawn.
+class Renderer:
+    """Renders one video under one speech; a context manager.
 
     Args:
         engine: the networks.
-        look: see `Look`.
-        footage: the video, scanned.
+        config: see `RenderConfig`.
+        video: the video, scanned.
         faces: of its frames.
         schedule: which frame is shown when.
-        speech: the new speech.
+        speech: audio features of the new speech.
         observe: see `Observe`; called in a thread, in order.
-        check: of the generated faces, closed with the scene; None: they are all shown.
-        ahead: faces are checked so many frames before they are shown, to go out smoothly before one that is wrong.
+        check: of the generated faces, closed with the renderer; None: they are all shown.
+        ahead: faces are checked so many frames before they are shown, to fade out smoothly before one that is wrong.
 
     Attributes:
         failed: (n,) bool, for each frame shown whether its generated face was wrong, and the frame passed through.
@@ -150,45 +123,46 @@ class Scene:
     def __init__(
         self,
         engine: Engine,
-        look: Look,
-        footage: Footage,
+        config: RenderConfig,
+        video: VideoSource,
         faces: Faces,
         schedule: Schedule,
-        speech: Heard,
+        speech: SpeechFeatures,
         observe: Observe | None = None,
         check: ResultCheck | None = None,
         ahead: int = 0,
     ) -> None:
-        self.engine, self.look, self.footage, self.observe = engine, look, footage, observe
+        self.engine, self.config, self.video, self.observe = engine, config, video, observe
         self.faces, self.schedule, self.speech = faces, schedule, speech
-        self.step = block_size(look.block, footage.size)
-        self._offsets_s = (np.arange(look.num_frames) - look.num_frames // 2) / WINDOW_FPS
+        self.step = block_size(config.block, video.size)
+        self._builder = FrameInputBuilder(config.face_size, config.heatmap_sigma)
+        self._offsets_s = (np.arange(config.num_frames) - config.num_frames // 2) / WINDOW_FPS
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
-        self._nearest_face = _nearest_faces(faces, footage.times_s[: len(faces.valid)])
+        self._nearest_face = _nearest_faces(faces, video.times_s[: len(faces.valid)])
         self._lip_aperture = _lip_apertures(faces)
-        self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(footage.fps))
+        self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(video.fps))
         self.failed = np.zeros(len(schedule), bool)
-        self._others: Footage | None = None  # reads references
-        self._references = lru_cache(_REFERENCES_KEPT)(self._encoded)
+        self._reference_video: VideoSource | None = None
+        self._references = lru_cache(_REFERENCES_KEPT)(self._shot_references)
 
     def frames(self, pipeline: Pipeline) -> Iterator[np.ndarray]:
-        """The dubbed frames in order, (H, W, 3) uint8 RGB each; stages run ahead in the pipeline's threads."""
+        """Yield the dubbed frames in order, (H, W, 3) uint8 RGB each; stages run ahead in the pipeline's threads."""
         blocks: Iterator[Block] = pipeline.source("decode", self._blocks())
         blocks = pipeline.stage("prepare", self._prepare, blocks)
         blocks = pipeline.stage("render", self._render, blocks)
-        blocks = self._weighed(pipeline.stage("check", self._checked, blocks))
+        blocks = self._weighted_blocks(pipeline.stage("check", self._check_faces, blocks))
         for frames in pipeline.stage("blend", self._blend, blocks):
             yield from frames
 
     def close(self) -> None:
-        """Frees what reads references and finds lips, and what was encoded: a cached method keeps its object alive."""
-        if self._others is not None:
-            self._others.close()
+        """Close the reference reader and the check, and free encoded references: a cached method keeps `self` alive."""
+        if self._reference_video is not None:
+            self._reference_video.close()
         if self._check is not None:
             self._check.close()
         del self._references
 
-    def __enter__(self) -> Scene:
+    def __enter__(self) -> Renderer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -198,11 +172,11 @@ class Scene:
 
     def _blocks(self) -> Iterator[Block]:
         numbers = self._numbers()
-        pictures = self.footage.read(int(source) for part in numbers for source in self.schedule.source[part])
+        pictures = self.video.read(int(source) for part in numbers for source in self.schedule.source[part])
         for part in self._numbers():
             sources = self.schedule.source[part]
-            redrawn = np.flatnonzero(self.faces.weight[sources] > 0)
-            yield Block(part, sources, [next(pictures) for _ in part], redrawn, self.faces.weight[sources])
+            rendered = np.flatnonzero(self.faces.weight[sources] > 0)
+            yield Block(part, sources, [next(pictures) for _ in part], rendered, self.faces.weight[sources])
 
     def _numbers(self) -> Iterator[np.ndarray]:
         """Numbers in the schedule of each block, all of one shot, for as long as there is speech."""
@@ -215,60 +189,63 @@ class Scene:
 
     @torch.inference_mode()
     def _prepare(self, block: Block) -> Block:
-        """What the networks want to know of a block."""
-        if not len(block.redrawn):
+        """Build what the networks are fed for a block."""
+        if not len(block.rendered):
             return block
-        shown, sources = block.shown[block.redrawn], block.sources[block.redrawn]
-        block.seen = self._crops([block.frames[i] for i in block.redrawn], sources)
+        shown, sources = block.shown[block.rendered], block.sources[block.rendered]
+        block.originals = self._crops([block.frames[i] for i in block.rendered], sources)
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
-        heard = windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
-        references = self._references(int(self.faces.shots[sources[0]]))
-        chosen, theta = references.of(sources, self.faces.in_boxes(sources))
-        block.inputs = (
-            mask_lower_half(_images(block.seen)),
-            self._contours(times_s, sources),
-            _tensor(heard).unflatten(0, times_s.shape),
-            references.encoded,
-            _tensor(chosen),
-            _tensor(theta),
+        audio = audio_windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
+        shot = self._references(int(self.faces.shots[sources[0]]))
+        block.references = shot.encoded
+        block.inputs = self._builder.frames(
+            block.originals,
+            audio.reshape(*times_s.shape, *audio.shape[1:]),
+            numbers=sources,
+            windows=self._windows(times_s, sources),
+            landmarks_of=self.faces.in_boxes,
+            reference_landmarks=shot.landmarks,
+            chosen=shot.chosen[sources - shot.first],
         )
         return block
 
     def _render(self, block: Block) -> Block:
-        if len(block.redrawn):
-            drawn = self.engine.render(*block.inputs)
+        if block.inputs is not None:
+            generated = self.engine.render(block.inputs, block.references)
             if self.observe is not None:
-                heatmaps = self.engine.heatmaps(*block.inputs[1:4])[:, 0].float().cpu().numpy()
-                for place, heatmap in zip(block.redrawn, heatmaps, strict=True):
-                    self.observe(int(block.shown[place]), heatmap, self.faces.place(block.sources[place]))
-            whole = drawn.isfinite().flatten(1).all(dim=1)
-            faces = (drawn.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            self.failed[block.shown[block.redrawn]] = ~whole.cpu().numpy()
-            block.faces, block.inputs = list(faces), ()
+                heatmaps = self.engine.heatmaps(block.inputs, block.references)[:, 0].float().cpu().numpy()
+                for i, heatmap in zip(block.rendered, heatmaps, strict=True):
+                    self.observe(int(block.shown[i]), heatmap, self.faces.box(block.sources[i]))
+            finite = generated.isfinite().flatten(1).all(dim=1)
+            faces = (
+                (generated.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+            )
+            self.failed[block.shown[block.rendered]] = ~finite.cpu().numpy()
+            block.faces, block.inputs, block.references = list(faces), None, None
         return block
 
-    def _checked(self, block: Block) -> Block:
+    def _check_faces(self, block: Block) -> Block:
         """Which of the faces may be shown."""
-        if block.seen is None:
+        if block.originals is None:
             return block
-        shown, sources = block.shown[block.redrawn], block.sources[block.redrawn]
-        if self.look.restore is not None:
-            block.faces = [self.look.restore(face) for face in block.faces]
+        shown, sources = block.shown[block.rendered], block.sources[block.rendered]
+        if self.config.restore is not None:
+            block.faces = [self.config.restore(face) for face in block.faces]
         if self._check is not None:
-            self.failed[shown] |= self._check(block.faces, block.seen, self.faces.in_boxes(sources), shown)
+            self.failed[shown] |= self._check(block.faces, block.originals, self.faces.in_boxes(sources), shown)
         return block
 
-    def _weighed(self, blocks: Iterator[Block]) -> Iterator[Block]:
+    def _weighted_blocks(self, blocks: Iterator[Block]) -> Iterator[Block]:
         """Blocks with their weights, each as soon as enough of what follows is checked."""
         waiting = deque[Block]()
         for block in blocks:
             waiting.append(block)
             while waiting and block.shown[-1] - waiting[0].shown[-1] >= self._ahead:
-                yield self._weigh(waiting.popleft(), int(block.shown[-1]) + 1)
+                yield self._weighted(waiting.popleft(), int(block.shown[-1]) + 1)
         while waiting:
-            yield self._weigh(waiting.popleft(), len(self.schedule))
+            yield self._weighted(waiting.popleft(), len(self.schedule))
 
-    def _weigh(self, block: Block, known: int) -> Block:
+    def _weighted(self, block: Block, known: int) -> Block:
         """What fails goes out as what is covered does; of the frames before `known` it is known whether they fail."""
         first = max(0, int(block.shown[0]) - self._ramp)
         around = np.arange(first, min(known, int(block.shown[-1]) + 1 + self._ramp))
@@ -278,77 +255,62 @@ class Scene:
         return block
 
     def _blend(self, block: Block) -> list[np.ndarray]:
-        for place, face in zip(block.redrawn, block.faces, strict=True):
-            source = block.sources[place]
-            if not block.weight[place]:
+        for i, face in zip(block.rendered, block.faces, strict=True):
+            source = block.sources[i]
+            if not block.weight[i]:
                 continue
-            block.frames[place] = blend_face(
-                block.frames[place],
+            block.frames[i] = blend_face(
+                block.frames[i],
                 face,
                 self.faces.boxes[source],
                 self.faces.landmarks[source],
-                weight=float(block.weight[place]),
-                detail=self.look.detail,
+                weight=float(block.weight[i]),
+                detail=self.config.detail,
                 degrees=float(self.faces.degrees[source]),
             )
         return block.frames
 
     # ------------------------------------------------------------------------------------------------------------ parts
 
-    def _encoded(self, shot: int) -> ShotReferences:
-        """Those of the whole shot, from closed to open lips, and those that lie as its frames do."""
-        frames, count = np.flatnonzero(self.faces.shots == shot), self.look.num_references
+    def _shot_references(self, shot: int) -> ShotReferences:
+        """References of a shot, from closed to open lips, and for `align_references` those in its frames' poses."""
+        frames, count = np.flatnonzero(self.faces.shots == shot), self.config.num_references
         weight = self.faces.weight[frames]
         fit = weight == 1 if (weight == 1).any() else weight > 0
-        seen = frames[choose_references(self._lip_aperture[frames], fit, count)]
+        references = frames[choose_references(self._lip_aperture[frames], fit, count)]
         chosen = np.arange(count)[None].repeat(len(frames), 0)
-        if self.look.follow:
-            offered = frames[candidates(fit)]
-            followed = offered[self._followed(frames, offered)]
-            posed, back = np.unique(followed, return_inverse=True)
-            seen, chosen = np.concatenate([seen, posed]), count + back.reshape(followed.shape)
-        ordered = np.unique(seen)
-        self._others = self._others or self.footage.again()
-        pictures = zip(ordered, self._others.read(ordered.tolist()), strict=True)
+        if self.config.pose_matched_references:
+            pool = frames[candidates(fit)]
+            matched = pool[self._pose_matched(frames, pool)]
+            distinct, index = np.unique(matched, return_inverse=True)
+            references, chosen = np.concatenate([references, distinct]), count + index.reshape(matched.shape)
+        ordered = np.unique(references)
+        self._reference_video = self._reference_video or self.video.again()
+        pictures = zip(ordered, self._reference_video.read(ordered.tolist()), strict=True)
         crops = {int(i): self._crops([picture], np.array([i]))[0] for i, picture in pictures}
-        landmarks = self.faces.in_boxes(seen)
-        whole = draw_heatmaps(landmarks, "whole", self.look.face_size, self.look.heatmap_sigma)
-        images = _images(np.stack([crops[i] for i in seen.tolist()]))
-        return ShotReferences(
-            self.engine.encode(images[None], _tensor(whole)[None, :, None]), landmarks, int(frames[0]), chosen
-        )
+        landmarks = self.faces.in_boxes(references)
+        inputs = self._builder.references(np.stack([crops[i] for i in references.tolist()]), landmarks)
+        return ShotReferences(self.engine.encode(inputs), landmarks, int(frames[0]), chosen)
 
-    def _followed(self, frames: np.ndarray, offered: np.ndarray) -> np.ndarray:
-        """Which of the frames on offer each frame looks at: (n, N) places."""
-        follow = PoseFollower(self.faces.in_boxes(offered), self._lip_aperture[offered], self.look.num_references)
+    def _pose_matched(self, frames: np.ndarray, pool: np.ndarray) -> np.ndarray:
+        """Which frames of the pool serve each frame as references: (n, N) indices into the pool."""
+        follower = PoseFollower(self.faces.in_boxes(pool), self._lip_aperture[pool], self.config.num_references)
         chosen = []
         for block in np.array_split(frames, -(-len(frames) // 1024)):
             known = self.faces.valid[block, None, None]
-            chosen.append(follow(np.where(known, self.faces.in_boxes(block), np.nan)))
+            chosen.append(follower(np.where(known, self.faces.in_boxes(block), np.nan)))
         return np.concatenate(chosen)
 
-    def _contours(self, times_s: np.ndarray, sources: np.ndarray) -> Tensor:
-        """Masked heatmaps of the faces nearest to each of the times (m, T): (m, T, 1, S, S)."""
+    def _windows(self, times_s: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        """Frames with a face nearest to each of the times (m, T) around the frames `sources` (m,): (m, T)."""
         shown = self.schedule.source[np.searchsorted(self._halfway_s, times_s)]  # as `nearest`
-        # Beyond a cut is somebody else.
+        # Do not take neighbours across a shot cut.
         same = self.faces.shots[shown] == self.faces.shots[sources][:, None]
-        around = self._nearest_face[np.where(same, shown, sources[:, None])]
-        unique, back = np.unique(around, return_inverse=True)
-        heatmaps = draw_heatmaps(self.faces.in_boxes(unique), "masked", self.look.face_size, self.look.heatmap_sigma)
-        return _tensor(heatmaps)[torch.from_numpy(back.reshape(around.shape))][:, :, None]
+        return self._nearest_face[np.where(same, shown, sources[:, None])]
 
     def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
-        boxes = map(self.faces.place, sources.tolist())
-        return np.stack([place.crop(frame, self.look.face_size) for frame, place in zip(frames, boxes, strict=True)])
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _images(faces: np.ndarray) -> Tensor:
-    """(n, S, S, 3) uint8 -> (n, 3, S, S) in [0, 1]."""
-    return _tensor(faces).permute(0, 3, 1, 2).float() / 255
+        boxes = map(self.faces.box, sources.tolist())
+        return np.stack([box.crop(frame, self.config.face_size) for frame, box in zip(frames, boxes, strict=True)])
 
 
 def _nearest_faces(faces: Faces, times_s: np.ndarray) -> np.ndarray:

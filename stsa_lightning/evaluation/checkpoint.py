@@ -31,12 +31,12 @@ class PreparedClips:
     """The samples of a prepared corpus.
 
     Args:
-        networks: what draws.
+        networks: what generates the faces.
         root: prepared corpus.
         clips: lines of its index: what is measured, and where references and other speech are taken from.
         protocol: tasks, references, baselines.
         name: of the main method.
-        silence: also draw under digital silence.
+        silence: also generate under digital silence.
         source: the videos of the clips, for whole frames.
     """
 
@@ -102,25 +102,27 @@ class PreparedClips:
             "true_wave": clip.wave,
             "notes": notes,
         }
-        follow = self.protocol.references != "first-frame"
-        draw = partial(networks.draw, clip, frames, references=other, chosen=chosen, follow=follow)
+        pose_matched = self.protocol.references != "first-frame"
+        generate = partial(
+            networks.generate, clip, frames, references=other, chosen=chosen, pose_matched_references=pose_matched
+        )
         silence = None
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)
-            silence = draw(speech=self._listen(quiet))
+            silence = generate(speech=self._listen(quiet))
         samples: list[ClipSample] = []
         baselines: dict[str, np.ndarray] = {}
         if self.protocol.baselines:
             baselines = baseline_predictions(shared, self.protocol.seed)
-            if follow:
+            if pose_matched:
                 baselines["nearest in pose"] = networks.nearest_in_pose(clip, frames, other)
         for task in self.protocol.tasks:
             predictions = dict(baselines)
             if task == "paired":
                 speech = clip.features(networks.features)
                 if self.protocol.ablate_paths:
-                    predictions |= ablated_predictions(networks.synthesis, draw, speech)
-                predictions[self.method] = draw(speech=speech)
+                    predictions |= ablated_predictions(networks.engine.synthesis, generate, speech)
+                predictions[self.method] = generate(speech=speech)
                 own = {"wave": shared["true_wave"]}
             else:
                 driver = self.driver_of(name)
@@ -130,7 +132,7 @@ class PreparedClips:
                 said = self._open(driver)
                 if self.protocol.baselines:
                     predictions["source frame"] = ground_truth
-                predictions[self.method] = draw(speech=said.features(networks.features))
+                predictions[self.method] = generate(speech=said.features(networks.features))
                 own = {"wave": said.wave, "lip_aperture": _lip_aperture(said, clip.frames)}
             predictions[GROUND_TRUTH] = ground_truth
             whole = self.source.of(clip, task, predictions, self.method, own["wave"]) if self.source else {}

@@ -39,7 +39,7 @@ class ClipSample:
         predictions: method -> (n, S, S, 3) uint8.
         valid: (F,) bool, frames with a face.
         scored: (F,) bool, valid frames that frame metrics count: reference frames are left out.
-        boxes: (F, 4) boxes of the crops in the source's frames, upright pixels (`face.turned`).
+        boxes: (F, 4) boxes of the crops in the source's frames, upright pixels (`face.upright_box`).
         times_s: (F,) time stamps from 0.
         references: (k, S, S, 3) uint8, the reference images of the networks.
         wave: (samples,) float32, 16 kHz, the driving speech; None: unknown.

@@ -85,7 +85,7 @@ def evaluate_checkpoint(
     silence = "silence" in chosen_metrics(protocol.metrics)
     prepared = PreparedClips(networks, data, lines, protocol, name, silence, source)
     alone = sum(prepared.references_of(clip) == clip for clip in measured)
-    references = _REFERENCES[protocol.references].format(count=networks.count)
+    references = _REFERENCES[protocol.references].format(count=networks.num_references)
     if protocol.references == "other-clip" and alone:
         references += f" (of the same clip in {alone} clips, which are then not scored themselves)"
     settings = {

@@ -260,9 +260,7 @@ def _crops(
         places = range(start, start + len(block))
         start += len(block)
         found = [
-            faces.place(place).crop(frame, crop)
-            for frame, place in zip(block, places, strict=True)
-            if faces.valid[place]
+            faces.box(place).crop(frame, crop) for frame, place in zip(block, places, strict=True) if faces.valid[place]
         ]
         yield np.stack(found) if found else np.zeros((0, crop, crop, 3), np.uint8)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.face.topology import LANDMARKS, MOUTH, positions
-from stsa_lightning.face.turned import TurnedBox
+from stsa_lightning.face.upright_box import UprightBox
 
 FEATHER = 0.06  # width of the soft edge, as a fraction of the face's size
 _LOWER_LIDS = positions([145, 374])  # middle of either lower eyelid
@@ -42,7 +42,7 @@ def blend_face(
         feather: see `face_mask`.
         weight: in [0, 1], how much of the face shows.
         detail: keep the frame's detail where it fits.
-        degrees: by which the head is tilted; `face`, `box` and `landmarks` are then upright (`face.turned`).
+        degrees: by which the head is tilted; `face`, `box` and `landmarks` are then upright (`face.upright_box`).
 
     Returns:
         (H, W, 3) uint8, a new frame.
@@ -54,7 +54,7 @@ def blend_face(
         raise ValueError(f"frame: expected (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
     if face.ndim != 3 or face.shape[2] != 3 or not (face.dtype == np.uint8 or np.issubdtype(face.dtype, np.floating)):
         raise ValueError(f"face: expected (S, S, 3) uint8 or float in [0, 1], got {face.shape} {face.dtype}")
-    place = TurnedBox(box, degrees)
+    place = UprightBox(box, degrees)
     below = place.read(frame).astype(np.float32)
     mask = face_mask(landmarks, box, feather)
     levels = face.astype(np.float32) * (1 if face.dtype == np.uint8 else 255)

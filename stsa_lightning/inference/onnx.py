@@ -1,7 +1,7 @@
-"""The drawing of faces as ONNX files, for programs without PyTorch.
+"""The rendering of faces as ONNX files, for programs without PyTorch.
 
 Two graphs: ``references.onnx``, run once per shot, and ``frames.onnx``, run for any number of frames. What the
-first takes and puts out under a name, the second takes under the same name. ``stsa.json`` beside them has the sizes.
+first takes and puts out under a name, the second takes under the same name. `stsa.json` next to them has the sizes.
 """
 
 from __future__ import annotations
@@ -11,31 +11,34 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs, example_inputs
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis
 from stsa_lightning.utils.errors import MissingPackageError
 from stsa_lightning.utils.files import written_whole
+from stsa_lightning.utils.onnx_session import onnx_session
 
 OPSET = 20  # the first whose sampling of a grid is PyTorch's
 _MAPS = ("spatial0", "spatial1", "spatial2", "content", "temporal0", "temporal1", "temporal2")
 
 
 class ReferenceGraph(nn.Module):
-    """``encode_references`` and guidance's part of it, as a tuple of tensors: ``tokens`` and :data:`_MAPS`; of networks
-    whose references follow the frame's pose, ``tokens`` alone."""
+    """Both networks' encoders of references: `tokens` and `_MAPS`; with `align_references` `tokens` alone."""
 
     def __init__(self, guidance: Guidance, synthesis: Synthesis) -> None:
         super().__init__()
         self.guidance, self.synthesis = guidance, synthesis
 
     def forward(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, ...]:
-        """Reference faces (1, N, 3, S, S) in [0, 1] and all their contours' heatmaps (1, N, 1, S, S)."""
+        """Reference faces (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S), all contours."""
         if self.synthesis.align_references:
             return (self.guidance.embed_references(heatmaps),)
         maps = self.synthesis.encode_references(images, heatmaps)
@@ -50,23 +53,29 @@ class FrameGraph(nn.Module):
         self.guidance, self.synthesis = guidance, synthesis
 
     def forward(
-        self, masked: Tensor, contours: Tensor, audio: Tensor, images: Tensor, tokens: Tensor, *maps: Tensor
-    ) -> Tensor:
-        """``masked`` (F, 3, S, S), ``contours`` (F, T, 1, S, S), ``audio`` (F, T, D, 10); of references, batch 1.
+        self,
+        masked_faces: Tensor,
+        masked_heatmaps: Tensor,
+        audio: Tensor,
+        images: Tensor,
+        tokens: Tensor,
+        *maps: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Faces (F, 3, S, S) and their driving heatmaps (F, 1, S, S), from `FrameInputs` and references of batch 1.
 
-        Where references follow the frame's pose, ``maps`` are their heatmaps and ``theta`` (F, N, 2, 3).
+        With `align_references`, `maps` are the references' heatmaps and `theta` (F, N, 2, 3).
         """
         frames, window = audio.shape[:2]
-        masked_codes = self.guidance.embed_masked(contours.flatten(0, 1)).unflatten(0, (frames, window))
-        audio_codes = self.guidance.embed_audio(audio.flatten(0, 1)).unflatten(0, (frames, window))
-        lip, jaw = self.guidance.fusion(masked_codes, audio_codes, tokens.expand(frames, -1, -1))
+        masked = self.guidance.embed_masked(masked_heatmaps.flatten(0, 1)).unflatten(0, (frames, window))
+        embedded = self.guidance.embed_audio(audio.flatten(0, 1)).unflatten(0, (frames, window))
+        lip, jaw = self.guidance.fusion(masked, embedded, tokens.expand(frames, -1, -1))
         centre = window // 2
-        heatmap = self.guidance.draw(lip[:, centre], jaw[:, centre], contours[:, centre])
+        heatmap = self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps[:, centre])
         if self.synthesis.align_references:
             references = self.synthesis.encode_references(images, *maps)
         else:
             references = References.of(images, *maps).expand(frames)
-        return self.synthesis.render(masked, heatmap, audio[:, centre], references).face
+        return self.synthesis.render(masked_faces, heatmap, audio[:, centre], references).face, heatmap
 
 
 def export_onnx(
@@ -86,20 +95,16 @@ def export_onnx(
     meta = dict(meta or {})
     size, count, num_frames = synthesis.face_size, synthesis.num_references, int(meta.get("num_frames", 5))
     guidance, synthesis = guidance.eval(), synthesis.eval()
-    images, heatmaps = torch.rand(1, count, 3, size, size), torch.rand(1, count, 1, size, size)
+    references, frames = example_inputs(size, synthesis.audio_dim, num_frames, count)  # any F above 1 stands for all
+    images, heatmaps = references.images, references.heatmaps
     reference_graph, frame_graph = ReferenceGraph(guidance, synthesis), FrameGraph(guidance, synthesis)
     with torch.no_grad():
         encoded = reference_graph(images, heatmaps)
-    frames = 2  # any number above 1 stands for all
-    driving = (
-        torch.rand(frames, 3, size, size),
-        torch.rand(frames, num_frames, 1, size, size),
-        torch.randn(frames, num_frames, synthesis.audio_dim, 10),
-    )
+    driving = frames.masked_faces, frames.masked_heatmaps, frames.audio
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("references.onnx", "frames.onnx", "stsa.json")]
-    given, shared = ["masked", "contours", "audio"], ["tokens", *_MAPS][: len(encoded)]
+    given, shared = ["masked_faces", "masked_heatmaps", "audio"], ["tokens", *_MAPS][: len(encoded)]
     seen = ["reference_images", "reference_heatmaps"]
     _export(reference_graph, (images, heatmaps), paths[0], seen, shared, None)
     many = torch.export.Dim("frames", min=1)
@@ -107,11 +112,11 @@ def export_onnx(
     names = shared[1:]
     sizes: tuple[dict[int, Any], ...] = tuple({} for _ in maps)
     if synthesis.align_references:
-        maps = heatmaps, torch.eye(2, 3).repeat(frames, count, 1, 1)
+        maps = heatmaps, frames.theta
         names, sizes = [seen[1], "theta"], ({}, {0: many})
     dynamic = (*({0: many} for _ in given), {}, {}, sizes)
     arguments = (*driving, images, encoded[0], *maps)
-    _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], ["face"], dynamic)
+    _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], ["face", "heatmap"], dynamic)
     described = {
         "face_size": size,
         "num_references": count,
@@ -122,6 +127,63 @@ def export_onnx(
     with written_whole(paths[2]) as part:
         part.write_text(json.dumps(described, indent=2) + "\n")
     return paths
+
+
+@dataclass(frozen=True)
+class OnnxReferences:
+    """References of a shot: their inputs, and the outputs of `references.onnx` by name."""
+
+    inputs: ReferenceInputs
+    encoded: dict[str, np.ndarray]
+
+
+class OnnxEngine:
+    """Exported networks in ONNX Runtime, on a processor; see `Engine`.
+
+    Args:
+        folder: what `export_onnx` wrote.
+
+    Raises:
+        MissingPackageError: ONNX Runtime is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._references, self._frames = (onnx_session(Path(folder) / f"{n}.onnx") for n in ("references", "frames"))
+        self._inputs = {value.name for value in self._frames.get_inputs()}
+        described = json.loads((Path(folder) / "stsa.json").read_text())
+        self.num_references: int = described["num_references"]
+
+    def encode(self, references: ReferenceInputs) -> OnnxReferences:
+        count = self.num_references
+        given = {"reference_images": references.images[:, :count], "reference_heatmaps": references.heatmaps[:, :count]}
+        names = [value.name for value in self._references.get_outputs()]
+        answers = self._references.run(names, {name: value.numpy() for name, value in given.items()})
+        return OnnxReferences(references, dict(zip(names, answers, strict=True)))
+
+    def render(self, frames: FrameInputs, references: OnnxReferences) -> Tensor:
+        return self._run("face", frames, references)
+
+    def heatmaps(self, frames: FrameInputs, references: OnnxReferences) -> Tensor:
+        return self._run("heatmap", frames, references)
+
+    def _run(self, output: str, frames: FrameInputs, references: OnnxReferences) -> Tensor:
+        """One frame at a time: a run has one set of references, and each frame may have chosen its own."""
+        answers = []
+        for number in range(len(frames)):
+            frame = frames[number : number + 1]
+            chosen = frame.chosen[0] if "theta" in self._inputs else torch.arange(self.num_references)
+            given = {
+                "masked_faces": frame.masked_faces.numpy(),
+                "masked_heatmaps": frame.masked_heatmaps.numpy(),
+                "audio": frame.audio.numpy(),
+                "theta": frame.theta.numpy(),
+                "reference_images": references.inputs.images[:, chosen].numpy(),
+                "reference_heatmaps": references.inputs.heatmaps[:, chosen].numpy(),
+                **references.encoded,
+            }
+            known = {name: value for name, value in given.items() if name in self._inputs}
+            answers.append(torch.from_numpy(self._frames.run([output], known)[0]))
+        return torch.cat(answers)
 
 
 def _require_packages() -> None:

@@ -1,44 +1,27 @@
-"""Both networks at work on a block of frames."""
+"""The plain implementation of `Engine`, which the fast ones are tested against."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.models.guidance import Guidance
-from stsa_lightning.models.synthesis import References, Synthesis, mask_lower_half
+from stsa_lightning.models.synthesis import References, Synthesis
 
 
-@torch.inference_mode()
-def draw_faces(
-    guidance: Guidance,
-    synthesis: Synthesis,
-    faces: Tensor,
-    contours: Tensor,
-    audio: Tensor,
-    reference_heatmaps: Tensor,
-    references: References,
-) -> Tensor:
-    """Both stages for n frames of one video: the centre of each window is drawn.
+@dataclass(frozen=True)
+class PlainReferences:
+    """References of a shot: their `inputs`, and without `align_references` what the synthesis network makes of them."""
 
-    Args:
-        guidance, synthesis: the networks, in eval mode.
-        faces: (n, 3, S, S) in [0, 1]; their lower halves are not looked at.
-        contours: (n, T, 1, S, S) masked heatmaps of each frame's window.
-        audio: (n, T, D, 10).
-        reference_heatmaps: (1, N, 1, S, S).
-        references: of batch 1 or n, from ``synthesis.encode_references``.
-
-    Returns:
-        (n, 3, S, S) in [0, 1].
-    """
-    count, centre = len(faces), contours.shape[1] // 2
-    heatmaps = guidance(audio, contours, reference_heatmaps.expand(count, -1, -1, -1, -1)).heatmap[:, centre]
-    return synthesis.render(mask_lower_half(faces), heatmaps, audio[:, centre], references.expand(count)).face
+    inputs: ReferenceInputs
+    encoded: References | None
 
 
 class PlainEngine:
-    """The networks as they are trained, called as they stand.
+    """The networks as they are trained, called as they stand; see `Engine`.
 
     Args:
         guidance, synthesis: put into eval mode and onto `device`.
@@ -46,30 +29,32 @@ class PlainEngine:
     """
 
     def __init__(self, guidance: Guidance, synthesis: Synthesis, device: torch.device) -> None:
-        self.guidance, self.synthesis, self.device = guidance.eval().to(device), synthesis.eval().to(device), device
+        self.guidance, self.synthesis, self.device = guidance.to(device).eval(), synthesis.to(device).eval(), device
 
     @torch.inference_mode()
-    def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[Tensor, References]:
-        """Reference faces (1, N, 3, S, S) in [0, 1] and their heatmaps (1, N, 1, S, S)."""
-        images, heatmaps = images.to(self.device), heatmaps.to(self.device)
-        return heatmaps, self.synthesis.encode_references(images, heatmaps)
-
-    def render(
-        self,
-        masked: Tensor,
-        contours: Tensor,
-        audio: Tensor,
-        references: tuple[Tensor, References],
-        chosen: Tensor,
-        theta: Tensor,
-    ) -> Tensor:
-        """See `draw_faces`; for networks whose references stay where they are."""
-        masked, contours, audio = (tensor.to(self.device) for tensor in (masked, contours, audio))
-        return draw_faces(self.guidance, self.synthesis, masked, contours, audio, *references)
+    def encode(self, references: ReferenceInputs) -> PlainReferences:
+        inputs, count = references.to(self.device), self.synthesis.num_references
+        if self.synthesis.align_references:
+            return PlainReferences(inputs, None)
+        encoded = self.synthesis.encode_references(inputs.images[:, :count], inputs.heatmaps[:, :count])
+        return PlainReferences(inputs, encoded)
 
     @torch.inference_mode()
-    def heatmaps(self, contours: Tensor, audio: Tensor, references: tuple[Tensor, References]) -> Tensor:
-        """The heatmaps (n, 1, S, S) that `render` draws from."""
-        whole = references[0].expand(len(contours), -1, -1, -1, -1)
-        answer = self.guidance(audio.to(self.device), contours.to(self.device), whole)
-        return answer.heatmap[:, contours.shape[1] // 2]
+    def render(self, frames: FrameInputs, references: PlainReferences) -> Tensor:
+        frames = frames.to(self.device)
+        encoded = references.encoded
+        if encoded is None:
+            images, heatmaps = (
+                maps[0][frames.chosen] for maps in (references.inputs.images, references.inputs.heatmaps)
+            )
+            encoded = self.synthesis.encode_references(images, heatmaps, frames.theta)
+        audio = frames.audio[:, frames.audio.shape[1] // 2]
+        driving = self.heatmaps(frames, references)
+        return self.synthesis.render(frames.masked_faces, driving, audio, encoded.expand(len(frames))).face
+
+    @torch.inference_mode()
+    def heatmaps(self, frames: FrameInputs, references: PlainReferences) -> Tensor:
+        frames = frames.to(self.device)
+        whole = references.inputs.heatmaps[:, : self.synthesis.num_references].expand(len(frames), -1, -1, -1, -1)
+        output = self.guidance(frames.audio, frames.masked_heatmaps, whole)
+        return output.heatmap[:, frames.audio.shape[1] // 2]

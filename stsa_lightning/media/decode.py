@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from stsa_lightning.media.container import VideoError, open_input, picture_stream
-from stsa_lightning.media.shown import Colours, Shown
+from stsa_lightning.media.rgb_converter import Colours, RGBConverter
 from stsa_lightning.media.stills import Still, open_still
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Decoder:
         codec, container: as FFmpeg calls them; empty for a still picture.
         hdr: name of the transfer curve of a high-dynamic-range video; None of others.
         has_audio: whether the file has sound.
-        is_plain: whether other readers show its picture as this one does, see `Shown.is_plain`.
+        is_plain: whether other readers show its picture as this one does, see `RGBConverter.is_plain`.
         origin: stamp of time 0: when the first packet is to be shown, whether or not it can be decoded.
         sought: whether stamps tell where to seek; not so in files without time stamps, or with several beginnings.
 
@@ -71,11 +71,11 @@ class Decoder:
         self.sought = True
         try:
             self._open()
-            self._shown: Shown | None = None
+            self._shown: RGBConverter | None = None
             first = next(self._frames, None)
             if first is None:
                 raise VideoError(f"{path}: no frame could be decoded; is it damaged?")
-            self._shown = Shown(self._stream, first[1])
+            self._shown = RGBConverter(self._stream, first[1])
             self.is_plain = self._stream is not None and self._shown.is_plain(first[1])
         except BaseException:
             self.close()
@@ -114,7 +114,7 @@ class Decoder:
 
     @property
     def colours(self) -> Colours:
-        """In which a result looks as this does; see `Shown`."""
+        """In which a result looks as this does; see `RGBConverter`."""
         assert self._shown is not None
         return self._shown.colours
 

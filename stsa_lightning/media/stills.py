@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stsa_lightning.media.container import VideoError
-from stsa_lightning.media.shown import on_white
+from stsa_lightning.media.rgb_converter import on_white
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,7 +20,7 @@ from stsa_lightning.media.container import VideoError, open_output
 from stsa_lightning.media.decode import Decoder
 from stsa_lightning.media.decord_frames import DecordFrames, decord_frames
 from stsa_lightning.media.frames import Frames
-from stsa_lightning.media.shown import ACCURATE_RND, FULL, LIMITED, Colours, usual_matrix
+from stsa_lightning.media.rgb_converter import ACCURATE_RND, FULL, LIMITED, Colours, usual_matrix
 from stsa_lightning.utils.disk_array import DiskArray
 from stsa_lightning.utils.files import Part
 

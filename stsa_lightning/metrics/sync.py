@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from stsa_lightning.constants import SAMPLES_PER_FRAME
-from stsa_lightning.face.turned import TurnedBox
+from stsa_lightning.face.upright_box import UprightBox
 from stsa_lightning.metrics.mouth_sync import MAX_SHIFT
 from stsa_lightning.models.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 from stsa_lightning.utils.errors import MissingPackageError, UserError
@@ -136,7 +136,7 @@ def crop_tracked(frames: np.ndarray, squares: np.ndarray, degrees: np.ndarray | 
     """Cut :func:`tracked_boxes` out of their frames: (n, H, W, 3) uint8 and (n, 4) -> (n, 224, 224, 3) uint8.
 
     What lies outside the picture has the value 110. Where a head is tilted by `degrees` (n,), its square is upright,
-    see :class:`stsa_lightning.face.turned.TurnedBox`, and filled up with the picture's outermost pixels.
+    see :class:`stsa_lightning.face.upright_box.UprightBox`, and filled up with the picture's outermost pixels.
     """
     if len(frames) != len(squares):
         raise ValueError(f"one square for each frame, got {len(squares)} for {len(frames)} frames")
@@ -144,7 +144,7 @@ def crop_tracked(frames: np.ndarray, squares: np.ndarray, degrees: np.ndarray | 
     turns = np.zeros(len(squares)) if degrees is None else degrees
     for crop, frame, (x0, y0, x1, y1), turn in zip(crops, frames, np.asarray(squares).tolist(), turns, strict=True):
         if turn:
-            crop[:] = TurnedBox(np.array([x0, y0, x1, y1]), float(turn)).crop(frame, PICTURE_PX)
+            crop[:] = UprightBox(np.array([x0, y0, x1, y1]), float(turn)).crop(frame, PICTURE_PX)
             continue
         height, width = frame.shape[:2]
         square = np.full((y1 - y0, x1 - x0, 3), PADDING_VALUE, np.uint8)

@@ -231,15 +231,15 @@ class Guidance(nn.Module):
         check_shape("masked_heatmaps", masked_heatmaps, B, T, 1, S, S)
         check_shape("reference_heatmaps", reference_heatmaps, B, None, 1, S, S)
         embeddings = self.embed_audio(audio.flatten(0, 1)).unflatten(0, (B, T))
-        lip_codes, jaw_codes = self.fusion(
+        lip_embeddings, jaw_embeddings = self.fusion(
             self.embed_masked(masked_heatmaps.flatten(0, 1)).unflatten(0, (B, T)),
             embeddings,
             self.embed_references(reference_heatmaps),
         )
-        lip_codes, jaw_codes = lip_codes.flatten(0, 1), jaw_codes.flatten(0, 1)  # (B * T, C)
+        lip_embeddings, jaw_embeddings = lip_embeddings.flatten(0, 1), jaw_embeddings.flatten(0, 1)  # (B * T, C)
         masked = masked_heatmaps.flatten(0, 1)
-        lip, jaw = self.decoder(lip_codes, jaw_codes, masked)
-        keypoints = self._keypoints(lip, jaw, lip_codes, jaw_codes)
+        lip, jaw = self.decoder(lip_embeddings, jaw_embeddings, masked)
+        keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings)
         return GuidanceOutput(
             lip=lip.unflatten(0, (B, T)),
             jaw=jaw.unflatten(0, (B, T)),
@@ -260,10 +260,12 @@ class Guidance(nn.Module):
         """(B, N, 1, S, S) -> tokens (B, N, C)."""
         return self.norm(self.reference_encoder(heatmaps.flatten(0, 1))).unflatten(0, heatmaps.shape[:2])
 
-    def draw(self, lip_codes: Tensor, jaw_codes: Tensor, masked_heatmaps: Tensor) -> Tensor:
-        """What drives the picture of single frames, (n, 1, S, S), from embeddings (n, C) of lip and jaw."""
-        lip, jaw = self.decoder(lip_codes, jaw_codes, masked_heatmaps)
-        keypoints = self._keypoints(lip, jaw, lip_codes, jaw_codes) if self.heatmap_renderer is not None else None
+    def render(self, lip_embeddings: Tensor, jaw_embeddings: Tensor, masked_heatmaps: Tensor) -> Tensor:
+        """Driving heatmaps (n, 1, S, S) of single frames from embeddings (n, C) of lips and jaw."""
+        lip, jaw = self.decoder(lip_embeddings, jaw_embeddings, masked_heatmaps)
+        keypoints = (
+            self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings) if self.heatmap_renderer is not None else None
+        )
         return self._whole(lip, jaw, keypoints, masked_heatmaps)
 
     def _whole(self, lip: Tensor, jaw: Tensor, keypoints: Tensor | None, masked: Tensor) -> Tensor:
@@ -272,7 +274,7 @@ class Guidance(nn.Module):
         whole = lip + jaw + masked if self.add_masked else lip + jaw
         return whole.clamp(max=1)
 
-    def _keypoints(self, lip: Tensor, jaw: Tensor, lip_codes: Tensor, jaw_codes: Tensor) -> Tensor:
-        lip_xy = self.lip_keypoints(self.lip_encoder(lip) + lip_codes).unflatten(1, (LIP_KEYPOINTS, 2))
-        jaw_xy = self.jaw_keypoints(self.jaw_encoder(jaw) + jaw_codes).unflatten(1, (JAW_KEYPOINTS, 2))
+    def _keypoints(self, lip: Tensor, jaw: Tensor, lip_embeddings: Tensor, jaw_embeddings: Tensor) -> Tensor:
+        lip_xy = self.lip_keypoints(self.lip_encoder(lip) + lip_embeddings).unflatten(1, (LIP_KEYPOINTS, 2))
+        jaw_xy = self.jaw_keypoints(self.jaw_encoder(jaw) + jaw_embeddings).unflatten(1, (JAW_KEYPOINTS, 2))
         return torch.cat([jaw_xy, lip_xy], dim=1).transpose(1, 2)  # (B * T, 2, 57)

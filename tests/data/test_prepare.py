@@ -27,7 +27,7 @@ from stsa_lightning.data.windows import WindowDataset
 from stsa_lightning.data.workers import WorkerDied
 from stsa_lightning.face.box import face_box
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.face.turned import TurnedBox, steady_turns
+from stsa_lightning.face.upright_box import UprightBox, steady_turns
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.media.audio import load_audio
 from stsa_lightning.media.video import VideoReader, write_video
@@ -119,7 +119,7 @@ def test_contents_of_the_clip(prepared: tuple[Path, PrepareReport], videos: Path
     for number in (0, 40):
         frame, box = frames[number], clip.boxes[number]
         np.testing.assert_array_equal(box, face_box(clip.landmarks[number], (frame.shape[1], frame.shape[0])))
-        crop = TurnedBox(box, float(tilts[number])).crop(frame, 64)
+        crop = UprightBox(box, float(tilts[number])).crop(frame, 64)
         assert np.abs(clip.faces([number])[0].astype(int) - crop).mean() < 3
     inside = clip.face_landmarks[clip.valid]
     assert inside.min() >= 0

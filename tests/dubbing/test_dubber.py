@@ -16,7 +16,8 @@ from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.features.spectral import LogMel
-from stsa_lightning.inference.reference import PlainEngine
+from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.reference import PlainEngine, PlainReferences
 from stsa_lightning.media.audio import AudioError, load_audio, write_wav
 from stsa_lightning.media.video import VideoError, VideoReader, VideoWriter, probe, write_video
 from stsa_lightning.models.checkpoint import save_networks
@@ -223,15 +224,16 @@ class Turning(Detector):
 
 
 class ChoosingEngine(PlainEngine):
-    """Remembers which references frames look at, and their heatmaps."""
+    """Records the references on offer and which of them serve each frame; renders with the first three."""
 
-    def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
-        self.offered = heatmaps[0, :, 0].numpy()
-        return super().encode(images[:, :3], heatmaps[:, :3])
+    def encode(self, references: ReferenceInputs) -> PlainReferences:
+        self.offered = references.heatmaps[0, :, 0].numpy()
+        first = ReferenceInputs(references.images[:, :3], references.heatmaps[:, :3])
+        return PlainReferences(first, self.synthesis.encode_references(first.images, first.heatmaps))
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, *chosen: Tensor) -> Tensor:
-        self.chosen = np.concatenate([getattr(self, "chosen", np.empty((0, 3), int)), chosen[0].numpy()])
-        return super().render(masked, contours, audio, references, *chosen)
+    def render(self, frames: FrameInputs, references: PlainReferences) -> Tensor:
+        self.chosen = np.concatenate([getattr(self, "chosen", np.empty((0, 3), int)), frames.chosen.numpy()])
+        return super().render(frames, references)
 
 
 @pytest.mark.parametrize("align_references", [False, True])

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stsa_lightning.dubbing.face_selection import FaceFinder, _chosen, checked_who
+from stsa_lightning.dubbing.face_selection import FaceSelector, _chosen, checked_face
 from stsa_lightning.dubbing.face_track import NO_FACE, OCCLUDED, PROFILE, REASONS, settle_faces
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.schedule import make_schedule
 from stsa_lightning.face.occlusion import PLACES
 from stsa_lightning.face.topology import positions
 from stsa_lightning.face.tracks import FaceTrack
-from stsa_lightning.media.footage import Footage
+from stsa_lightning.media.video_source import VideoSource
 
 FPS, SIZE = 25.0, (200, 160)
 
@@ -86,7 +86,7 @@ def test_whose_mouth() -> None:
     assert _chosen("left", [], 0, 50, None) is None
     for wrong in ("0", "-1", "me"):
         with pytest.raises(DubError, match="expected auto, largest, left, right or a number"):
-            checked_who(wrong)
+            checked_face(wrong)
 
 
 def test_freeze_and_trim() -> None:
@@ -102,10 +102,10 @@ def test_freeze_and_trim() -> None:
 def test_real_hand_before_the_mouth(corpus: Path) -> None:
     found = {}
     for who in ("left", "right"):
-        with Footage(corpus / "hard" / "two_people_01.mp4") as footage, FaceFinder(who) as finder:
-            for frame in footage.scan(until_s=2.4):
-                finder.see(frame)
-            found[who] = finder.finish(footage.times_s, float(footage.fps), footage.size, None, steady=True)
+        with VideoSource(corpus / "hard" / "two_people_01.mp4") as video, FaceSelector(who) as selector:
+            for frame in video.scan(until_s=2.4):
+                selector.update(frame)
+            found[who] = selector.finish(video.times_s, float(video.fps), video.size, None, steady=True)
     assert found["left"].landmarks[..., 0].max() < found["right"].landmarks[..., 0].min()
     assert (found["right"].why == OCCLUDED).sum() >= 3
     assert not (found["left"].why == NO_FACE).any()

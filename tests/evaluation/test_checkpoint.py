@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_networks(path, Guidance(**{**GUIDANCE["tiny"], "face_size": 64}), synthesis, meta)
 
 
-def draw_truth(self: Networks, clip: Clip, frames: np.ndarray, **_: object) -> np.ndarray:
+def generate_truth(self: Networks, clip: Clip, frames: np.ndarray, **_: object) -> np.ndarray:
     return resized(clip.faces(frames), self.size)
 
 
@@ -83,7 +83,7 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
 
 
 def test_a_perfect_answer_scores_as_the_truth(checkpoint, prepared_sample, tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Networks, "draw", draw_truth)
+    monkeypatch.setattr(Networks, "generate", generate_truth)
     protocol = FAST.changed(tasks=("paired",), metrics=("psnr", "ssim", "lmd", "lmv", "lip_aperture", "jitter", "flow"))
     report = evaluate_checkpoint(checkpoint, prepared_sample, tmp_path, protocol.changed(baselines=False))
     drawn, ground_truth = report.row("paired", "STSA"), report.row("paired", "ground truth")
@@ -124,7 +124,7 @@ def test_an_interrupted_evaluation_goes_on(checkpoint, prepared_sample, tmp_path
     protocol = Protocol(
         speakers=("speaker01", "speaker02", "speaker03"), metrics=("psnr",), tasks=("paired",), baselines=False
     )
-    monkeypatch.setattr(Networks, "draw", draw_truth)
+    monkeypatch.setattr(Networks, "generate", generate_truth)
     monkeypatch.setattr(scoring, "score_clip", counted)
     with pytest.raises(KeyboardInterrupt):
         evaluate_checkpoint(checkpoint, prepared_sample, tmp_path, protocol)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stsa_lightning.dubbing.speech import LiveSpeech
+from stsa_lightning.dubbing.speech_features import LiveSpeech
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.features.moonshine import ENCODER, Moonshine
 from stsa_lightning.features.spectral import LogMel

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from stsa_lightning.data.corpora import find_sources
 from stsa_lightning.data.extract import _load_sound
-from stsa_lightning.dubbing.speech import Speech
+from stsa_lightning.dubbing.speech_features import Speech
 from stsa_lightning.media.audio import AudioError, load_audio, other_audible_tracks, probe_audio
 from stsa_lightning.media.audio_clock import in_seconds, placed, stretch
-from stsa_lightning.media.footage import Footage
 from stsa_lightning.media.mixing import to_mono
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoReader, VideoWriter, probe
+from stsa_lightning.media.video_source import VideoSource
 from tests.field.media import (
     FRAGMENTED,
     Picture,
@@ -206,9 +206,9 @@ def test_sound_and_every_reader_of_pictures_count_from_one_time(
     nearest = np.abs(np.arange(len(served))[:, None] / 25 - true_s).argmin(1)
     assert len(np.unique(grey[nearest])) > 10  # each frame is a little brighter than the one before
     np.testing.assert_allclose(served, grey[nearest], atol=0.7)
-    with Footage(file) as footage, VideoReader(file) as reader:
-        assert len(list(footage.scan())) == len(true_s)
-        np.testing.assert_allclose(footage.times_s, true_s, atol=2e-3)
+    with VideoSource(file) as video_source, VideoReader(file) as reader:
+        assert len(list(video_source.scan())) == len(true_s)
+        np.testing.assert_allclose(video_source.times_s, true_s, atol=2e-3)
         np.testing.assert_allclose(reader.timestamps_s, true_s, atol=2e-3)
 
 

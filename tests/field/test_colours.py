@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from stsa_lightning.media.footage import Footage
-from stsa_lightning.media.shown import Colours, usual_matrix
+from stsa_lightning.media.rgb_converter import Colours, usual_matrix
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoReader, VideoWriter
+from stsa_lightning.media.video_source import VideoSource
 from tests.field.pictures import encode, inner, patches, rgb_of, yuv_frame
 
 SD, HD = (96, 128), (96, 1280)
@@ -38,8 +38,8 @@ def test_readers_any_matrix_and_range_give_the_colours_that_were_stored(
     path = encode(tmp_path / "a.mp4", [yuv_frame(picture, pixel, matrix, full)] * 2, pixel=pixel, tags=tags)
     with VideoReader(path) as reader:
         shown = [reader.get([0])[0], next(iter(VideoStream(path)))]
-    with Footage(path) as footage:
-        shown.append(next(footage.scan()))
+    with VideoSource(path) as video_source:
+        shown.append(next(video_source.scan()))
     for found in shown:
         assert np.abs(inner(found) - inner(picture)).max() <= 2
     np.testing.assert_array_equal(shown[0], shown[1])
@@ -63,9 +63,9 @@ def test_footage_read_and_written_again_looks_the_same_in_another_decoder(
 ) -> None:
     picture = patches(*size, seed=1) // 2 + 60
     source = encode(tmp_path / "a.mp4", [yuv_frame(picture, pixel, matrix, full)] * 2, pixel=pixel, tags=tags)
-    with Footage(source) as footage:
-        frames = np.stack(list(footage.scan()))
-        with VideoWriter(tmp_path / "b.mp4", 25, footage.size, crf=4, colours=footage.colours) as writer:
+    with VideoSource(source) as video_source:
+        frames = np.stack(list(video_source.scan()))
+        with VideoWriter(tmp_path / "b.mp4", 25, video_source.size, crf=4, colours=video_source.colours) as writer:
             writer.write(frames)
     with av.open(str(source)) as before, av.open(str(tmp_path / "b.mp4")) as after:
         old, new = next(before.decode(video=0)), next(after.decode(video=0))
@@ -82,10 +82,10 @@ def test_footage_hdr_keeps_its_marks_and_is_told(tmp_path: Path) -> None:
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = 9, 9, 16, 1
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with Footage(tmp_path / "a.mp4") as footage:
-        list(footage.scan())
-        assert footage.colours == Colours(9, 9, 16)
-        assert any("HDR, PQ" in warning for warning in footage.warnings(1))
+    with VideoSource(tmp_path / "a.mp4") as video_source:
+        list(video_source.scan())
+        assert video_source.colours == Colours(9, 9, 16)
+        assert any("HDR, PQ" in warning for warning in video_source.warnings(1))
 
 
 def test_gray_video_without_a_range_is_limited(tmp_path: Path) -> None:

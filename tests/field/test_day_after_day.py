@@ -24,13 +24,14 @@ from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.dubbing.manifest import Job, dub_all
 from stsa_lightning.features.spectral import LogMel
-from stsa_lightning.inference.engine import EngineReferences, Precision, RenderEngine, _workers
+from stsa_lightning.inference.frame_inputs import example_inputs
 from stsa_lightning.inference.int8 import int8_is_fast
+from stsa_lightning.inference.render_engine import EngineReferences, Precision, RenderEngine, _workers
 from stsa_lightning.models import BUNDLED
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
+from stsa_lightning.models.synthesis import Synthesis
 
 PRECISIONS = get_args(Precision)
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
@@ -70,23 +71,17 @@ def frames_digest(frames: Iterator[np.ndarray]) -> str:
 
 
 class Shot:
-    """A shot's references and a few frames, as a scene has them."""
+    """A shot's references and a few frames, as a renderer has them."""
 
     def __init__(self, synthesis: Synthesis, seed: int) -> None:
-        random = torch.Generator().manual_seed(seed)
-        size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.num_references
-        self.references = (torch.rand(1, count, channels, size, size, generator=random) for channels in (3, 1))
-        self.references = tuple(self.references)
-        self.frames = (
-            mask_lower_half(torch.rand(3, 3, size, size, generator=random)),
-            torch.rand(3, 5, 1, size, size, generator=random),
-            torch.randn(3, 5, dim, 10, generator=random),
-        )
-        self.chosen = torch.arange(count).expand(3, -1)
-        self.theta = torch.eye(2, 3).expand(3, count, 2, 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.references, self.frames = example_inputs(
+                synthesis.face_size, synthesis.audio_dim, 5, synthesis.num_references, frames=3
+            )
 
-    def drawn(self, engine: RenderEngine, encoded: EngineReferences | None = None) -> Tensor:
-        return engine.render(*self.frames, encoded or engine.encode(*self.references), self.chosen, self.theta)
+    def rendered(self, engine: RenderEngine, encoded: EngineReferences | None = None) -> Tensor:
+        return engine.render(self.frames, encoded or engine.encode(self.references))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -98,16 +93,16 @@ def test_engine_called_from_threads_of_any_number_of_cores_draws_the_same_bits(
     drawn = []
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
-        drawn.append(shot.drawn(engine))
+        drawn.append(shot.rendered(engine))
     with ThreadPoolExecutor(1) as thread:
-        drawn.append(thread.submit(shot.drawn, engine).result())
+        drawn.append(thread.submit(shot.rendered, engine).result())
     assert all(torch.equal(drawn[0], each) for each in drawn[1:])
 
 
 def test_engine_leaves_the_threads_of_others_as_they_are(torch_threads: None) -> None:
     torch.set_num_threads(3)
     _workers.cache_clear()  # as in a process that makes its first engine
-    Shot(networks()[1], 0).drawn(engine := RenderEngine(*networks()))
+    Shot(networks()[1], 0).rendered(engine := RenderEngine(*networks()))
     seen = [torch.get_num_threads()]
     fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     fresh.start()
@@ -121,14 +116,14 @@ def test_engine_leaves_the_threads_of_others_as_they_are(torch_threads: None) ->
 def test_engine_given_up_the_fast_mode_for_one_shot_draws_the_next_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     guidance, synthesis = networks()
     hard, shot = Shot(synthesis, 1), Shot(synthesis, 2)
-    expected = shot.drawn(RenderEngine(guidance, synthesis))
+    expected = shot.rendered(RenderEngine(guidance, synthesis))
     engine, verdicts = RenderEngine(guidance, synthesis), iter([False, True, False])
     monkeypatch.setattr(engine, "_is_near", lambda fast, exact: next(verdicts))
-    encoded = engine.encode(*hard.references)
-    exact = hard.drawn(RenderEngine(guidance, synthesis, precision="exact"))
-    assert torch.equal(hard.drawn(engine, encoded), exact)
-    assert torch.equal(shot.drawn(engine), expected)
-    assert torch.equal(hard.drawn(engine, encoded), exact)  # asked once
+    encoded = engine.encode(hard.references)
+    exact = hard.rendered(RenderEngine(guidance, synthesis, precision="exact"))
+    assert torch.equal(hard.rendered(engine, encoded), exact)
+    assert torch.equal(shot.rendered(engine), expected)
+    assert torch.equal(hard.rendered(engine, encoded), exact)  # asked once
     assert next(verdicts) is False
 
 
@@ -143,7 +138,7 @@ def test_every_shot_is_checked_however_many_came_before(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(engine, "_is_near", is_near)
     for _ in range(5):
-        shot.drawn(engine)
+        shot.rendered(engine)
     assert len(checked) == 5
     assert len(set(checked)) == 1
     assert 0 < checked[0] < 0.2

@@ -82,7 +82,7 @@ def test_a_generator_is_trained_and_dubbed_with_where_the_user_allows_it(
     guidance, synthesis, _ = load_networks(mine / "out.safetensors")
     assert (type(synthesis).__name__, synthesis.strength, type(guidance).__name__) == ("Retouched", 0.2, "Guidance")
     # Drawn by the engine as by the network itself.
-    from stsa_lightning.inference.engine import RenderEngine
+    from stsa_lightning.inference.render_engine import RenderEngine
 
     engine = RenderEngine(guidance, synthesis, precision="fast")
     assert engine.precision == "exact"

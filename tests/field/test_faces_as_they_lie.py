@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from stsa_lightning.dubbing import Dubber, Faces
-from stsa_lightning.dubbing.face_selection import FaceFinder
+from stsa_lightning.dubbing.face_selection import FaceSelector
 from stsa_lightning.dubbing.face_track import OCCLUDED, OUT_OF_FRAME, REASONS
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MOUTH
-from stsa_lightning.face.turned import roll_degrees
+from stsa_lightning.face.upright_box import roll_degrees
 from stsa_lightning.media.audio import load_audio, write_wav
 from stsa_lightning.media.video import VideoReader, write_video
 from stsa_lightning.models import BUNDLED
@@ -46,10 +46,10 @@ def landmarks(upright: np.ndarray) -> np.ndarray:
 
 def found_in(frames: np.ndarray) -> Faces:
     height, width = frames.shape[1:3]
-    with FaceFinder("largest") as finder:
+    with FaceSelector("largest") as selector:
         for frame in frames:
-            finder.see(np.ascontiguousarray(frame))
-        return finder.finish(np.arange(len(frames)) / FPS, FPS, (width, height), None, steady=True)
+            selector.update(np.ascontiguousarray(frame))
+        return selector.finish(np.arange(len(frames)) / FPS, FPS, (width, height), None, steady=True)
 
 
 def tilted(frames: np.ndarray, degrees: float) -> np.ndarray:

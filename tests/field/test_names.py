@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES
-from stsa_lightning.media.footage import Footage
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoError, VideoReader, VideoWriter, check_output, probe, write_video
+from stsa_lightning.media.video_source import VideoSource
 from stsa_lightning.utils.files import Part, written_whole
 
 NAMES = ["out:1.mp4", "http:x.mp4", "take%03d.mp4", "two\nlines.mov", "-a.mkv", "a?b#c|d.mp4", "é" * 100 + ".mp4"]
@@ -28,9 +28,9 @@ def test_video_any_name_is_written_and_read(tmp_path: Path, name: str) -> None:
     assert os.listdir(tmp_path) == [name]
     assert probe(path).frames == 3
     assert len(list(VideoStream(path))) == 3
-    with VideoReader(path) as reader, Footage(path) as footage:
+    with VideoReader(path) as reader, VideoSource(path) as source:
         assert reader.get([0, 2]).shape == (2, 32, 48, 3)
-        assert len(list(footage.scan())) == 3
+        assert len(list(source.scan())) == 3
 
 
 def test_relative_name_with_a_colon_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from stsa_lightning.dubbing.dubber import _schedule
 from stsa_lightning.media.container import VideoError
-from stsa_lightning.media.footage import Footage
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoReader, probe
+from stsa_lightning.media.video_source import VideoSource
 from tests.field.pictures import corners, encode, turn
 
 
@@ -23,8 +23,8 @@ def shown(path: Path) -> np.ndarray:
     info = probe(path)
     with VideoReader(path) as reader:
         found = reader.get([0])[0]
-    with Footage(path) as footage:
-        np.testing.assert_array_equal(next(footage.scan()), found)
+    with VideoSource(path) as video_source:
+        np.testing.assert_array_equal(next(video_source.scan()), found)
     np.testing.assert_array_equal(next(iter(VideoStream(path))), found)
     assert found.shape == (info.height, info.width, 3)
     return found
@@ -89,13 +89,13 @@ def test_video_size_that_changes_is_fitted_into_the_first(tmp_path: Path) -> Non
     small = encode(tmp_path / "a.ts", [corners(64, 48)] * 20, format="mpegts")
     large = encode(tmp_path / "b.ts", [corners(128, 64)] * 20, format="mpegts")
     (tmp_path / "c.ts").write_bytes(small.read_bytes() + large.read_bytes())
-    with Footage(tmp_path / "c.ts") as footage:
-        frames = list(footage.scan())
+    with VideoSource(tmp_path / "c.ts") as video_source:
+        frames = list(video_source.scan())
         assert {frame.shape for frame in frames} == {(48, 64, 3)}
         assert len(frames) == 40
         assert same(frames[-1][8:40], corners(64, 32))
         assert frames[-1][:7].max() < 3  # black above what is wider
-        np.testing.assert_array_equal(next(footage.read([25])), frames[25])
+        np.testing.assert_array_equal(next(video_source.read([25])), frames[25])
 
 
 # --------------------------------------------------------------------------------------------------------------- stills
@@ -159,11 +159,11 @@ def test_still_any_kind_of_pixel_is_shown_on_white(tmp_path: Path) -> None:
 def test_animation_any_format_is_a_video(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(frame) for frame in numbered(5)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=80, lossless=True)
-    with Footage(tmp_path / f"a.{suffix}") as footage:
-        assert numbers(list(footage.scan())) == list(range(5))
-        np.testing.assert_allclose(footage.times_s, 0.08 * np.arange(5), atol=0.011)
-        assert numbers(list(footage.read([3, 1, 4]))) == [3, 1, 4]
-        assert float(footage.rate) == pytest.approx(12.5, rel=0.05)
+    with VideoSource(tmp_path / f"a.{suffix}") as video_source:
+        assert numbers(list(video_source.scan())) == list(range(5))
+        np.testing.assert_allclose(video_source.times_s, 0.08 * np.arange(5), atol=0.011)
+        assert numbers(list(video_source.read([3, 1, 4]))) == [3, 1, 4]
+        assert float(video_source.rate) == pytest.approx(12.5, rel=0.05)
 
 
 def test_still_that_is_damaged_is_told_with_its_name(tmp_path: Path) -> None:
@@ -179,13 +179,13 @@ def test_still_that_is_damaged_is_told_with_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fps", [1, 3, 6, 10])
 def test_schedule_rate_too_low_for_lips_is_raised_and_told(tmp_path: Path, fps: int) -> None:
     path = encode(tmp_path / "a.mkv", numbered(2 * fps), base=Fraction(1, fps))
-    with Footage(path) as footage:
-        list(footage.scan())
-        schedule = _schedule(footage, 1.6, "loop")
-        assert footage.out_fps == 25
+    with VideoSource(path) as video_source:
+        list(video_source.scan())
+        schedule = _schedule(video_source, 1.6, "loop")
+        assert video_source.out_fps == 25
         np.testing.assert_allclose(schedule.times_s, np.arange(40) / 25)
         assert schedule.source.tolist() == [int(k * fps / 25 + 1e-6) for k in range(40)]
-        (message,) = footage.warnings(len(footage.times_s))
+        (message,) = video_source.warnings(len(video_source.times_s))
         assert f"has {fps} frames/s" in message
 
 
@@ -193,12 +193,12 @@ def test_schedule_rate_too_low_for_lips_is_raised_and_told(tmp_path: Path, fps: 
 def test_footage_hole_in_the_picture_is_told_and_filled(tmp_path: Path, hole_s: float) -> None:
     stamps = [k + (round(25 * hole_s) if k > 9 else 0) for k in range(20)]
     path = encode(tmp_path / "a.mp4", numbered(20), stamps=stamps)
-    with Footage(path) as footage:
-        list(footage.scan())
-        (message,) = footage.warnings(20)
+    with VideoSource(path) as video_source:
+        list(video_source.scan())
+        (message,) = video_source.warnings(20)
         assert f"stands still at 0.36 s (for {hole_s + 0.04:.2f} s)" in message
-        assert footage.warnings(9) == []
-        schedule = _schedule(footage, 0.8 + hole_s, "loop")
+        assert video_source.warnings(9) == []
+        schedule = _schedule(video_source, 0.8 + hole_s, "loop")
         assert schedule.varying_times_s(Fraction(25)) is None
         assert (schedule.source == 9).sum() == 1 + round(25 * hole_s)
 
@@ -232,11 +232,11 @@ def test_readers_any_codec_and_container_serve_every_frame_in_any_order(
     quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     path = encode(tmp_path / name, numbered(30, 64, 64), codec, pixel, options=quiet, format=format)
     expected = list(range(30))
-    with Footage(path) as footage:
-        assert numbers(list(footage.scan())) == expected
-        assert numbers(list(footage.read([29, 3, 4, 2, 20, 0]))) == [29, 3, 4, 2, 20, 0]
-        assert footage.out_fps == 25
-        assert abs(footage.info.duration_s - 1.2) < 0.1
+    with VideoSource(path) as video_source:
+        assert numbers(list(video_source.scan())) == expected
+        assert numbers(list(video_source.read([29, 3, 4, 2, 20, 0]))) == [29, 3, 4, 2, 20, 0]
+        assert video_source.out_fps == 25
+        assert abs(video_source.info.duration_s - 1.2) < 0.1
     with VideoReader(path, fps=25) as reader:
         assert numbers(list(reader.get(expected))) == expected
     assert numbers(list(VideoStream(path))) == expected
@@ -245,9 +245,9 @@ def test_readers_any_codec_and_container_serve_every_frame_in_any_order(
 def test_readers_start_anywhere_time_begins_at_the_first_frame(tmp_path: Path) -> None:
     for start in (-250, 1, 25_000):
         path = encode(tmp_path / f"{start}.mkv", numbered(30), stamps=[start + k for k in range(30)])
-        with Footage(path) as footage:
-            assert numbers(list(footage.scan())) == list(range(30))
-            np.testing.assert_allclose(footage.times_s, np.arange(30) / 25, atol=2e-3)
+        with VideoSource(path) as video_source:
+            assert numbers(list(video_source.scan())) == list(range(30))
+            np.testing.assert_allclose(video_source.times_s, np.arange(30) / 25, atol=2e-3)
         assert numbers(list(VideoStream(path, 25, 0.4, 0.6))) == list(range(10, 15))
 
 
@@ -256,10 +256,10 @@ def test_footage_open_groups_of_pictures_are_sought_without_broken_frames(tmp_pa
     frames = [np.clip(f.astype(int) + n, 0, 255).astype(np.uint8) for f, n in zip(numbered(60), noise, strict=True)]
     options = {"crf": "10", "x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=3:scenecut=0:b-adapt=0"}
     path = encode(tmp_path / "a.mp4", frames, options=options)
-    with Footage(path) as footage:
-        scanned = list(footage.scan())
+    with VideoSource(path) as video_source:
+        scanned = list(video_source.scan())
         for number in (36, 35, 34, 33, 50, 11, 59, 24, 22):
-            np.testing.assert_array_equal(next(footage.again().read([number])), scanned[number])
+            np.testing.assert_array_equal(next(video_source.again().read([number])), scanned[number])
 
 
 def test_readers_broken_first_packets_are_left_out(tmp_path: Path) -> None:
@@ -269,12 +269,12 @@ def test_readers_broken_first_packets_are_left_out(tmp_path: Path) -> None:
     packets = len(data) // 188
     cut = tmp_path / "cut.ts"
     cut.write_bytes(bytes(data[: 3 * 188]) + bytes(data[(packets // 5) * 188 :]))
-    with Footage(cut) as footage:
-        found = numbers(list(footage.scan()))
+    with VideoSource(cut) as video_source:
+        found = numbers(list(video_source.scan()))
         assert len(found) >= 20
         assert found == list(range(found[0], 40))
         assert found[0] % 10 == 0  # a key frame
-        assert numbers(list(footage.read([0, len(found) - 1]))) == [found[0], 39]
+        assert numbers(list(video_source.read([0, len(found) - 1]))) == [found[0], 39]
     with VideoReader(cut) as reader:
         assert numbers(list(reader.get(range(len(reader))))) == found
 
@@ -282,9 +282,9 @@ def test_readers_broken_first_packets_are_left_out(tmp_path: Path) -> None:
 def test_footage_recordings_end_to_end_are_all_shown(tmp_path: Path) -> None:
     first = encode(tmp_path / "a.ts", numbered(60), format="mpegts")
     (tmp_path / "b.ts").write_bytes(2 * first.read_bytes())
-    with Footage(tmp_path / "b.ts") as footage:
-        assert numbers(list(footage.scan())) == 2 * list(range(60))
-        assert numbers(list(footage.read([100, 30, 60]))) == [40, 30, 0]
+    with VideoSource(tmp_path / "b.ts") as video_source:
+        assert numbers(list(video_source.scan())) == 2 * list(range(60))
+        assert numbers(list(video_source.read([100, 30, 60]))) == [40, 30, 0]
 
 
 def test_probe_edit_list_that_hides_most_is_no_sign_of_damage(tmp_path: Path) -> None:

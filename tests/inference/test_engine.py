@@ -4,18 +4,23 @@ import logging
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from stsa_lightning.inference import engine as engine_module
+from stsa_lightning.inference import render_engine as engine_module
 from stsa_lightning.inference.cuda_graphs import Record
-from stsa_lightning.inference.engine import EngineReferences, Precision, RenderEngine, psnr_db
+from stsa_lightning.inference.engine import Engine
 from stsa_lightning.inference.fold import for_inference, in_bfloat16
+from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast
+from stsa_lightning.inference.onnx import OnnxEngine, export_onnx
+from stsa_lightning.inference.reference import PlainEngine
+from stsa_lightning.inference.render_engine import EngineReferences, Precision, RenderEngine, psnr_db
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
@@ -23,6 +28,7 @@ from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from straightforward import StraightForm, seeded
 
+CPU = torch.device("cpu")
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
 
 
@@ -32,7 +38,12 @@ def networks(size: str, align_references: bool = False) -> tuple[Guidance, Synth
     return seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": 0})), seeded(Synthesis(**settings))
 
 
-def scene(synthesis: Synthesis, frames: int = 3, window: int = 5) -> dict[str, Tensor]:
+class Inputs(NamedTuple):
+    references: ReferenceInputs
+    frames: FrameInputs
+
+
+def inputs(synthesis: Synthesis, frames: int = 3, window: int = 5) -> Inputs:
     """Smooth pictures and neighbouring windows, as a video has them."""
     generator = torch.Generator().manual_seed(1)
     size, dim, count = synthesis.face_size, synthesis.audio_dim, synthesis.num_references
@@ -42,34 +53,68 @@ def scene(synthesis: Synthesis, frames: int = 3, window: int = 5) -> dict[str, T
         return torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
 
     at = torch.arange(frames)[:, None] + torch.arange(window)
-    return {
-        "masked": mask_lower_half(smooth(frames, 3)),
-        "contours": smooth(frames + window - 1, 1)[at],
+    given = {
+        "masked_faces": mask_lower_half(smooth(frames, 3)),
+        "masked_heatmaps": smooth(frames + window - 1, 1)[at],
         "audio": torch.randn(frames + window - 1, dim, 10, generator=generator)[at],
-        "images": smooth(count, 3)[None],
-        "heatmaps": smooth(count, 1)[None],
-        "chosen": torch.arange(count).expand(frames, -1),
-        "theta": torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator),
     }
+    references = ReferenceInputs(smooth(count, 3)[None], smooth(count, 1)[None])
+    theta = torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator)
+    return Inputs(references, FrameInputs(**given, chosen=torch.arange(count).expand(frames, -1), theta=theta))
 
 
-def rendered(engine: RenderEngine, given: dict[str, Tensor]) -> Tensor:
-    references = engine.encode(given["images"], given["heatmaps"])
-    driving = (given[name] for name in ("masked", "contours", "audio"))
-    return engine.render(*driving, references, given["chosen"], given["theta"])
+def mirrored(given: Inputs) -> Inputs:
+    """The same under other references."""
+    return given._replace(references=replace(given.references, images=given.references.images.flip(-1)))
 
 
-def frame_by_frame(form: StraightForm, given: dict[str, Tensor]) -> Tensor:
-    frames = range(len(given["masked"]))
-    own = [{name: given[name][i : i + 1] for name in ("masked", "contours", "audio", "theta")} for i in frames]
-    return torch.cat([form.frame(images=given["images"], heatmaps=given["heatmaps"], **each) for each in own])
+def rendered(engine: Engine, given: Inputs) -> Tensor:
+    return engine.render(given.frames, engine.encode(given.references))
+
+
+def frame_by_frame(form: StraightForm, given: Inputs) -> Tensor:
+    frames = [given.frames[i : i + 1] for i in range(len(given.frames))]
+    references = given.references.images, given.references.heatmaps
+    return torch.cat([form.frame(f.masked_faces, f.masked_heatmaps, f.audio, *references, f.theta) for f in frames])
+
+
+@pytest.fixture(params=["exact", "fast", "CUDA graphs", "bfloat16", "onnx"])
+def make_engine(request: pytest.FixtureRequest, recorded_plainly: Record, tmp_path: Path) -> Callable[..., Engine]:
+    """Every fast implementation of the interface, on this machine's processor."""
+
+    def make(guidance: Guidance, synthesis: Synthesis) -> Engine:
+        if request.param in ("exact", "fast"):
+            return RenderEngine(guidance, synthesis, precision=request.param)
+        if request.param == "onnx":
+            for package in ("onnx", "onnxscript", "onnxruntime"):
+                pytest.importorskip(package)
+            export_onnx(guidance, synthesis, tmp_path)
+            return OnnxEngine(tmp_path)
+        precision: Precision = "exact" if request.param == "CUDA graphs" else "fast"
+        return as_on_a_gpu(guidance, synthesis, precision, recorded_plainly)
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("align_references", [False, True])
+def test_every_engine_renders_as_the_plain_one(make_engine: Callable[..., Engine], align_references: bool) -> None:
+    guidance, synthesis = networks("tiny", align_references)
+    given, engine, plain = inputs(synthesis), make_engine(guidance, synthesis), PlainEngine(guidance, synthesis, CPU)
+    expected, found = rendered(plain, given), rendered(engine, given)
+    assert expected.std() > 0.02
+    assert (found.shape, found.dtype) == (expected.shape, torch.float32)
+    exact = getattr(engine, "precision", "exact") == "exact"
+    assert psnr_db(found, expected) > (80 if exact else 38)
+    heatmaps = [each.heatmaps(given.frames, each.encode(given.references)) for each in (engine, plain)]
+    torch.testing.assert_close(*heatmaps, atol=1e-4, rtol=0)  # guidance is float32 in every mode
 
 
 @pytest.mark.parametrize("align_references", [False, True])
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_exact_is_the_straight_form(size: str, align_references: bool) -> None:
     guidance, synthesis = networks(size, align_references)
-    given = scene(synthesis)
+    given = inputs(synthesis)
     drawn = rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
     expected = frame_by_frame(StraightForm(guidance, synthesis), given)
     assert expected.std() > 0.02
@@ -80,20 +125,20 @@ def test_rendered_heatmaps_are_those_of_the_network() -> None:
     """In double precision: on a line's steep flank a rounding error of a keypoint's place is large."""
     guidance = seeded(Guidance(**GUIDANCE["small"])).double()
     synthesis = seeded(Synthesis(**SYNTHESIS["small"])).double()
-    given = {name: value.double() for name, value in scene(synthesis).items()}
-    engine = RenderEngine(guidance, synthesis, precision="exact")
-    references = engine.encode(given["images"], given["heatmaps"])
-    drawn = engine.heatmaps(given["contours"], given["audio"], references)
-    with torch.inference_mode():
-        whole = guidance(given["audio"], given["contours"], given["heatmaps"].expand(3, -1, -1, -1, -1)).heatmap[:, 2]
-    assert whole.std() > 0.02
-    torch.testing.assert_close(drawn, whole, atol=1e-8, rtol=0)
+    references, frames = (
+        type(part)(*(v.double() if v.is_floating_point() else v for v in vars(part).values()))
+        for part in inputs(synthesis)
+    )
+    engine, plain = RenderEngine(guidance, synthesis, precision="exact"), PlainEngine(guidance, synthesis, CPU)
+    expected = plain.heatmaps(frames, plain.encode(references))
+    assert expected.std() > 0.02
+    torch.testing.assert_close(engine.heatmaps(frames, engine.encode(references)), expected, atol=1e-8, rtol=0)
 
 
 @pytest.mark.slow
 def test_exact_is_the_straight_form_at_the_released_size() -> None:
     guidance, synthesis = networks("released")
-    given = scene(synthesis, frames=1)
+    given = inputs(synthesis, frames=1)
     expected = frame_by_frame(StraightForm(guidance, synthesis), given)
     torch.testing.assert_close(
         rendered(RenderEngine(guidance, synthesis, precision="exact"), given), expected, atol=1e-4, rtol=0
@@ -107,7 +152,7 @@ def test_fast_is_near_exact_and_not_the_same(size: str, monkeypatch: pytest.Monk
     # Noise under seeded weights is harder for 8 bits than faces are (45 to 48 dB there, benchmarks/dub.py).
     monkeypatch.setattr(engine_module, "LEAST_PSNR_DB", 38.0)
     guidance, synthesis = networks(size)
-    given = scene(synthesis)
+    given = inputs(synthesis)
     engine = RenderEngine(guidance, synthesis)
     fast, exact = rendered(engine, given), rendered(RenderEngine(guidance, synthesis, precision="exact"), given)
     assert engine.precision == "fast"
@@ -120,12 +165,12 @@ def test_fast_is_given_up_where_it_is_too_far_off(
 ) -> None:
     monkeypatch.setattr(engine_module, "LEAST_PSNR_DB", 1000.0)
     guidance, synthesis = networks("tiny")
-    given = scene(synthesis, frames=2)
+    given = inputs(synthesis, frames=2)
     engine = RenderEngine(guidance, synthesis)
     with caplog.at_level(logging.WARNING):
         drawn = rendered(engine, given)
         rendered(engine, given)
-    assert caplog.text.count("are drawn exactly") == 1  # said once
+    assert caplog.text.count("are rendered exactly") == 1  # said once
     assert torch.equal(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given))
 
 
@@ -136,55 +181,54 @@ def test_without_fast_integers_all_is_exact(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     guidance, synthesis = networks("tiny")
-    given, engine = scene(synthesis, frames=4), RenderEngine(guidance, synthesis, precision="exact")
+    given, engine = inputs(synthesis, frames=4), RenderEngine(guidance, synthesis, precision="exact")
     seen: list[int] = []
     encoder, engine.workers = engine.guidance.audio_encoder, None
     encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    references = engine.encode(given["images"], given["heatmaps"])
-    together = engine.heatmaps(given["contours"], given["audio"], references)
-    apart = [engine.heatmaps(given["contours"][i : i + 1], given["audio"][i : i + 1], references) for i in range(4)]
-    with torch.inference_mode():
-        whole = guidance(given["audio"], given["contours"], given["heatmaps"].expand(4, -1, -1, -1, -1)).heatmap[:, 2]
+    references, plain = engine.encode(given.references), PlainEngine(guidance, synthesis, CPU)
+    together = engine.heatmaps(given.frames, references)
+    one_by_one = [engine.heatmaps(given.frames[i : i + 1], references) for i in range(4)]
     assert seen == [8, 5, 5, 5, 5]  # one batch each
-    torch.testing.assert_close(together, torch.cat(apart), atol=1e-5, rtol=0)
-    torch.testing.assert_close(together, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, torch.cat(one_by_one), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        together, plain.heatmaps(given.frames, plain.encode(given.references)), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("align_references", [False, True])
 @pytest.mark.parametrize("precision", ["exact", "fast"])
 def test_frames_do_not_depend_on_their_block(precision: Precision, align_references: bool) -> None:
     guidance, synthesis = networks("tiny", align_references=align_references)
-    given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision=precision)
-    of_frames = ("masked", "contours", "audio", "chosen", "theta")
-    alone = [rendered(engine, {**given, **{name: given[name][i : i + 1] for name in of_frames}}) for i in range(3)]
+    given, engine = inputs(synthesis), RenderEngine(guidance, synthesis, precision=precision)
+    alone = [rendered(engine, given._replace(frames=given.frames[i : i + 1])) for i in range(3)]
     assert psnr_db(rendered(engine, given), torch.cat(alone)) > (40 if engine.precision == "fast" else 100)
 
 
-def test_each_frame_looks_at_the_references_chosen_for_it() -> None:
+def test_each_frame_uses_the_references_chosen_for_it() -> None:
     guidance, synthesis = networks("tiny", align_references=True)
-    given, engine = scene(synthesis), RenderEngine(guidance, synthesis, precision="exact")
-    count = synthesis.num_references
-    more = torch.rand(1, 2, *given["images"].shape[2:], generator=torch.Generator().manual_seed(2))
-    offered = {
-        "images": torch.cat([given["images"], more], 1),
-        "heatmaps": torch.cat([given["heatmaps"], more[:, :, :1]], 1),
-    }
+    given, engine = inputs(synthesis), RenderEngine(guidance, synthesis, precision="exact")
+    count, (images, heatmaps) = synthesis.num_references, vars(given.references).values()
+    more = torch.rand(1, 2, *images.shape[2:], generator=torch.Generator().manual_seed(2))
+    pool = ReferenceInputs(torch.cat([images, more], 1), torch.cat([heatmaps, more[:, :, :1]], 1))
     chosen = torch.stack(
         [torch.randperm(count + 2, generator=torch.Generator().manual_seed(i))[:count] for i in range(3)]
     )
-    drawn = rendered(engine, {**given, **offered, "chosen": chosen})
-    tokens = engine.encode(given["images"], given["heatmaps"]).tokens  # guidance looks at the first ones
+    found = rendered(engine, Inputs(pool, replace(given.frames, chosen=chosen)))
+    tokens = engine.encode(given.references).tokens  # guidance uses the first ones
     for i, mine in enumerate(chosen):
-        alone = EngineReferences(tokens, (), (offered["images"][:, mine], offered["heatmaps"][:, mine]))
-        driving = [given[name][i : i + 1] for name in ("masked", "contours", "audio")]
-        expected = engine.render(*driving, alone, given["chosen"][:1], given["theta"][i : i + 1])
-        torch.testing.assert_close(drawn[i : i + 1], expected, atol=1e-5, rtol=0)
-    assert not torch.allclose(drawn, rendered(engine, given), atol=0.01)
+        alone = EngineReferences(tokens, (), ReferenceInputs(pool.images[:, mine], pool.heatmaps[:, mine]))
+        expected = engine.render(given.frames[i : i + 1], alone)
+        torch.testing.assert_close(found[i : i + 1], expected, atol=1e-5, rtol=0)
+    plain = PlainEngine(guidance, synthesis, CPU)
+    torch.testing.assert_close(
+        found, rendered(plain, Inputs(pool, replace(given.frames, chosen=chosen))), atol=1e-4, rtol=0
+    )
+    assert not torch.allclose(found, rendered(engine, given), atol=0.01)
 
 
 def test_cores_draw_side_by_side_what_one_draws() -> None:
     guidance, synthesis = networks("tiny")
-    given, engine = scene(synthesis, frames=9), RenderEngine(guidance, synthesis, precision="exact")
+    given, engine = inputs(synthesis, frames=9), RenderEngine(guidance, synthesis, precision="exact")
     engine.batch, engine.workers = 2, None
     alone = rendered(engine, given)
     with ThreadPoolExecutor(3) as engine.workers:
@@ -225,7 +269,7 @@ def as_on_a_gpu(guidance: Guidance, synthesis: Synthesis, precision: Precision, 
     engine = RenderEngine(guidance, synthesis, precision="exact")
     engine.record, engine.batch, engine.guidance_batch = record, 4, 4
     engine.synthesis = for_inference(synthesis)
-    engine.quick = in_bfloat16(engine.synthesis) if precision == "fast" else None
+    engine.fast = in_bfloat16(engine.synthesis) if precision == "fast" else None
     return engine
 
 
@@ -234,8 +278,8 @@ def test_recorded_shots_of_any_length_are_drawn_as_ever(align_references: bool, 
     guidance, synthesis = networks("tiny", align_references)
     engine = as_on_a_gpu(guidance, synthesis, "exact", recorded_plainly)
     plain = RenderEngine(guidance, synthesis, precision="exact")
-    shots = [scene(synthesis, frames) for frames in (6, 3, 1)]
-    shots[1]["images"] = shots[1]["images"].flip(-1)
+    shots = [inputs(synthesis, frames) for frames in (6, 3, 1)]
+    shots[1] = mirrored(shots[1])
     for given in (*shots, shots[0]):
         torch.testing.assert_close(rendered(engine, given), rendered(plain, given), atol=1e-5, rtol=0)
 
@@ -243,7 +287,7 @@ def test_recorded_shots_of_any_length_are_drawn_as_ever(align_references: bool, 
 @pytest.mark.parametrize(("size", "align_references"), [("tiny", False), ("small", True)])
 def test_bfloat16_is_near_float32(size: str, align_references: bool, recorded_plainly: Record) -> None:
     guidance, synthesis = networks(size, align_references)
-    given, engine = scene(synthesis, frames=2), as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly)
+    given, engine = inputs(synthesis, frames=2), as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly)
     drawn = rendered(engine, given)
     assert drawn.dtype == torch.float32
     assert engine.precision == "fast"
@@ -256,25 +300,26 @@ def test_what_is_recorded_never_waits_for_the_gpu(
 ) -> None:
     guidance = seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": heatmap_sigma}))
     synthesis = seeded(Synthesis(**{**SYNTHESIS[size], "align_references": align_references}))
-    engine, given = as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly), scene(synthesis)
-    for network in (engine.guidance, engine.synthesis, engine.quick):
+    engine, given = as_on_a_gpu(guidance, synthesis, "fast", recorded_plainly), inputs(synthesis)
+    for network in (engine.guidance, engine.synthesis, engine.fast):
         pretend_gpu.move(network)
 
-    def codes(embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        embedded: Tensor = pretend_gpu.run(embed, rows.flatten(0, 1))
-        return embedded.unflatten(0, rows.shape[:2])
+    def embedded(embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        found: Tensor = pretend_gpu.run(embed, rows.flatten(0, 1))
+        return found.unflatten(0, rows.shape[:2])
 
-    images, heatmaps = (given[name].expand(3, -1, -1, -1, -1) for name in ("images", "heatmaps"))
+    frames = given.frames
+    images, heatmaps = (maps.expand(3, -1, -1, -1, -1) for maps in (given.references.images, given.references.heatmaps))
     tokens = pretend_gpu.run(engine.guidance.embed_references, heatmaps[:1])
-    masked = codes(engine.guidance.embed_masked, given["contours"])
-    audio = codes(engine.guidance.embed_audio, given["audio"])
-    heatmap = pretend_gpu.run(engine._heatmap, masked, audio, given["contours"][:, 2], tokens)
-    references = images, heatmaps, given["theta"]
+    masked = embedded(engine.guidance.embed_masked, frames.masked_heatmaps)
+    audio = embedded(engine.guidance.embed_audio, frames.audio)
+    heatmap = pretend_gpu.run(engine._heatmap, masked, audio, frames.masked_heatmaps[:, 2], tokens)
+    references = images, heatmaps, frames.theta
     if not align_references:
         references = pretend_gpu.run(engine.synthesis.encode_references, images[:1], heatmaps[:1]).tensors()
-    for draw in (engine._exact_face, engine._quick_face):
-        face = pretend_gpu.run(draw, given["masked"], heatmap, given["audio"][:, 2], *references)
-        assert (face.shape, face.device.type, face.dtype) == (given["masked"].shape, "cuda", torch.float32)
+    for render in (engine._exact_face, engine._fast_face):
+        face = pretend_gpu.run(render, frames.masked_faces, heatmap, frames.audio[:, 2], *references)
+        assert (face.shape, face.device.type, face.dtype) == (frames.masked_faces.shape, "cuda", torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -296,8 +341,8 @@ def test_waiting_for_the_gpu_would_be_seen(waits: Callable[[Tensor], Tensor], pr
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_on_a_gpu(size: str, align_references: bool, caplog: pytest.LogCaptureFixture) -> None:
     guidance, synthesis = networks(size, align_references)
-    shots = [scene(synthesis, frames) for frames in (40, 3, 1)]
-    shots[1]["images"] = shots[1]["images"].flip(-1)
+    shots = [inputs(synthesis, frames) for frames in (40, 3, 1)]
+    shots[1] = mirrored(shots[1])
     here = RenderEngine(guidance, synthesis, precision="exact")
     fast = RenderEngine(guidance, synthesis, device="cuda")
     exact = RenderEngine(guidance, synthesis, precision="exact", device="cuda")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from stsa_lightning.cli import main
-from stsa_lightning.inference.onnx import export_onnx
+from stsa_lightning.inference.frame_inputs import example_inputs
+from stsa_lightning.inference.onnx import OnnxEngine, export_onnx
+from stsa_lightning.inference.reference import PlainEngine
 from stsa_lightning.models.checkpoint import save_networks
 from stsa_lightning.models.guidance import Guidance
-from stsa_lightning.models.synthesis import Synthesis, mask_lower_half
+from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.errors import UserError
 
 
@@ -37,25 +40,19 @@ def test_onnx_draws_as_the_networks_do(
     described = json.loads((tmp_path / "onnx" / "stsa.json").read_text())
     assert described == {"face_size": 64, "num_references": 3, "audio_dim": 80, "features": "logmel", "num_frames": 5}
 
-    graphs = {name: runtime.InferenceSession(tmp_path / "onnx" / f"{name}.onnx") for name in ("references", "frames")}
-    images, heatmaps = torch.rand(1, 3, 3, 64, 64), torch.rand(1, 3, 1, 64, 64)
-    seen = {"reference_images": images.numpy(), "reference_heatmaps": heatmaps.numpy()}
-    names = [output.name for output in graphs["references"].get_outputs()]
-    encoded = dict(zip(names, graphs["references"].run(None, seen), strict=True))
-    for frames in (1, 3):
-        masked, contours = mask_lower_half(torch.rand(frames, 3, 64, 64)), torch.rand(frames, 5, 1, 64, 64)
-        audio = torch.randn(frames, 5, 80, 10)
-        driving = {"masked": masked.numpy(), "contours": contours.numpy(), "audio": audio.numpy()}
-        theta = torch.eye(2, 3) + 0.1 * torch.randn(frames, 3, 2, 3)
-        own = {"reference_heatmaps": seen["reference_heatmaps"], "theta": theta.numpy()} if align_references else {}
-        given = {**driving, "reference_images": seen["reference_images"], **encoded, **own}
-        (face,) = graphs["frames"].run(["face"], given)
-        with torch.inference_mode():
-            heatmap = tiny_guidance(audio, contours, heatmaps.expand(frames, -1, -1, -1, -1)).heatmap[:, 2]
-            references = tiny_synthesis.encode_references(images, heatmaps, theta).expand(frames)
-            expected = tiny_synthesis.render(masked, heatmap, audio[:, 2], references).face
-        assert expected.std() > 0.05
-        np.testing.assert_allclose(face, expected, atol=1e-4, rtol=0)
+    references, frames = example_inputs(64, 80, 5, 3, frames=3)
+    frames = replace(frames, theta=frames.theta + 0.1 * torch.randn(3, 3, 2, 3))
+    engine, plain = OnnxEngine(tmp_path / "onnx"), PlainEngine(tiny_guidance, tiny_synthesis, torch.device("cpu"))
+    expected = plain.render(frames, plain.encode(references))
+    assert expected.std() > 0.05
+    torch.testing.assert_close(engine.render(frames, engine.encode(references)), expected, atol=1e-4, rtol=0)
+
+    # Without chosen references the graph takes all frames at once.
+    graph = runtime.InferenceSession(tmp_path / "onnx" / "frames.onnx")
+    given = {**vars(frames), "reference_images": references.images, "reference_heatmaps": references.heatmaps}
+    given = {name: value.numpy() for name, value in given.items()} | engine.encode(references).encoded
+    (faces,) = graph.run(["face"], {value.name: given[value.name] for value in graph.get_inputs()})
+    np.testing.assert_allclose(faces, expected, atol=1e-4, rtol=0)
 
 
 def test_what_is_missing_is_named(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stsa_lightning.media import frames as frames_module
-from stsa_lightning.media.footage import Footage
 from stsa_lightning.media.video import VideoError, VideoWriter, write_video
+from stsa_lightning.media.video_source import VideoSource
 
 
 def numbered(count: int) -> np.ndarray:
@@ -25,37 +25,37 @@ def test_any_order_is_served_after_a_scan(tmp_path: Path, suffix: str, monkeypat
     monkeypatch.setattr(frames_module, "_FAR", 10)
     path = tmp_path / f"a{suffix}"
     write_video(path, numbered(60), 25)
-    with Footage(path) as footage:
-        assert numbers(list(footage.scan())) == list(range(60))
-        np.testing.assert_allclose(footage.times_s, np.arange(60) / 25)
+    with VideoSource(path) as source:
+        assert numbers(list(source.scan())) == list(range(60))
+        np.testing.assert_allclose(source.times_s, np.arange(60) / 25)
         order = [*range(60), *range(58, -1, -1), 3, 3, 40, 41, 5]
-        assert numbers(list(footage.read(order))) == order
-        with footage.again() as other:
+        assert numbers(list(source.read(order))) == order
+        with source.again() as other:
             assert numbers(list(other.read([50, 2]))) == [50, 2]
         with pytest.raises(IndexError, match="frames 0 to 59 were scanned, asked for 60"):
-            list(footage.read([60]))
+            list(source.read([60]))
 
 
 def test_a_scan_ends_in_time_and_a_varying_rate_is_known(tmp_path: Path) -> None:
     times = np.cumsum([0, *[0.03, 0.05, 0.08] * 6])
     with VideoWriter(tmp_path / "a.mp4", 20, (64, 48), timestamps=times) as writer:
         writer.write(numbered(len(times)))
-    with Footage(tmp_path / "a.mp4") as footage:
-        assert len(list(footage.scan(until_s=0.5))) == (times < 0.5).sum()
-        np.testing.assert_allclose(footage.times_s, times[times < 0.5], atol=1e-4)
+    with VideoSource(tmp_path / "a.mp4") as source:
+        assert len(list(source.scan(until_s=0.5))) == (times < 0.5).sum()
+        np.testing.assert_allclose(source.times_s, times[times < 0.5], atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_picture_is_a_video_of_one_frame(tmp_path: Path, suffix: str) -> None:
     picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8), (0, 0), 5)
     cv2.imwrite(str(tmp_path / f"a{suffix}"), picture[..., ::-1])
-    with Footage(tmp_path / f"a{suffix}") as footage:
-        (frame,) = footage.scan()
+    with VideoSource(tmp_path / f"a{suffix}") as source:
+        (frame,) = source.scan()
         assert np.abs(frame.astype(int) - picture).mean() < 3
-        assert len(list(footage.read([0] * 5))) == 5
+        assert len(list(source.read([0] * 5))) == 5
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     with pytest.raises(VideoError, match=r"a\.mp4: cannot be read as video"):
-        Footage(tmp_path / "a.mp4")
+        VideoSource(tmp_path / "a.mp4")

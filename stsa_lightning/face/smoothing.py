@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from stsa_lightning.face.box import MARGIN_PX
-from stsa_lightning.face.turned import in_picture
+from stsa_lightning.face.upright_box import in_picture
 
 _REACH_S = 0.24  # a frame is averaged with those so far before and after it
 _SIGMA_S = 0.10
@@ -19,7 +19,7 @@ _SLACK_PX = 0.75  # how far a box's edge may be from where it belongs before it 
 _BLOCK = 2048  # frames smoothed at a time
 
 
-def steady_landmarks(landmarks: np.ndarray, fps: float) -> None:
+def smooth_landmarks(landmarks: np.ndarray, fps: float) -> None:
     """Smooth one face's landmarks in place: a bilateral filter over time, for each point by itself.
 
     Args:
@@ -57,7 +57,7 @@ def _smoothed(known: np.ndarray, first: int, count: int, reach: int, fps: float,
     return total / weights
 
 
-def steady_boxes(
+def smooth_boxes(
     landmarks: np.ndarray, frame_size: tuple[int, int], degrees: np.ndarray | None = None, margin_px: int = MARGIN_PX
 ) -> np.ndarray:
     """`upright_box` of consecutive frames, whose edges stay where they are until they are clearly wrong.

@@ -108,7 +108,7 @@ def in_picture(landmarks: np.ndarray, degrees: np.ndarray | float, frame_size: t
 
 
 @dataclass(frozen=True)
-class TurnedBox:
+class UprightBox:
     """Where a face is in its frame: a box in coordinates in which the head is upright.
 
     Attributes:

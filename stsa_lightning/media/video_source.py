@@ -15,7 +15,7 @@ _HOLE_S, _HOLE_FRAMES = 0.1, 2.5  # a frame that is shown longer than both stand
 _TOLD = 3  # holes that are told one by one
 
 
-class Footage(Frames):
+class VideoSource(Frames):
     """A video, or a still picture, opened once; a context manager. `scan` goes first, see `Frames`.
 
     Attributes:
@@ -36,9 +36,9 @@ class Footage(Frames):
         """Frames a second of a dub: the video's own, or 25 where those are too few for a mouth to move."""
         return RAISED_FPS if self.rate < SLOWEST_FPS else self.rate
 
-    def again(self) -> Footage:
+    def again(self) -> VideoSource:
         """The same frames for another reader, such as one in another thread."""
-        other = Footage(self.path)
+        other = VideoSource(self.path)
         other._stamps, other.sought = self._stamps, self.sought
         return other
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stsa_lightning.dubbing.pauses import pauses
-from stsa_lightning.dubbing.speech import LiveSpeech, Speech, windows
+from stsa_lightning.dubbing.speech_features import LiveSpeech, Speech, windows
 from stsa_lightning.features.base import AudioFeatures, feature_windows
 from stsa_lightning.features.moonshine import Moonshine
 from stsa_lightning.features.spectral import MFCC, LogMel

@@ -56,7 +56,7 @@ def usual_colours(width: int, height: int) -> Colours:
     return Colours(BT601, 5 if height in (288, 576) else 6, 6)
 
 
-class Shown:
+class RGBConverter:
     """Turns the decoded frames of one stream into (height, width, 3) uint8 RGB as players show them.
 
     Pixels that are not square are made so by stretching the shorter side, which loses nothing; turns and mirrorings

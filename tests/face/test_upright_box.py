@@ -6,7 +6,14 @@ import pytest
 
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.topology import MOUTH, positions
-from stsa_lightning.face.turned import TurnedBox, from_upright, roll_degrees, steady_turns, to_upright, upright_box
+from stsa_lightning.face.upright_box import (
+    UprightBox,
+    from_upright,
+    roll_degrees,
+    steady_turns,
+    to_upright,
+    upright_box,
+)
 
 SIZE = (320, 240)
 
@@ -77,14 +84,14 @@ def test_crop_of_a_lying_head_is_that_of_the_upright_picture(quarters: int, degr
     # Both pictures have the same middle; a box in the upright one, counted from there, is the turned picture's.
     shift = (np.array(frame.shape[1::-1]) - upright.shape[1::-1]) // 2
     box = np.array([100, 60, 200, 180])
-    place = TurnedBox(box + np.tile(shift, 2), degrees)
+    place = UprightBox(box + np.tile(shift, 2), degrees)
     np.testing.assert_array_equal(place.read(frame), upright[60:180, 100:200])
     np.testing.assert_array_equal(place.crop(frame, 64), crop_face(upright, box, 64))
 
 
 @pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 180.0])
 def test_what_is_added_to_the_upright_face_is_found_there_again(degrees: float) -> None:
-    frame, place = smooth_picture(), TurnedBox(np.array([120, 70, 200, 170]), degrees)
+    frame, place = smooth_picture(), UprightBox(np.array([120, 70, 200, 170]), degrees)
     bump = np.zeros((100, 80, 3), np.float32)
     cv2.circle(bump, (40, 60), 14, (60, 40, -50), -1)
     bump = cv2.GaussianBlur(bump, (0, 0), 3)

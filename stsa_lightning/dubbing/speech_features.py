@@ -28,8 +28,8 @@ _AFTER = {"moonshine": 10}
 _REMEMBERED = 50  # steps that live speech keeps: windows overlap
 
 
-class Heard(Protocol):
-    """What a scene asks of speech."""
+class SpeechFeatures(Protocol):
+    """Audio features of speech, step by step."""
 
     def covers(self, time_s: float) -> bool:
         """Whether there is speech at (or after) a time; waits for it where it is still coming in."""
@@ -38,7 +38,7 @@ class Heard(Protocol):
         """Feature steps first ... last - 1: (n, D) float32, zeros where there is no sound."""
 
 
-def windows(speech: Heard, centres: np.ndarray) -> np.ndarray:
+def audio_windows(speech: SpeechFeatures, centres: np.ndarray) -> np.ndarray:
     """`feature_windows` of speech around times (n,) in frames of 25/s: (n, D, 10) float32."""
     # As `feature_windows` counts, and no step more: live speech would be waited for.
     low, last = (int(np.floor((centre - 2) * 2 + 1e-4)) for centre in (centres.min(), centres.max()))
