@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stsa_lightning.face import steady
+from stsa_lightning.face import smoothing
 from stsa_lightning.face.box import face_box
 from stsa_lightning.face.smoothing import smooth_boxes, smooth_landmarks
 
@@ -41,7 +41,7 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     _, whole = noisy(np.sin(np.arange(50) / 9) * 3)
     parts = whole.copy()
     smooth_landmarks(whole, 25)
-    monkeypatch.setattr(steady, "_BLOCK", 7)
+    monkeypatch.setattr(smoothing, "_BLOCK", 7)
     smooth_landmarks(parts, 25)
     np.testing.assert_array_equal(parts, whole)
 
