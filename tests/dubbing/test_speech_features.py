@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stsa_lightning.dubbing.pauses import pauses
-from stsa_lightning.dubbing.speech_features import LiveSpeech, Speech, windows
+from stsa_lightning.dubbing.speech_features import LiveSpeech, Speech, audio_windows
 from stsa_lightning.features.base import AudioFeatures, feature_windows
 from stsa_lightning.features.moonshine import Moonshine
 from stsa_lightning.features.spectral import MFCC, LogMel
@@ -35,7 +35,7 @@ def test_a_file_is_heard_as_at_once(tmp_path: Path, wave: np.ndarray) -> None:
     centres = np.array([-3.0, 0.0, 7.5, 30.0, 74.9, 90.0])
     with Speech(tmp_path / "a.wav", LogMel()) as speech:
         assert (speech.seconds, speech.rate_hz, speech.audible) == (len(wave) / RATE, RATE, True)
-        np.testing.assert_allclose(windows(speech, centres), feature_windows(LogMel()(heard), centres), atol=1e-5)
+        np.testing.assert_allclose(audio_windows(speech, centres), feature_windows(LogMel()(heard), centres), atol=1e-5)
         assert speech.covers(len(wave) / RATE - 0.001)
         assert not speech.covers(len(wave) / RATE)
 
@@ -47,7 +47,7 @@ def test_live_speech_is_heard_as_the_whole(extractor: AudioFeatures, samples: in
     with LiveSpeech(chunks(wave, samples), extractor) as speech:
         for frame in range(0, 78, 3):
             centres = frame + np.arange(-2.0, 5.0)
-            np.testing.assert_allclose(windows(speech, centres), feature_windows(true, centres), atol=2e-4)
+            np.testing.assert_allclose(audio_windows(speech, centres), feature_windows(true, centres), atol=2e-4)
         assert not speech.covers(len(wave) / RATE)
 
 
@@ -68,7 +68,7 @@ def test_live_speech_needs_so_much_ahead(extractor: AudioFeatures, ahead_s: floa
 
         def ask() -> None:
             nonlocal found
-            found = windows(speech, 25.0 + np.arange(-2.0, 3.0))
+            found = audio_windows(speech, 25.0 + np.arange(-2.0, 3.0))
 
         asking = threading.Thread(target=ask)
         asking.start()
