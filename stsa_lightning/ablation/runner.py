@@ -23,7 +23,7 @@ from stsa_lightning.utils.safe_load import load_tensors
 from stsa_lightning.utils.tables import read_text
 
 BASE = "base"
-METRICS = ("psnr", "ssim", "lmd", "lip_aperture")
+METRICS = ("psnr", "ssim", "lmd", "lmv", "lip_aperture", "jitter")
 _FIXED_SPLIT = ("validation_speakers", "train_list", "val_list")
 
 

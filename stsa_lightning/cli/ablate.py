@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--epochs", type=int, help="length of each run, its phases in proportion (default: the base's)")
     parser.add_argument("--max_steps", type=int, help="end each run after so many steps")
-    parser.add_argument("--metrics", default="psnr,ssim,lmd,lip_aperture", help="see stsa evaluate")
+    parser.add_argument("--metrics", help="see stsa evaluate (default: psnr,ssim,lmd,lmv,lip_aperture,jitter)")
     parser.add_argument("--protocol", type=protocol_path, help="YAML of the evaluation (experiments/protocols/)")
     parser.add_argument("options", nargs="*", metavar="-- OPTION", help="further options of stsa fit")
 
@@ -57,7 +57,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
         seeds=tuple(arguments.seeds),
         epochs=arguments.epochs,
         options=tuple(options),
-        metrics=tuple(arguments.metrics.split(",")),
+        **({"metrics": tuple(arguments.metrics.split(","))} if arguments.metrics else {}),
         protocol=arguments.protocol,
     )
     figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}

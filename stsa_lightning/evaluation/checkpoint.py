@@ -133,7 +133,7 @@ class PreparedClips:
                 if self.protocol.baselines:
                     predictions["source frame"] = ground_truth
                 predictions[self.method] = generate(speech=said.features(networks.features))
-                own = {"wave": said.wave, "lip_aperture": _lip_aperture(said, clip.frames)}
+                own = {"wave": said.wave, "lip_aperture": _lip_aperture(said, clip.frames) * networks.size}
             predictions[GROUND_TRUTH] = ground_truth
             whole = self.source.of(clip, task, predictions, self.method, own["wave"]) if self.source else {}
             samples.append(
@@ -178,7 +178,7 @@ def baseline_predictions(shared: dict[str, Any], seed: int) -> dict[str, np.ndar
 
 
 def _lip_aperture(said: Clip, frames: int) -> np.ndarray:
-    """(F,) true lip aperture of a speaker over the frames of another's clip; NaN beyond the end."""
+    """(F,) true lip aperture of a speaker, in sides of the box, over another clip's frames; NaN beyond the end."""
     lip_aperture = np.full(frames, np.nan)
     shared = min(frames, said.frames)
     lip_aperture[:shared] = inner_lip_aperture(said.face_landmarks[:shared])

@@ -44,7 +44,8 @@ class ClipSample:
         references: (k, S, S, 3) uint8, the reference images of the networks.
         wave: (samples,) float32, 16 kHz, the driving speech; None: unknown.
         true_wave: (samples,) float32, 16 kHz, the source's own audio.
-        lip_aperture: (F,) true lip aperture of the speaker of `wave`; None in a paired task: that of the ground truth.
+        lip_aperture: (F,) true lip aperture of the speaker of `wave`, pixels of the crop; None in a
+            paired task: that of the ground truth.
         pairs: whole frames, blocks of (generated, true) uint8 RGB; None if there are only face crops.
         frames: method -> blocks of whole frames at 25/s, for SyncNet.
         degrees: (F,) tilt of the heads; None if there are no whole frames.

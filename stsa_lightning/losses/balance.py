@@ -120,3 +120,42 @@ class ShareBalancer(nn.Module):
         tiny = torch.finfo(torch.float32).tiny  # a term without any gradient stays without
         coefficients = weights / weights.sum() * (weights * mean).sum() / mean.clamp(min=tiny)
         return dict(zip(seen, coefficients.where(mean > 0, 0.0), strict=True))
+
+
+class GradientShare(nn.Module):
+    """The weight under which one term has a fixed share of the gradient at some outputs.
+
+    With g its gradient at the outputs and r that of all other terms, both as norms, the weight is
+    `share / (1 - share) * r / g`. The ratio is measured now and then, averaged over ranks and in time, and is part of
+    the checkpoint.
+
+    Args:
+        share: between 0 and 1.
+        every: steps between measurements, each of which costs a backward pass as far as the outputs.
+        decay: of the running mean, for each measurement.
+    """
+
+    ratio: Tensor
+
+    def __init__(self, share: float, every: int = 10, decay: float = 0.8) -> None:
+        super().__init__()
+        if not 0 < share < 1:
+            raise UserError(f"share must be between 0 and 1, got {share}")
+        self.share, self.every, self.decay = share, every, decay
+        self.register_buffer("ratio", torch.zeros(()))  # 0: not seen yet
+
+    def forward(self, term: Tensor, others: Tensor, outputs: Sequence[Tensor], step: int) -> Tensor:
+        """The weight of a scalar `term` beside the weighted sum of all `others`, at `outputs` of one graph."""
+        if step % self.every == 0:
+            self._measure(term, others, outputs)
+        return self.share / (1 - self.share) * self.ratio
+
+    def _measure(self, term: Tensor, others: Tensor, outputs: Sequence[Tensor]) -> None:
+        norms = gradient_norms({"term": term, "others": others}, outputs)
+        zero = torch.zeros((), device=term.device)
+        found = torch.stack([norms.get(name, zero).detach() for name in ("others", "term")])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(found)
+        if found[1] > 0:  # a term without any gradient says nothing
+            now = found[0] / found[1]
+            self.ratio = torch.where(self.ratio > 0, self.decay * self.ratio + (1 - self.decay) * now, now)

@@ -20,12 +20,18 @@ class CILSettings:
 
     Attributes:
         weight: of the term `cil`; 0 leaves it out.
-        estimator: ``infonce``, or ``mine``, that of the released code.
-        temperature, critic: of :class:`InfoNCE`.
-        momentum: of :class:`MINE`.
+        gradient_share: in place of a fixed weight, the part of the gradient at both paths' feature maps that is CIL's,
+            such as 0.05; see `losses.balance.GradientShare`. None: `weight` is the weight.
+        detach_temporal: CIL teaches the spatial path alone to agree with the temporal one: no gradient reaches the
+            temporal path's feature maps.
+        estimator: `infonce`, or `mine`, that of the released code.
+        temperature, critic: of `InfoNCE`.
+        momentum: of `MINE`.
     """
 
     weight: float = 0.1
+    gradient_share: float | None = None
+    detach_temporal: bool = False
     estimator: Estimator = "infonce"
     temperature: float = 0.07
     critic: Critic = "cosine"
@@ -34,6 +40,10 @@ class CILSettings:
     def __post_init__(self) -> None:
         if not self.weight >= 0:
             raise UserError(f"cil.weight must be 0 or more, got {self.weight}")
+        if self.gradient_share is not None and not 0 < self.gradient_share < 1:
+            raise UserError(f"cil.gradient_share must be between 0 and 1, or null, got {self.gradient_share}")
+        if self.gradient_share is not None and not self.weight:
+            raise UserError("cil.gradient_share: has no effect with cil.weight 0, which leaves CIL out")
         for name, kind in (("estimator", Estimator), ("critic", Critic)):
             if getattr(self, name) not in get_args(kind):
                 raise UserError(f"cil.{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
@@ -44,10 +54,10 @@ class CILSettings:
         if self.estimator == "mine" and self.critic != "cosine":
             raise UserError(f"cil.critic is InfoNCE's: leave it out with estimator mine, got {self.critic!r}")
 
-    def make(self, dim: int) -> InfoNCE | MINE:
-        """The estimator for embeddings of `dim` values."""
+    def make(self, dim: int, scales: int) -> InfoNCE | MINE:
+        """The estimator for embeddings of `dim` values at so many scales."""
         if self.estimator == "mine":
-            return estimator("mine", dim, momentum=self.momentum)
+            return estimator("mine", dim, momentum=self.momentum, scales=scales)
         return estimator("infonce", dim, temperature=self.temperature, critic=self.critic)
 
 
@@ -63,10 +73,12 @@ class CILLoss(nn.Module):
     Args:
         channels: of the paths' maps, scale by scale.
         estimator: of the mutual information of two embeddings of its `dim`; learns along where it has parameters.
+        detach_temporal: no gradient reaches the temporal path's maps.
     """
 
-    def __init__(self, channels: Sequence[int], estimator: InfoNCE | MINE) -> None:
+    def __init__(self, channels: Sequence[int], estimator: InfoNCE | MINE, detach_temporal: bool = False) -> None:
         super().__init__()
+        self.detach_temporal = detach_temporal
         self.heads = nn.ModuleList(ConvBlock(c, estimator.dim, kernel=1, activation=nn.Identity()) for c in channels)
         self.estimator = estimator
 
@@ -76,5 +88,7 @@ class CILLoss(nn.Module):
 
     def forward(self, spatial: Sequence[Tensor], temporal: Sequence[Tensor]) -> Tensor:
         """Maps of both paths -> scalar, nats; lower is more information in common."""
+        if self.detach_temporal:
+            temporal = [maps.detach() for maps in temporal]
         pairs = zip(self.embed(spatial), self.embed(temporal), strict=True)
-        return -torch.stack([self.estimator(x, y) for x, y in pairs]).mean()
+        return -torch.stack([self.estimator(x, y, scale) for scale, (x, y) in enumerate(pairs)]).mean()

@@ -111,8 +111,11 @@ class InfoNCE(nn.Module):
             scores = x.float() @ y.float().T
         return scores if self.critic == "mlp" else scores / self.temperature
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Two (B, C) codes, row i of one belonging to row i of the other -> scalar, nats, at most log N."""
+    def forward(self, x: Tensor, y: Tensor, scale: int = 0) -> Tensor:
+        """Two (B, C) codes, row i of one belonging to row i of the other -> scalar, nats, at most log N.
+
+        `scale` is there for `MINE`, which keeps an average for each.
+        """
         _check_pair(x, y, self.dim)
         return info_nce(self.scores(x, y))
 
@@ -134,11 +137,12 @@ class MINE(nn.Module):
         momentum: rate of the moving average of E[exp T] that replaces the batch's own in the gradient (the paper's
             correction of its bias on small batches; the value stays the plain bound); None: plain gradient, which
             cannot run away.
+        scales: how many kinds of pairs it is asked about in turn; each has a moving average of its own.
     """
 
     log_average: Tensor
 
-    def __init__(self, dim: int, hidden: int = 128, momentum: float | None = None) -> None:
+    def __init__(self, dim: int, hidden: int = 128, momentum: float | None = None, scales: int = 1) -> None:
         super().__init__()
         if momentum is not None and not 0 < momentum < 1:
             raise ValueError(f"momentum must be in (0, 1) or None, got {momentum}")
@@ -147,14 +151,14 @@ class MINE(nn.Module):
         self.fc2 = nn.Linear(hidden, hidden)
         self.fc3 = nn.Linear(hidden, 1)
         # Not persistent: the released state has no such entry, and the average is found again within some steps.
-        self.register_buffer("log_average", torch.tensor(float("-inf")), persistent=False)
+        self.register_buffer("log_average", torch.full((scales,), float("-inf")), persistent=False)
 
     def statistic(self, x: Tensor, y: Tensor) -> Tensor:
         """T(x, y): two (B, C) -> (B,)."""
         return self.fc3(F.elu(self.fc2(F.elu(self.fc1(torch.cat([x, y], dim=1)))))).squeeze(1).float()
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Two (B, C) codes, row i of one belonging to row i of the other, B >= 2 -> scalar, nats."""
+    def forward(self, x: Tensor, y: Tensor, scale: int = 0) -> Tensor:
+        """Two (B, C) codes of a scale, row i of one belonging to row i of the other, B >= 2 -> scalar, nats."""
         _check_pair(x, y, self.dim)
         if len(x) < 2:
             raise ValueError("MINE needs at least 2 pairs in a batch: with one there are no unpaired samples")
@@ -162,15 +166,16 @@ class MINE(nn.Module):
         marginal = self.statistic(x, y.roll(step, dims=0))
         log_mean = marginal.logsumexp(0) - math.log(len(x))
         if self.training and self.momentum is not None:
-            log_mean = self._corrected(log_mean, self.momentum)
+            log_mean = self._corrected(log_mean, self.momentum, scale)
         return self.statistic(x, y).mean() - log_mean
 
-    def _corrected(self, log_mean: Tensor, momentum: float) -> Tensor:
-        """The same value with the gradient of ``E[exp T] / moving average``."""
+    def _corrected(self, log_mean: Tensor, momentum: float, scale: int) -> Tensor:
+        """The same value with the gradient of `E[exp T] / moving average`."""
+        average = self.log_average[scale]
         with torch.no_grad():
-            mixed = torch.logaddexp(self.log_average + math.log1p(-momentum), log_mean + math.log(momentum))
-            self.log_average.copy_(torch.where(self.log_average.isinf(), log_mean, mixed))  # -inf: nothing seen yet
-        ratio = (log_mean - self.log_average).exp()
+            mixed = torch.logaddexp(average + math.log1p(-momentum), log_mean + math.log(momentum))
+            average.copy_(torch.where(average.isinf(), log_mean, mixed))  # -inf: nothing seen yet
+        ratio = (log_mean - average).exp()
         return log_mean.detach() + ratio - ratio.detach()
 
 

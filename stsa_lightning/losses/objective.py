@@ -162,7 +162,8 @@ class Objective(nn.Module):
         self.temporal = TemporalLoss()
         self.perceptual = PerceptualLoss(losses.perceptual_net) if weights.perceptual or weights.warp else None
         self.perceptual_half = losses.perceptual_half
-        self.cil = CILLoss(channels, cil.make(cil_width)) if cil.weight else None
+        made = cil.make(cil_width, len(channels))
+        self.cil = CILLoss(channels, made, cil.detach_temporal) if cil.weight else None
         single = weights.adversarial or weights.feature_matching
         self.discriminator = discriminator.make() if single else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
@@ -212,7 +213,7 @@ class Objective(nn.Module):
     # ---- stage 2
 
     def warp_terms(self, output: SynthesisOutput, target: Tensor, activations: Any, mouth: Tensor | None) -> Terms:
-        """Terms of the warped reference, and CIL.
+        """Terms of the warped reference.
 
         Args:
             output: of F frames.
@@ -225,9 +226,11 @@ class Objective(nn.Module):
             terms["warp_pixel"] = weighted_l1(output.warped, target, mouth)
         if self.perceptual is not None and self.weights.warp:
             terms["warp"] = self.perceptual(self._looked_at(output.warped), activations, with_style=False)
-        if self.cil is not None:
-            terms["cil"] = self.cil(output.spatial, output.temporal)
         return terms
+
+    def cil_terms(self, output: SynthesisOutput) -> Terms:
+        """What both paths' feature maps have in common."""
+        return {} if self.cil is None else {"cil": self.cil(output.spatial, output.temporal)}
 
     def face_terms(
         self,

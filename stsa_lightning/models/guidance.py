@@ -238,11 +238,14 @@ class Guidance(nn.Module):
         )
         lip_embeddings, jaw_embeddings = lip_embeddings.flatten(0, 1), jaw_embeddings.flatten(0, 1)  # (B * T, C)
         masked = masked_heatmaps.flatten(0, 1)
-        lip, jaw = self.decoder(lip_embeddings, jaw_embeddings, masked)
+        decoded = self.decoder(lip_embeddings, jaw_embeddings, masked)
+        # What follows is computed from the very tensors that go out, where the gradient of every term can be measured.
+        lip_windows, jaw_windows = (heatmaps.unflatten(0, (B, T)) for heatmaps in decoded)
+        lip, jaw = lip_windows.flatten(0, 1), jaw_windows.flatten(0, 1)
         keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings)
         return GuidanceOutput(
-            lip=lip.unflatten(0, (B, T)),
-            jaw=jaw.unflatten(0, (B, T)),
+            lip=lip_windows,
+            jaw=jaw_windows,
             keypoints=keypoints.unflatten(0, (B, T)),
             heatmap=self._whole(lip, jaw, keypoints, masked).unflatten(0, (B, T)),
             audio_embeddings=embeddings,

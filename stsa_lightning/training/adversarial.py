@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer, do_nothing_closure
 from torch import Tensor, nn
 
-from stsa_lightning.losses.balance import ShareBalancer, balance_of
+from stsa_lightning.losses.balance import GradientShare, ShareBalancer, balance_of
 from stsa_lightning.losses.objective import DiscriminatorOutput, LossSettings, Objective, Terms
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
@@ -47,6 +47,7 @@ class Adversarial(LightningModule):
     optim: OptimSettings
     losses: LossSettings
     balancer: ShareBalancer | None
+    cil_share: GradientShare | None
 
     # ---- steps
 
@@ -75,11 +76,17 @@ class Adversarial(LightningModule):
         terms, objective = generated.terms, self.objective
         weights: dict[str, Tensor | float] = {name: objective.term_weights[name] for name in terms}
         on_face = {name: terms[name] for name in objective.face_weights() if name in terms}
-        if self.balancer is None or generated.face is None or not on_face:
-            return torch.stack([weights[name] * value for name, value in terms.items()]).sum(), weights
-        balanced, coefficients = self.balancer(on_face, generated.face)
-        rest = [weights[name] * value for name, value in terms.items() if name not in on_face]
-        return torch.stack([balanced, *rest]).sum(), {**weights, **coefficients}
+        sums: list[Tensor] = []
+        if self.balancer is not None and generated.face is not None and on_face:
+            balanced, coefficients = self.balancer(on_face, generated.face)
+            sums, weights = [balanced], {**weights, **coefficients}
+        plain = [name for name in terms if name != "cil" and not (sums and name in on_face)]
+        total = torch.stack([*sums, *(weights[name] * terms[name] for name in plain)]).sum()
+        if "cil" not in terms:
+            return total, weights
+        if self.cil_share is not None:
+            weights["cil"] = self.cil_share(terms["cil"], total, generated.places["paths"], self.global_step)
+        return total + weights["cil"] * terms["cil"], weights
 
     @contextmanager
     def frozen_discriminators(self) -> Iterator[None]:

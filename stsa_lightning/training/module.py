@@ -18,7 +18,7 @@ from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.data.windows import Batch, as_floats
 from stsa_lightning.features.base import FeatureKind
 from stsa_lightning.inference.fold import compose_for_training
-from stsa_lightning.losses.balance import ShareBalancer
+from stsa_lightning.losses.balance import GradientShare, ShareBalancer
 from stsa_lightning.losses.cil import INFO_NCE, CILSettings
 from stsa_lightning.losses.objective import RELEASED_RECIPE, LossSettings, Objective, Terms
 from stsa_lightning.losses.sync import load_sync_loss
@@ -113,6 +113,7 @@ class STSA(Adversarial, Phased, Checkpointed):
         )
         compose_for_training(self.synthesis)
         self.balancer = ShareBalancer(self.objective.face_weights()) if self.losses.balance == "shares" else None
+        self.cil_share = GradientShare(cil.gradient_share) if cil.gradient_share else None
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.set_phase(phase)
@@ -191,7 +192,7 @@ class STSA(Adversarial, Phased, Checkpointed):
         return replace(picture, terms=generated.terms | picture.terms, places=generated.places | picture.places)
 
     def _generate_picture(self, step: GeneratorStep, heatmaps: Tensor) -> GeneratorOutput:
-        """Stage 2: the warped reference and CIL, and (past phase `warp`) the face."""
+        """Stage 2: the warped reference, and (past phase `warp`) CIL and the face."""
         batch = cast(Batch, step.batch)
         objective, with_face = self.objective, self.phase != "warp"
         every_frame = with_face and objective.every_frame
@@ -206,6 +207,7 @@ class STSA(Adversarial, Phased, Checkpointed):
             return GeneratorOutput(terms, places)
         # What the discriminators make of true faces serves feature matching here and their own step after.
         real = objective.discriminate(target, frames)
+        terms |= objective.cil_terms(output)
         with self.frozen_discriminators():
             terms |= objective.face_terms(output.face, target, activations, real, frames, mouth, batch["audio"])
             terms |= objective.own_terms("face", step)

@@ -4,7 +4,7 @@
 |------------------|-------------------------|------------------------------------------------------------|
 | `audio_pretrain` | nothing is rendered     | the guidance network's audio encoder, from audio alone     |
 | `guidance`       | nothing is rendered     | guidance network                                           |
-| `warp`           | true heatmaps           | synthesis network, warp terms alone                        |
+| `warp`           | true heatmaps           | synthesis network, warp terms alone, without CIL           |
 | `synthesis`      | true heatmaps           | synthesis network, all its terms                           |
 | `end_to_end`     | predicted heatmaps      | both networks, all terms                                   |
 """

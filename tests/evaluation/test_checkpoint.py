@@ -56,6 +56,8 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert drawn.value("psnr_mouth") < mean.value("psnr_mouth")
     assert mean.value("psnr_mouth") > report.row("paired", "masked input").value("psnr_mouth")
     assert mean.value("lip_aperture_corr") < 0.5
+    assert ground_truth.value("lip_aperture_amplitude") == pytest.approx(1)
+    assert mean.value("lip_aperture_amplitude") < 0.5
     # A rendered head keeps its size and light: its nearest frame differs in the mouth alone.
     nearest = report.row("paired", "nearest in pose")
     assert nearest.value("psnr_mouth") > report.row("paired", "random reference").value("psnr_mouth")
@@ -68,6 +70,8 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert abs(source.value("lip_aperture_corr")) < 0.6
     assert not {"psnr_mouth", "lmd"} & {name for row in report.task_rows("unpaired") for name in row.cells}
     assert report.row("unpaired", "ground truth").value("lip_aperture_corr") == pytest.approx(1)
+    # The source's mouth beside another speaker's, in the same unit: neither is many times the other.
+    assert 0.2 < source.value("lip_aperture_amplitude") < 5
 
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         *("clips.csv", "report.html", "report.json", "report.md", "report.tex")

@@ -128,7 +128,10 @@ def test_another_optimiser_than_the_checkpoint_s_is_refused():
 
 
 def test_cil_and_discriminator_are_made_of_their_settings():
-    mine, nce = CILSettings(estimator="mine", momentum=0.1).make(8), CILSettings(temperature=0.3, critic="mlp").make(8)
+    mine, nce = (
+        CILSettings(estimator="mine", momentum=0.1).make(8, 3),
+        CILSettings(temperature=0.3, critic="mlp").make(8, 3),
+    )
     assert isinstance(mine, MINE)
     assert mine.momentum == 0.1
     assert isinstance(nce, InfoNCE)

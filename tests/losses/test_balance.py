@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stsa_lightning.losses.balance import ShareBalancer, balance_of, gradient_norms, shares
+from stsa_lightning.losses.balance import GradientShare, ShareBalancer, balance_of, gradient_norms, shares
 from stsa_lightning.utils.errors import UserError
 
 
@@ -86,3 +86,25 @@ def test_bad_settings_are_named():
         ShareBalancer({"a": 1.0}, decay=1)
     with pytest.raises(ValueError, match="terms must be some of"):
         ShareBalancer({"a": 1.0})({"b": picture().sum()}, picture())
+
+
+def test_gradient_share_gives_one_term_its_part_at_any_scale():
+    share = GradientShare(0.1, every=1)
+    for factor in (1.0, 1e3):
+        x = picture()
+        term, others = factor * x.sum(), 0.5 * x.square().sum()  # norms 2 factor and sqrt(30)
+        share.ratio.zero_()
+        weight = share(term, others, [x], 0)
+        pull = weight * 2 * factor
+        assert (pull / (pull + 30**0.5)).item() == pytest.approx(0.1)
+    assert x.grad is None
+
+
+def test_gradient_share_measures_now_and_then_and_averages():
+    share, x = GradientShare(0.5, every=2, decay=0.8), picture()
+    norms = [share(x.sum(), others * x.sum(), [x], step).item() for step, others in enumerate((4.0, 100.0, 9.0))]
+    assert norms == pytest.approx([4.0, 4.0, 0.8 * 4 + 0.2 * 9])
+    # Nothing pulls at the outputs: the weight stays.
+    assert share(torch.ones((), requires_grad=True), x.sum(), [x], 4).item() == pytest.approx(5.0)
+    with pytest.raises(UserError, match="share must be between 0 and 1, got 1"):
+        GradientShare(1)

@@ -40,6 +40,25 @@ def test_cil_loss_reaches_both_paths_heads_and_estimator():
     assert all(tensor.grad is not None for tensor in [*spatial, *temporal, *cil.parameters()])
 
 
+def test_cil_loss_with_detached_temporal_path_teaches_the_spatial_path_alone():
+    spatial, temporal = ([m.requires_grad_() for m in maps()] for _ in range(2))
+    cil = CILLoss(CHANNELS, InfoNCE(12), detach_temporal=True)
+    cil(spatial, temporal).backward()
+    assert all(tensor.grad is not None for tensor in [*spatial, *cil.parameters()])
+    assert all(tensor.grad is None for tensor in temporal)
+
+
+def test_cil_loss_by_mine_keeps_an_average_for_each_scale():
+    torch.manual_seed(0)
+    cil, spatial, temporal = CILLoss(CHANNELS, MINE(12, momentum=0.1, scales=3)), maps(), maps()
+    torch.manual_seed(1)
+    cil(spatial, temporal)
+    torch.manual_seed(1)
+    for scale, (x, y) in enumerate(zip(cil.embed(spatial), cil.embed(temporal), strict=True)):
+        marginal = cil.estimator.statistic(x, y.roll(int(torch.randint(1, 6, ())), dims=0))
+        assert cil.estimator.log_average[scale].item() == pytest.approx(marginal.exp().mean().log().item(), abs=1e-5)
+
+
 def test_cil_loss_with_paths_of_other_scales_is_refused():
     with pytest.raises(ValueError, match="shorter"):
         CILLoss(CHANNELS, InfoNCE(12))(maps(), maps()[:2])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stsa_lightning.losses.balance import gradient_norms
 from stsa_lightning.losses.objective import LossWeights, mouths
 from stsa_lightning.models.checkpoint import load_networks, save_networks
 from stsa_lightning.models.synthesis import mask_lower_half, warp_references
@@ -112,11 +113,38 @@ def test_losses_are_those_of_the_definitions():
     assert set(losses) == {"heatmap", "keypoints", "keypoint_velocity", "pixel", "warp_pixel"}
 
 
-def test_the_warp_phase_leaves_the_face_alone():
-    module = STSA(**SMALL, losses={"weights": PLAIN}, phase="warp")
+def test_the_warp_phase_leaves_the_face_and_cil_alone():
+    module = STSA(**SIZES, losses={"weights": PLAIN}, phase="warp")
     generated = module.generate(batch())
     assert set(generated.terms) == {"warp_pixel"}
     assert generated.face is None
+
+
+def test_every_term_of_a_step_shows_its_gradient_at_the_predicted_heatmaps():
+    module = STSA(**SIZES, losses={"weights": PLAIN}, phase="end_to_end")
+    generated = module.generate(batch())
+    heatmaps, terms = generated.places["heatmap"], generated.terms
+    assert set(terms) == {"heatmap", "keypoints", "keypoint_velocity", "pixel", "warp_pixel", "cil"}
+    norms = gradient_norms(terms, heatmaps)
+    assert set(norms) == set(terms)
+    assert all(norm > 0 for norm in norms.values())
+    # The heatmap term is a mean of squares: 2 (prediction - target) / number of pixels.
+    example = batch()
+    errors = [maps - example[f"{kind}_heatmaps"] for kind, maps in zip(("lip", "jaw"), heatmaps, strict=True)]
+    expected = torch.stack([2 * error.norm() / error.numel() for error in errors]).norm()
+    torch.testing.assert_close(norms["heatmap"], expected.detach())
+
+
+def test_cil_with_a_gradient_share_has_that_share_at_the_paths():
+    module = STSA(**SIZES, losses={"weights": PLAIN}, cil={"gradient_share": 0.05}, phase="synthesis")
+    generated = module.generate(batch())
+    total, weights = module.total_loss(generated)
+    values = {name: weights[name] * value for name, value in generated.terms.items()}
+    torch.testing.assert_close(total, torch.stack(list(values.values())).sum())
+    others = torch.stack([value for name, value in values.items() if name != "cil"]).sum()
+    norms = gradient_norms({"cil": values["cil"], "others": others}, generated.places["paths"])
+    assert (norms["cil"] / (norms["cil"] + norms["others"])).item() == pytest.approx(0.05, rel=1e-4)
+    assert "cil_share.ratio" in module.state_dict()
 
 
 def test_aligned_references_follow_each_frame():

@@ -56,13 +56,19 @@ def _distance(metric: LandmarkDistance, prediction: Prediction, scored: int) -> 
 
 
 def lip_aperture(prediction: Prediction) -> dict[str, MetricValue]:
-    """Correlation of the inner lip aperture with that of the driving speaker."""
+    """Correlation and amplitude of the inner lip aperture, against that of the driving speaker."""
     scored = prediction.sample.scored
     found, true = np.where(scored, prediction.lip_aperture, np.nan), prediction.true_lip_aperture
     both = min(len(found), len(true))
-    r = lip_aperture_correlation(torch.from_numpy(found[:both]), torch.from_numpy(true[:both].astype(found.dtype)))
+    pair = np.stack([found[:both], true[:both]])
+    missed = int(np.isnan(found[scored]).sum())
+    r = lip_aperture_correlation(*torch.from_numpy(pair))
     # A mouth that never moves (or is never found) follows nothing.
-    return {"lip_aperture_corr": MetricValue(float(r.nan_to_num(0.0)), 1, int(np.isnan(found[scored]).sum()))}
+    values = {"lip_aperture_corr": MetricValue(float(r.nan_to_num(0.0)), 1, missed)}
+    spread = pair[:, np.isfinite(pair).all(0)].std(axis=1) if np.isfinite(pair).all(0).any() else np.zeros(2)
+    if spread[1] > 0:
+        values["lip_aperture_amplitude"] = MetricValue(float(spread[0] / spread[1]), 1, missed)
+    return values
 
 
 class LandmarkJitter:
