@@ -13,6 +13,8 @@ from torch import Tensor
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.features.base import steps_of
+from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.losses.cil import CILLoss
 from stsa_lightning.losses.mutual_information import MINE
 from stsa_lightning.media.audio import write_wav
@@ -165,33 +167,35 @@ class Babble:
 class Witness:
     """Notes what the dubber's engine is asked and what it answers."""
 
-    def __init__(self, engine: Any) -> None:
-        self.engine, self.encoded, self.rendered = engine, list[tuple[Tensor, Tensor]](), list[tuple[Tensor, ...]]()
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.encoded = engine, list[ReferenceInputs]()
+        self.rendered = list[tuple[FrameInputs, Tensor]]()
 
-    def encode(self, images: Tensor, heatmaps: Tensor) -> Any:
-        self.encoded.append((images, heatmaps))
-        return self.engine.encode(images, heatmaps)
+    def encode(self, references: ReferenceInputs) -> Any:
+        self.encoded.append(references)
+        return self.engine.encode(references)
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: Any, *where: Tensor) -> Tensor:
-        faces: Tensor = self.engine.render(masked, contours, audio, references, *where)
-        self.rendered.append((masked, contours, audio, faces))
+    def render(self, frames: FrameInputs, references: Any) -> Tensor:
+        faces = self.engine.render(frames, references)
+        self.rendered.append((frames, faces))
         return faces
 
 
 @torch.no_grad()
 def released_answer(
-    guidance_state: State, synthesis_state: State, references: tuple[Tensor, Tensor], *asked: Tensor
+    guidance_state: State, synthesis_state: State, references: ReferenceInputs, frames: FrameInputs
 ) -> Tensor:
     """As the published program works: on BGR images, its guidance ignorant of the masked heatmap's own features."""
     guidance = Guidance(**GUIDANCE["released"], add_masked=False).eval()
     guidance.load_state_dict(convert_guidance(guidance_state))
     synthesis = Synthesis(**SYNTHESIS["released"]).eval()
     synthesis.load_state_dict(convert_synthesis(synthesis_state, bgr=False))
-    (images, heatmaps), (masked, contours, audio) = references, asked
+    images, heatmaps = references.images.flip(2), references.heatmaps
     faces = []
-    for k in range(len(masked)):
-        drive = guidance(audio[k : k + 1], contours[k : k + 1], heatmaps).heatmap[:, 2]
-        faces.append(synthesis(masked[k : k + 1].flip(1), drive, audio[k : k + 1, 2], images.flip(2), heatmaps).face)
+    for k in range(len(frames)):
+        audio, masked_heatmaps = frames.audio[k : k + 1], frames.masked_heatmaps[k : k + 1]
+        drive = guidance(audio, masked_heatmaps, heatmaps).heatmap[:, 2]
+        faces.append(synthesis(frames.masked_faces[k : k + 1].flip(1), drive, audio[:, 2], images, heatmaps).face)
     return torch.cat(faces).flip(1)
 
 
@@ -214,11 +218,11 @@ def test_released_files_dub_as_the_released_program_draws(
     dubber.engine = witness = Witness(dubber.engine)
     report = dubber.dub(min(sample_root.rglob("*.mp4")), tmp_path / "speech.wav", tmp_path / "o.mp4", progress=False)
     assert (report.frames, report.faces) == (1, 1)
-    (references,), ((*asked, drawn),) = witness.encoded, witness.rendered
-    assert references[0].shape == (1, 5, 3, 128, 128)
-    assert references[0].std() > 0.1
-    expected = released_answer(guidance_state, synthesis_state, references, *asked)
-    np.testing.assert_allclose(drawn.float(), expected, atol=1e-3, rtol=0)
+    (references,), ((frames, generated),) = witness.encoded, witness.rendered
+    assert references.images.shape == (1, 5, 3, 128, 128)
+    assert references.images.std() > 0.1
+    expected = released_answer(guidance_state, synthesis_state, references, frames)
+    np.testing.assert_allclose(generated.float(), expected, atol=1e-3, rtol=0)
     # The lower half is the network's own, and colour is not colour: BGR taken for RGB would show.
-    assert (drawn - asked[0])[:, :, 64:].abs().mean() > 0.05
+    assert (generated - frames.masked_faces)[:, :, 64:].abs().mean() > 0.05
     assert (expected.flip(1) - expected).abs().max() > 0.05
