@@ -125,7 +125,7 @@ class AlexFrechet(FrechetDistance):
 
 
 class Judge:
-    """Scores damaged clips with every metric whose weights are here; ``absent`` says why others are not."""
+    """Scores damaged clips with every metric whose weights are here; `absent` says why others are not."""
 
     def __init__(self, detector: LandmarkDetector, every: int, skip: Sequence[str] = ()) -> None:
         self.detector, self.every = detector, every

@@ -1,4 +1,4 @@
-"""``python -m stsa_lightning`` is the command ``stsa``."""
+"""`python -m stsa_lightning` is the command `stsa`."""
 
 from stsa_lightning.cli import main
 

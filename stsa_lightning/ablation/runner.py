@@ -1,6 +1,6 @@
 """Ablations: one experiment and its variants under several seeds, each trained and measured in a process of its own.
 
-A variant is a small overlay of settings (``experiments/ablations/NAME.yaml``), the second ``-c`` of a training. What is
+A variant is a small overlay of settings (`experiments/ablations/NAME.yaml`), the second `-c` of a training. What is
 finished is kept, what was interrupted goes on from its last checkpoint, and what fails does not end the rest.
 """
 
@@ -29,7 +29,7 @@ _FIXED_SPLIT = ("validation_speakers", "train_list", "val_list")
 
 @dataclass(frozen=True)
 class Run:
-    """One training: ``variant`` under ``seed`` in ``folder``; ``overlay``: its settings, None for the base."""
+    """One training: `variant` under `seed` in `folder`; `overlay`: its settings, None for the base."""
 
     variant: str
     seed: int
@@ -51,8 +51,8 @@ class Ablation:
         out: folder of the runs and of the tables.
         seeds: of weights, order and dropout; who validates stays the same.
         epochs: length of each run, its phases in the base's proportions; None: as the base says.
-        options: further options of ``stsa fit`` for all runs.
-        metrics: see ``stsa evaluate``.
+        options: further options of `stsa fit` for all runs.
+        metrics: see `stsa evaluate`.
         protocol: YAML of the evaluation, or None.
     """
 
@@ -148,7 +148,7 @@ class Ablation:
 
 
 def _call(words: Sequence[str], log: Path) -> None:
-    """One command of this program in a process of its own; what it says goes to ``log``."""
+    """One command of this program in a process of its own; what it says goes to `log`."""
     with log.open("a") as file:
         code = subprocess.run(
             [sys.executable, "-m", "stsa_lightning", *words], stdout=file, stderr=subprocess.STDOUT, check=False

@@ -37,7 +37,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def cell(mean: float, std: float, digits: int) -> str:
-    """``25.96 ± 0.12``; the mean alone where there is one seed."""
+    """`25.96 ± 0.12`; the mean alone where there is one seed."""
     if math.isnan(std) or math.isnan(mean):
         return number(mean, digits)
     return f"{number(mean, digits)} ± {number(std, digits)}"
@@ -107,7 +107,7 @@ def write(
     failures: Mapping[str, str],
     differences: Sequence[Comparison] = (),
 ) -> None:
-    """``ablations.md``, ``ablations.csv`` (a line per figure) and ``ablations.json``, each whole or not at all."""
+    """`ablations.md`, `ablations.csv` (a line per figure) and `ablations.json`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     means = [without_nan({str(k): v for k, v in line.items()}) for line in summary(table).to_dict("records")]
     apart = [without_nan(line) for line in comparison_sheet(differences).records]

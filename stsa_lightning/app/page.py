@@ -260,7 +260,7 @@ def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, p
     Args:
         dubber: does the work.
         limits: of length and size.
-        folder: for results. Uploads go to the folder that ``GRADIO_TEMP_DIR`` named when Gradio was imported.
+        folder: for results. Uploads go to the folder that `GRADIO_TEMP_DIR` named when Gradio was imported.
         trusted: whose requests are answered, and the address to listen on.
         port: to listen on.
 

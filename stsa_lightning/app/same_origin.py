@@ -1,7 +1,7 @@
 """Whose requests a server on this machine answers: those of its own pages, under its own names.
 
-Any page in the user's browser may send requests to this machine. A browser says whose page sent one (``Origin``); and a
-page that has its own name point here, which makes it seem our own, is given away by that name (``Host``).
+Any page in the user's browser may send requests to this machine. A browser says whose page sent one (`Origin`); and a
+page that has its own name point here, which makes it seem our own, is given away by that name (`Host`).
 """
 
 from __future__ import annotations

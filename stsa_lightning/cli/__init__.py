@@ -1,6 +1,6 @@
-"""The one door: ``stsa COMMAND`` (also installed as ``lightning``).
+"""The one door: `stsa COMMAND` (also installed as `lightning`).
 
-fit, validate, test and predict are Lightning's own commands on :class:`STSA` and :class:`STSADataModule`; the others
+fit, validate, test and predict are Lightning's own commands on `STSA` and `STSADataModule`; the others
 prepare corpora, dub videos, measure and handle weights. What is heavy is imported by the command that needs it.
 """
 
@@ -27,7 +27,7 @@ COMMANDS = (*LIGHTNING_COMMANDS, "prepare", "dub", "app", "evaluate", "ablate", 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; a user's error ends with one message and status 2, without a traceback.
 
-    ``STSA_TRACEBACK=1`` shows where it came from.
+    `STSA_TRACEBACK=1` shows where it came from.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_lightning(words: Sequence[str]) -> None:
-    """``fit``, ``validate``, ``test``, ``predict``: settings from YAML files (``-c``) and from the command line.
+    """`fit`, `validate`, `test`, `predict`: settings from YAML files (`-c`) and from the command line.
 
     Raises:
         UserError: what Lightning calls a misconfiguration, such as a checkpoint that is past the last epoch.

@@ -1,4 +1,4 @@
-"""``stsa ablate``: an experiment and its variants under several seeds, trained, measured and compared."""
+"""`stsa ablate`: an experiment and its variants under several seeds, trained, measured and compared."""
 
 from __future__ import annotations
 

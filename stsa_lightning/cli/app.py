@@ -1,4 +1,4 @@
-"""``stsa app``: the page on which people dub."""
+"""`stsa app`: the page on which people dub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stsa dub``: a video and new speech in, a dubbed video out; or many of them from a list."""
+"""`stsa dub`: a video and new speech in, a dubbed video out; or many of them from a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stsa evaluate``: networks on held-out clips, or any system's videos against the true ones."""
+"""`stsa evaluate`: networks on held-out clips, or any system's videos against the true ones."""
 
 from __future__ import annotations
 

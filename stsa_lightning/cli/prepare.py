@@ -1,4 +1,4 @@
-"""``stsa prepare``: videos in, a corpus for training out."""
+"""`stsa prepare`: videos in, a corpus for training out."""
 
 from __future__ import annotations
 

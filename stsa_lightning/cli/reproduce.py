@@ -1,4 +1,4 @@
-"""``stsa reproduce``: a corpus's protocol from its videos to the table, in one command that can be stopped."""
+"""`stsa reproduce`: a corpus's protocol from its videos to the table, in one command that can be stopped."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from stsa_lightning.utils.files import set_aside, written_whole
 
 
 class LoggedSettings(SaveConfigCallback):
-    """``config.yaml`` in the run's folder, and what is no argument of the module or of the data with every logger.
+    """`config.yaml` in the run's folder, and what is no argument of the module or of the data with every logger.
 
-    A run that goes on keeps the settings of each start: earlier ones are ``config-1.yaml``, ``config-2.yaml`` ...
+    A run that goes on keeps the settings of each start: earlier ones are `config-1.yaml`, `config-2.yaml` ...
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

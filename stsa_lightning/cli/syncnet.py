@@ -1,4 +1,4 @@
-"""``stsa syncnet fit | validate | test``: train a lip-sync expert on a prepared corpus."""
+"""`stsa syncnet fit | validate | test`: train a lip-sync expert on a prepared corpus."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stsa_lightning.utils.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """For the list of commands alone: its options are Lightning's, see :func:`run`."""
+    """For the list of commands alone: its options are Lightning's, see `run`."""
     command(commands, "syncnet", _say, "a lip-sync expert of your own: stsa syncnet fit -c experiments/syncnet.yaml")
 
 
@@ -21,7 +21,7 @@ def _say(_: argparse.Namespace) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Lightning's commands on :class:`SyncExpertModule`; ``argv`` begins with one of them."""
+    """Lightning's commands on `SyncExpertModule`; `argv` begins with one of them."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from lightning.pytorch.cli import LightningArgumentParser
 

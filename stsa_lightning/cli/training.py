@@ -1,6 +1,6 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's command line with a folder for each run.
+"""`fit`, `validate`, `test` and `predict`: Lightning's command line with a folder for each run.
 
-:class:`RunCLI` is what any LightningModule of this package is run by, :class:`STSACLI` what ``stsa fit`` is.
+`RunCLI` is what any LightningModule of this package is run by, `STSACLI` what `stsa fit` is.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def class_path(kind: type) -> str:
 
 
 class LaidOver(ActionConfigFile):
-    """``-c FILE``: its lists replace those of an earlier file, its phases are laid over them one by one.
+    """`-c FILE`: its lists replace those of an earlier file, its phases are laid over them one by one.
 
     jsonargparse joins entries of lists that have the same place and lets the later one inherit what it does not say
     from whatever stood there; a setting that maps names to values it replaces as a whole.
@@ -113,7 +113,7 @@ class TerseParser(LightningArgumentParser):
 
 
 def whole_help(words: Sequence[str]) -> list[str]:
-    """``--data.help`` without a class as that of the package's own, rather than of Lightning's empty one."""
+    """`--data.help` without a class as that of the package's own, rather than of Lightning's empty one."""
     alone = {place for place, word in enumerate(words) if not words[place + 1 :] or words[place + 1].startswith("-")}
     named = f"--data.help={class_path(STSADataModule)}"
     return [named if word == "--data.help" and place in alone else word for place, word in enumerate(words)]
@@ -133,10 +133,10 @@ class Instantiator(_InstantiatorFn):
 
 
 class RunCLI(LightningCLI):
-    """Lightning's command line, in which ``--run FOLDER`` says where everything of a run is.
+    """Lightning's command line, in which `--run FOLDER` says where everything of a run is.
 
-    A training writes there; ``validate``, ``test`` and ``predict`` take its checkpoints and write into folders of their
-    own below it; a dry run (``--trainer.fast_dev_run``) writes into none. A W&B sweep's trial has a folder of its own.
+    A training writes there; `validate`, `test` and `predict` take its checkpoints and write into folders of their
+    own below it; a dry run (`--trainer.fast_dev_run`) writes into none. A W&B sweep's trial has a folder of its own.
     """
 
     words: tuple[str, ...] = ()  # as given
@@ -155,7 +155,7 @@ class RunCLI(LightningCLI):
         return {name: found[name] for name in self.asked if name in found} or found
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """As Lightning's, with :class:`LaidOver` for ``-c``."""
+        """As Lightning's, with `LaidOver` for `-c`."""
         kwargs.setdefault("dump_header", None)
         parser = TerseParser(**kwargs)
         parser.add_argument("-c", "--config", action=LaidOver, help="YAML of settings; a later one overrides it")
@@ -287,10 +287,10 @@ class RunCLI(LightningCLI):
 
 
 class STSACLI(RunCLI):
-    """``stsa fit`` and its kin: :class:`STSA` on :class:`STSADataModule`, or classes of one's own in their place.
+    """`stsa fit` and its kin: `STSA` on `STSADataModule`, or classes of one's own in their place.
 
-    Settings name these by ``class_path`` and ``init_args``, or ``--model`` and ``--data``; without it, what stands
-    under ``model`` and ``data`` are the arguments of the package's own.
+    Settings name these by `class_path` and `init_args`, or `--model` and `--data`; without it, what stands
+    under `model` and `data` are the arguments of the package's own.
     """
 
     own_strategy = "ddp_alternating"
@@ -312,7 +312,7 @@ class STSACLI(RunCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        # What data and networks must agree on is said once, under ``data``.
+        # What data and networks must agree on is said once, under `data`.
         for name in AGREED:
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.add_argument(

@@ -1,4 +1,4 @@
-"""``stsa weights``: known pretrained weights, import and export."""
+"""`stsa weights`: known pretrained weights, import and export."""
 
 from __future__ import annotations
 

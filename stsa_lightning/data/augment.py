@@ -178,7 +178,7 @@ def augment_voice(logmel: np.ndarray, strength: float, rng: np.random.Generator)
     With few speakers a network learns what *they* sound like; lips follow what is said.
 
     Args:
-        logmel: (steps, 80) features of :class:`stsa_lightning.features.spectral.LogMel`.
+        logmel: (steps, 80) features of `features.spectral.LogMel`.
         strength: 0 changes nothing; 1 draws loudness within 8 dB, vocal tracts up to 15 % longer or shorter, responses
             of up to 6 dB a wave, noise of up to -45 dB of full scale in half of the cases.
         rng: draws.

@@ -1,11 +1,11 @@
 """One clip of a prepared corpus: a safetensors file that describes itself, written whole or not at all, read lazily.
 
-Tensors (F frames at 25/s): ``faces`` (bytes,) uint8, the JPEG pictures of all frames one after another;
-``face_offsets`` (F + 1,) int64, where each begins; ``boxes`` (F, 4) int32, pixels of the source's frame, turned
-about its middle where the head is tilted (`face.upright_box`), so that all faces are upright; ``landmarks`` (F, 131,
+Tensors (F frames at 25/s): `faces` (bytes,) uint8, the JPEG pictures of all frames one after another;
+`face_offsets` (F + 1,) int64, where each begins; `boxes` (F, 4) int32, pixels of the source's frame, turned
+about its middle where the head is tilted (`face.upright_box`), so that all faces are upright; `landmarks` (F, 131,
 2) int16, places in the box in steps of 1/8192 of its sides, up to four of them away (of a face of 200 pixels a step is
 a fortieth
-of one); ``valid`` (F,) uint8; ``audio`` (samples,) int16 at 16 kHz; ``features.KIND`` (steps, D) float16 at 50 Hz. A
+of one); `valid` (F,) uint8; `audio` (samples,) int16 at 16 kHz; `features.KIND` (steps, D) float16 at 50 Hz. A
 frame that is not valid has no picture, no landmarks (0) and an empty box.
 
 The file is written from front to back in bounded memory, and the header, whose room is kept, last.
@@ -69,10 +69,10 @@ class ClipError(UserError):
 class ClipMeta:
     """Where a clip comes from and how it was made.
 
-    ``source`` is relative to the folder of videos; ``source_bytes`` and ``source_mtime_ns`` tell whether it changed.
-    ``width``, ``height`` (pixels) and ``source_fps`` are the source's own; the clip runs at 25 frames/s.
-    ``part``: which part of the source it is, "" for all of it; ``split`` and ``language``: what the corpus says, or "";
-    ``face_choice``: which face was followed, and why; ``measures``: of `stsa_lightning.data.measures`; ``checksum``:
+    `source` is relative to the folder of videos; `source_bytes` and `source_mtime_ns` tell whether it changed.
+    `width`, `height` (pixels) and `source_fps` are the source's own; the clip runs at 25 frames/s.
+    `part`: which part of the source it is, "" for all of it; `split` and `language`: what the corpus says, or "";
+    `face_choice`: which face was followed, and why; `measures`: of `stsa_lightning.data.measures`; `checksum`:
     BLAKE2b of the file's data, hexadecimal.
     """
 

@@ -74,7 +74,7 @@ def is_row(row: object) -> bool:
 
 
 def clip_path(root: Path | str, clip: str) -> Path:
-    """Where the file of a clip (its name in the index, ``speaker/...``) lies; names too long for a file are cut."""
+    """Where the file of a clip (its name in the index, `speaker/...`) lies; names too long for a file are cut."""
     return Path(root) / "clips" / f"{storable(clip)}.safetensors"
 
 

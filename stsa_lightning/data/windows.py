@@ -38,7 +38,7 @@ class Batch(TypedDict):
     """B windows of T frames with N references, faces of S x S pixels, audio features of D values.
 
     All tensors are float32 unless said; images are RGB in [0, 1], heatmaps in [0, 1]. A loader hands images over as
-    bytes, a quarter of the size; they become floats on the device (:func:`as_floats`).
+    bytes, a quarter of the size; they become floats on the device (`as_floats`).
     """
 
     faces: Tensor  # (B, T, 3, S, S)
@@ -68,7 +68,7 @@ class WindowDataset(Dataset):
         root: prepared corpus.
         clips: names of clips.
         features: kind of audio features.
-        face_size: side of the faces and heatmaps, at most that of the stored faces (see :meth:`Clip.faces`).
+        face_size: side of the faces and heatmaps, at most that of the stored faces (see `Clip.faces`).
         num_frames: frames of a window, T.
         num_references: reference frames, N.
         windows_per_clip: items of each clip in an epoch.
@@ -79,11 +79,11 @@ class WindowDataset(Dataset):
             `align_references`. "pose_matched": "mixed" or "pose_nearest", with equal chance, as in dubbing guidance
             gets the one and synthesis the other. A frame of the window itself serves only if the clip has no other.
         mirror: mirror a random half of the items left to right.
-        geometry: strength of random turns, zooms and shifts, 0 to 1 (see :func:`augment.augment_geometry`).
-        colour: strength of random changes of colour, 0 to 1 (see :func:`augment.augment_colour`).
-        resolution: strength of a random loss of resolution, 0 to 1 (see :func:`augment.augment_resolution`).
-        jpeg: strength of random JPEG compression, 0 to 1 (see :func:`augment.augment_jpeg`).
-        voice: strength of random changes of voice and noise, 0 to 1, for log-mel (see :func:`augment.augment_voice`).
+        geometry: strength of random turns, zooms and shifts, 0 to 1 (see `augment.augment_geometry`).
+        colour: strength of random changes of colour, 0 to 1 (see `augment.augment_colour`).
+        resolution: strength of a random loss of resolution, 0 to 1 (see `augment.augment_resolution`).
+        jpeg: strength of random JPEG compression, 0 to 1 (see `augment.augment_jpeg`).
+        voice: strength of random changes of voice and noise, 0 to 1, for log-mel (see `augment.augment_voice`).
         swap_mouth_epochs: number of first epochs with mouth-swap augmentation (see `augment.swap_mouths`): the mouth
             of each window is put on the pose of another window of the clip. Images and contours do not agree then, so
             it is for training the guidance network alone.

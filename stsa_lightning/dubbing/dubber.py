@@ -57,7 +57,7 @@ class Dubber:
         heatmap_sigma: width of the heatmaps' lines that the networks were trained on, pixels.
         block: frames per batch; 1 for the least latency.
         detector: finds one face a frame, in place of following all of them.
-        landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
+        landmark_model: a FaceLandmarker `.task` file in place of FaceMesh.
         device: "cpu", "cuda", "cuda:1", "mps" (never tried), or "auto" for the best there is.
         face: whose mouth: "auto" (who speaks in the source, else the largest face), "largest", "left", "right", or "N",
             the N-th from the left; chosen in each shot.
@@ -118,7 +118,7 @@ class Dubber:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu", **options: Any) -> Dubber:
-        """A dubber from a ``.safetensors`` export or a training checkpoint (``.ckpt``).
+        """A dubber from a `.safetensors` export or a training checkpoint (`.ckpt`).
 
         Args:
             path: the checkpoint.
@@ -277,7 +277,7 @@ class Dubber:
         Live speech is given as chunks and may come in while frames are taken. A frame that is shown at a time t needs
         the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead), to t + 0.41 s
         with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
-        The latency of ``block=1`` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
+        The latency of `block=1` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
         core draws frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
         for faces before the first frame. With live speech no frame waits for the check of those after it: one that
         fails is the source's at once, and only afterwards the new face comes in smoothly.

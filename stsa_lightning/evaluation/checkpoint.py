@@ -219,6 +219,6 @@ def choose_clips(
 
 
 def evenly(names: Sequence[Any], count: int) -> list[Any]:
-    """``count`` of the names, spread evenly; all where there are no more."""
+    """`count` of the names, spread evenly; all where there are no more."""
     count = min(count, len(names))
     return [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]

@@ -29,13 +29,13 @@ class Protocol:
         split: clips of a prepared corpus: its own split where it has one, else the speakers held out from training.
         speakers: these speakers' clips in place of a split.
         clips: this many, spread evenly over the sorted names; None: all.
-        tasks: ``paired``, a clip's own speech; ``unpaired``, another speaker's.
-        references: what the networks may see: ``other-clip`` of the same speaker, ``same-clip`` (leaks the answer in a
-            paired task; the references' own frames are not scored), ``first-frame`` of the clip.
-        regions: of picture metrics: ``face`` crop, its lower half ``mouth``, whole ``frame`` (videos alone).
+        tasks: `paired`, a clip's own speech; `unpaired`, another speaker's.
+        references: what the networks may see: `other-clip` of the same speaker, `same-clip` (leaks the answer in a
+            paired task; the references' own frames are not scored), `first-frame` of the clip.
+        regions: of picture metrics: `face` crop, its lower half `mouth`, whole `frame` (videos alone).
         crop: side of the face crops in pixels; None: what the networks draw, 128 for videos.
-        metrics: names, or ``fast`` or ``all``.
-        sync: how SyncNet sees a video: ``tracked`` crop, or ``lrs``, the whole frame squashed to 224 px.
+        metrics: names, or `fast` or `all`.
+        sync: how SyncNet sees a video: `tracked` crop, or `lrs`, the whole frame squashed to 224 px.
         identity: the network of CSIM.
         baselines: also score baselines that need no training.
         ablate_paths: also score what is left of a checkpoint with one part of the method taken away, in the paired

@@ -124,7 +124,7 @@ def video_jobs(matched: Matched, protocol: Protocol, method: str, model: str | N
 
 @dataclass(frozen=True)
 class Timing:
-    """Which frames are compared: ``true`` and ``generated`` (F,) numbers, ``times_s`` (F,); ``notes``."""
+    """Which frames are compared: `true` and `generated` (F,) numbers, `times_s` (F,); `notes`."""
 
     true: np.ndarray
     generated: np.ndarray
@@ -238,7 +238,7 @@ def _find(reader: VideoReader, timing: Timing, size: tuple[int, int], model: str
 
 
 def _blocks(reader: VideoReader, numbers: np.ndarray, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Frames of these numbers, block by block, resized to ``size`` (width, height)."""
+    """Frames of these numbers, block by block, resized to `size` (width, height)."""
     step = block_size(BLOCK, size)
     for start in range(0, len(numbers), step):
         yield _sized(reader.get(numbers[start : start + step]), size)

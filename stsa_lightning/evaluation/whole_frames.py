@@ -30,7 +30,7 @@ class SourceVideos:
 
     Attributes:
         sources: by the clip's name.
-        videos: folder for what is generated, ``TASK/CLIP.mp4``, beside the true clips, ``true/CLIP.mp4``; a file that
+        videos: folder for what is generated, `TASK/CLIP.mp4`, beside the true clips, `true/CLIP.mp4`; a file that
             is there is kept. None: no videos are written.
     """
 

@@ -30,7 +30,7 @@ def reference_transforms(references: np.ndarray, frames: np.ndarray) -> np.ndarr
 
 
 def chosen_transforms(references: np.ndarray, frames: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """:func:`reference_transforms` of the references (F, N) that each frame looks at: (F, N, 2, 3)."""
+    """`reference_transforms` of the references (F, N) that each frame looks at: (F, N, 2, 3)."""
     return np.take_along_axis(reference_transforms(references, frames), chosen[..., None, None], axis=1)
 
 
@@ -38,7 +38,7 @@ def pose_distances(references: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """How far reference faces, moved as well as a similarity can, are from lying as frames' faces do: turned heads.
 
     Args:
-        references, frames: as for :func:`reference_transforms`.
+        references, frames: as for `reference_transforms`.
 
     Returns:
         (F, N) float64, root mean square over brows, eyes, nose and upper oval, in sides of the box; NaN where either

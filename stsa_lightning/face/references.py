@@ -45,13 +45,13 @@ def reference_costs(distances: np.ndarray, aperture: np.ndarray, count: int) -> 
     Where they all have the frame's pose but any mouth, lips tremble with every change of them.
 
     Args:
-        distances: (..., C) of the candidates to frames, see :func:`stsa_lightning.face.alignment.pose_distances`; NaN
+        distances: (..., C) of the candidates to frames, see `face.alignment.pose_distances`; NaN
             and infinity leave one out, but not all.
         aperture: (C,) of their lips, any unit.
         count: references, N.
 
     Returns:
-        (..., C, N): the distance over the candidates' median, plus :data:`LIPS` times the difference between the
+        (..., C, N): the distance over the candidates' median, plus `LIPS` times the difference between the
         candidate's place in the order of aperture and the reference's, both from 0 to 1.
     """
     finite = np.where(np.isfinite(distances), distances, np.nan)
@@ -63,7 +63,7 @@ def reference_costs(distances: np.ndarray, aperture: np.ndarray, count: int) -> 
 class PoseFollower:
     """References that lie much as each frame's face does, from closed lips to open ones.
 
-    To be called with a video's frames in order: a reference is held until another's cost is less by :data:`HELD`.
+    To be called with a video's frames in order: a reference is held until another's cost is less by `HELD`.
 
     Args:
         landmarks: (C, 131, 2) of the candidates, normalised to their boxes.
@@ -107,6 +107,6 @@ class PoseFollower:
 
 
 def candidates(valid: np.ndarray) -> np.ndarray:
-    """Up to :data:`CANDIDATES` of the valid frames, spread evenly: (C,) numbers."""
+    """Up to `CANDIDATES` of the valid frames, spread evenly: (C,) numbers."""
     frames = np.flatnonzero(valid)
     return frames[np.linspace(0, len(frames) - 1, min(CANDIDATES, len(frames))).round().astype(int)]

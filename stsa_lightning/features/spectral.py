@@ -43,7 +43,7 @@ class LogMel(Chunked):
 
     @staticmethod
     def decibels(features: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`scaled`."""
+        """The inverse of `scaled`."""
         return features * 12.5 - 50
 
 
@@ -73,7 +73,7 @@ def hz_of(mels: np.ndarray) -> np.ndarray:
 
 
 def mels_of(hz: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`hz_of`."""
+    """The inverse of `hz_of`."""
     return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1) / 1000) / np.log(6.4))
 
 

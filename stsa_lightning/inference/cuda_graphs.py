@@ -1,7 +1,7 @@
 """Functions of batches as CUDA graphs: what a GPU does is asked for once, and then replayed.
 
 A network's thousand small operations take the processor longer to ask for, one by one, than they take the GPU where a
-batch is one frame. A replay is one request. Unlike ``torch.compile`` this needs no compiler on the user's machine, and
+batch is one frame. A replay is one request. Unlike `torch.compile` this needs no compiler on the user's machine, and
 recording takes about as long as a few batches.
 """
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Recording:
-    """Where a function's inputs must lie, which ``kept`` lie there already, and where its answer will lie."""
+    """Where a function's inputs must lie, which `kept` lie there already, and where its answer will lie."""
 
     given: tuple[Tensor, ...]
     kept: tuple[Tensor, ...]
@@ -33,10 +33,10 @@ class _Recording:
 
 
 def record_graph(function: Function, *inputs: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """Records ``function(*inputs)``.
+    """Records `function(*inputs)`.
 
     Returns:
-        A tensor, and what computes it anew from whatever lies in ``inputs`` then.
+        A tensor, and what computes it anew from whatever lies in `inputs` then.
     """
     here, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(here)
@@ -58,10 +58,10 @@ class Recorded:
     function is called as it stands, with a warning.
 
     Args:
-        function: of tensors of one length, and after them of ``kept`` ones. Each row of its answer is made of its own
+        function: of tensors of one length, and after them of `kept` ones. Each row of its answer is made of its own
             row alone, and making it neither waits for the GPU nor reads the processor's memory.
         device: where to compute.
-        record: :func:`record_graph`, or what does the same elsewhere.
+        record: `record_graph`, or what does the same elsewhere.
     """
 
     def __init__(self, function: Function, device: torch.device, record: Record) -> None:
@@ -70,7 +70,7 @@ class Recorded:
         self._failed = False
 
     def __call__(self, *given: Tensor, kept: tuple[Tensor, ...] = ()) -> Tensor:
-        """``function(*given, *kept)``, on the device.
+        """`function(*given, *kept)`, on the device.
 
         Args:
             given: (n, ...) each, on any device.

@@ -68,7 +68,7 @@ def _folded(convolution: nn.Module, norm: nn.Module) -> Any:
 
 
 def modulate(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """:func:`stsa_lightning.models.modulation.modulate` in whatever order the memory of x has."""
+    """`models.modulation.modulate` in whatever order the memory of x has."""
     if x.is_contiguous():
         normalised = F.instance_norm(x)
     elif gain.shape[0] == gain.shape[2] == gain.shape[3] == 1:
@@ -134,7 +134,7 @@ def saved_by_composing(layer: SPADE) -> int:
 
 
 class ComposedSPADE(SPADE):
-    """:class:`SPADE` for training, its convolutions composed into one in each step: the same function and gradients.
+    """`SPADE` for training, its convolutions composed into one in each step: the same function and gradients.
 
     Both being linear, they equal one 5 x 5 convolution except on the outermost pixels, where the inner zero padding
     shows. With a narrow condition (a heatmap) that costs a fraction. Parameters and their names are the layer's own.
@@ -157,7 +157,7 @@ class ComposedSPADE(SPADE):
 
 
 def compose_for_training(network: Network) -> Network:
-    """Replace, in place, each :class:`SPADE` by its composed form where that saves much; the state dict stays."""
+    """Replace, in place, each `SPADE` by its composed form where that saves much; the state dict stays."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             # Below that, making the kernels anew for each batch outweighs what is saved.
@@ -167,7 +167,7 @@ def compose_for_training(network: Network) -> Network:
 
 
 class PreparedSPADE(nn.Module):
-    """:class:`SPADE` with its kernels made: two in steps, or their composition and its rim."""
+    """`SPADE` with its kernels made: two in steps, or their composition and its rim."""
 
     def __init__(self, layer: SPADE) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class PreparedSPADE(nn.Module):
 
 
 class PreparedAdaIN(nn.Module):
-    """:class:`AdaIN` in whatever order the memory of its input has."""
+    """`AdaIN` in whatever order the memory of its input has."""
 
     def __init__(self, layer: AdaIN) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class PreparedAdaIN(nn.Module):
 
 
 def apply_block(block: ModulatedBlock, x: Tensor, modulations: tuple[Modulation, Modulation]) -> Tensor:
-    """A :class:`ModulatedBlock` whose modulations are known."""
+    """A `ModulatedBlock` whose modulations are known."""
     first, second = modulations
     x = block.conv1(F.leaky_relu(modulate(x, *first), 0.2))
     return block.conv2(F.leaky_relu(modulate(x, *second), 0.2))
@@ -224,7 +224,7 @@ def _convolution(weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> nn.C
 
 
 class PreparedSpatialPath(nn.Module):
-    """:class:`SpatialPath` whose references carry their share of AdaAT and of the alignment encoder's first layer."""
+    """`SpatialPath` whose references carry their share of AdaAT and of the alignment encoder's first layer."""
 
     def __init__(self, path: SpatialPath) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ class PreparedSpatialPath(nn.Module):
 
 
 class PreparedTemporalPath(nn.Module):
-    """:class:`TemporalPath` of frames that share their references: warping and averaging are one weighted sum."""
+    """`TemporalPath` of frames that share their references: warping and averaging are one weighted sum."""
 
     def __init__(self, path: TemporalPath) -> None:
         super().__init__()
@@ -300,7 +300,7 @@ def _modulations(block: ModulatedBlock, condition: Tensor) -> tuple[Modulation, 
 
 
 def warp_mean(maps: Tensor, grid: Tensor, confidence: Tensor) -> Tensor:
-    """Mean of warped references, as :func:`~stsa_lightning.models.temporal_path.weighted_mean` of sampled ones has it.
+    """Mean of warped references, as `models.temporal_path.weighted_mean` of sampled ones has it.
 
     Every pixel of the result is a weighted sum of 4 pixels of each of N maps, all channels alike: one gather of rows.
 

@@ -18,7 +18,7 @@ _LEVELS = 254  # of 255: the two roundings of an input (of its extremes, then of
 
 
 class Int8Conv2d(nn.Module):
-    """``layer`` on 8-bit weights and inputs, summed in 32 bits; input and output are channels-last float32.
+    """`layer` on 8-bit weights and inputs, summed in 32 bits; input and output are channels-last float32.
 
     Args:
         layer: of one group and without dilation.

@@ -1,6 +1,6 @@
 """The rendering of faces as ONNX files, for programs without PyTorch.
 
-Two graphs: ``references.onnx``, run once per shot, and ``frames.onnx``, run for any number of frames. What the
+Two graphs: `references.onnx`, run once per shot, and `frames.onnx`, run for any number of frames. What the
 first takes and puts out under a name, the second takes under the same name. `stsa.json` next to them has the sizes.
 """
 
@@ -81,7 +81,7 @@ class FrameGraph(nn.Module):
 def export_onnx(
     guidance: Guidance, synthesis: Synthesis, folder: str | Path, meta: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write ``references.onnx``, ``frames.onnx`` and ``stsa.json`` into ``folder``, made where needed.
+    """Write `references.onnx`, `frames.onnx` and `stsa.json` into `folder`, made where needed.
 
     Args:
         guidance, synthesis: the networks.
@@ -89,7 +89,7 @@ def export_onnx(
         meta: what came with the weights (`features`, `num_frames`, `heatmap_sigma`).
 
     Raises:
-        UserError: a package of the extra ``onnx`` is missing.
+        UserError: a package of the extra `onnx` is missing.
     """
     _require_packages()
     meta = dict(meta or {})

@@ -38,7 +38,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class WinogradConv2d(nn.Module):
-    """``layer``, 3 x 3 of stride and padding 1, on channels-last maps."""
+    """`layer`, 3 x 3 of stride and padding 1, on channels-last maps."""
 
     forward_matrix: Tensor
     backward_matrix: Tensor

@@ -29,7 +29,7 @@ def lsgan_generator(fake: Features) -> Tensor:
 def lsgan_discriminator(real: Features, fake: Features) -> Tensor:
     """Mean over scales of half (D(real) - 1)^2 + half D(fake)^2: 0.25 for a discriminator that says 1/2 to everything.
 
-    ``fake`` must come from a detached picture; only the caller can save the generator's graph.
+    `fake` must come from a detached picture; only the caller can save the generator's graph.
     """
     real_scores, fake_scores = _scores(real), _scores(fake)
     if len(real_scores) != len(fake_scores):

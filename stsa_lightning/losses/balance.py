@@ -16,7 +16,7 @@ from stsa_lightning.utils.errors import UserError
 
 
 def gradient_norms(terms: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Norm of each term's gradient at ``outputs``, taken together; a term that does not reach them is left out.
+    """Norm of each term's gradient at `outputs`, taken together; a term that does not reach them is left out.
 
     The graph stays as it is, no parameter's gradient changes.
 
@@ -50,12 +50,12 @@ def shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def balance_of(
     terms: Mapping[str, Tensor], weights: Mapping[str, Tensor | float], places: Mapping[str, Sequence[Tensor]]
 ) -> dict[str, Tensor]:
-    """What the logs say of the balance: ``weight/TERM``, and ``balance/PLACE/TERM``, shares that add up to 1.
+    """What the logs say of the balance: `weight/TERM`, and `balance/PLACE/TERM`, shares that add up to 1.
 
     Args:
         terms: scalars, unweighted.
         weights: of each.
-        places: name -> tensors of the generator's output, see :func:`gradient_norms`.
+        places: name -> tensors of the generator's output, see `gradient_norms`.
     """
     values = {f"weight/{name}": torch.as_tensor(weights[name], dtype=torch.float32) for name in terms}
     weighted = {name: weights[name] * value for name, value in terms.items()}
@@ -69,7 +69,7 @@ class ShareBalancer(nn.Module):
     """Weights as shares of the gradient at one output that all terms go through.
 
     With w the weights, n the running means of the norms of the terms' unweighted gradients g at the output, the output
-    receives ``sum_i c_i g_i``, ``c_i = (w_i / sum w) * (sum_j w_j n_j) / n_i``: each term's pull is its share of the
+    receives `sum_i c_i g_i`, `c_i = (w_i / sum w) * (sum_j w_j n_j) / n_i`: each term's pull is its share of the
     pull that plain weights would have. (EnCodec fixes the total instead; here it stays comparable with terms that do
     not go through this output, which keep plain weights.) Norms are averaged over ranks and are part of the checkpoint.
 
@@ -90,10 +90,10 @@ class ShareBalancer(nn.Module):
         self.register_buffer("norms", torch.zeros(len(weights)))  # 0: not seen yet
 
     def forward(self, terms: Mapping[str, Tensor], output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar terms that reach the networks through ``output`` alone -> (sum, coefficients c).
+        """Scalar terms that reach the networks through `output` alone -> (sum, coefficients c).
 
-        The sum's value is that of ``sum_i c_i term_i``, and so is its gradient. The backward pass through the terms is
-        made here, once for each; that of the sum begins at ``output``.
+        The sum's value is that of `sum_i c_i term_i`, and so is its gradient. The backward pass through the terms is
+        made here, once for each; that of the sum begins at `output`.
         """
         unknown = terms.keys() - self.weights.keys()
         if unknown or not terms:

@@ -19,7 +19,7 @@ def _same_shape(pred: Tensor, target: Tensor) -> None:
 def heatmap_regression(pred: Tensor, target: Tensor, foreground_weight: float = 1.0) -> Tensor:
     """Squared error of heatmaps, a weighted mean over pixels.
 
-    A pixel weighs ``1 + (foreground_weight - 1) * target``: lines cover a few per cent of the picture, and an
+    A pixel weighs `1 + (foreground_weight - 1) * target`: lines cover a few per cent of the picture, and an
     unweighted mean is close to its minimum for an empty map. The sum of the weights normalises, so a constant error e
     costs e^2 at any weight.
 
@@ -62,7 +62,7 @@ def velocity_l1(pred: Tensor, target: Tensor) -> Tensor:
 
 
 class HeatmapRegression(nn.Module):
-    """:func:`heatmap_regression` with its foreground weight as a setting."""
+    """`heatmap_regression` with its foreground weight as a setting."""
 
     def __init__(self, foreground_weight: float = 1.0) -> None:
         super().__init__()
@@ -73,21 +73,21 @@ class HeatmapRegression(nn.Module):
 
 
 class KeypointL1(nn.Module):
-    """:func:`keypoint_l1`."""
+    """`keypoint_l1`."""
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         return keypoint_l1(pred, target)
 
 
 class VelocityL1(nn.Module):
-    """:func:`velocity_l1`."""
+    """`velocity_l1`."""
 
     def forward(self, pred: Tensor, target: Tensor) -> Tensor:
         return velocity_l1(pred, target)
 
 
 class SemanticLoss(nn.Module):
-    """The terms of L_semantic, unweighted: ``lip_heatmap``, ``jaw_heatmap``, ``keypoints``."""
+    """The terms of L_semantic, unweighted: `lip_heatmap`, `jaw_heatmap`, `keypoints`."""
 
     def __init__(self, foreground_weight: float = 1.0) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class SemanticLoss(nn.Module):
 
 
 class TemporalLoss(nn.Module):
-    """The terms of L_temporal, unweighted: ``keypoint_velocity``, ``heatmap_velocity`` (mean of lip and jaw)."""
+    """The terms of L_temporal, unweighted: `keypoint_velocity`, `heatmap_velocity` (mean of lip and jaw)."""
 
     def __init__(self) -> None:
         super().__init__()

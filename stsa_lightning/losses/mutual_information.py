@@ -21,7 +21,7 @@ Estimator = Literal["infonce", "mine"]
 def info_nce(scores: Tensor) -> Tensor:
     """Lower bound of the mutual information from a critic's scores, both directions averaged.
 
-    ``log N + mean_i log softmax(scores)_ii`` over rows and over columns. It never exceeds log N: a batch of N cannot
+    `log N + mean_i log softmax(scores)_ii` over rows and over columns. It never exceeds log N: a batch of N cannot
     show more.
 
     Args:
@@ -80,8 +80,8 @@ class InfoNCE(nn.Module):
 
     Args:
         dim: size C of either code.
-        temperature: divides the cosine; the ``mlp`` critic learns its own scale and ignores it.
-        critic: ``cosine``, nothing learnt, shapes the codes themselves; ``mlp``, the inner product of a learnt
+        temperature: divides the cosine; the `mlp` critic learns its own scale and ignores it.
+        critic: `cosine`, nothing learnt, shapes the codes themselves; `mlp`, the inner product of a learnt
             embedding of each code, able to reach the true mutual information of fixed codes. Its cost grows with N,
             not with N^2 as a critic on joined pairs would.
         gather: in training, take negatives from all ranks of the process group, where there is one.
@@ -127,9 +127,9 @@ def _embedding(dim: int, hidden: int) -> nn.Sequential:
 
 
 class MINE(nn.Module):
-    """Donsker-Varadhan bound: ``E_joint[T] - log E_marginal[exp T]`` with T an MLP on the joined codes.
+    """Donsker-Varadhan bound: `E_joint[T] - log E_marginal[exp T]` with T an MLP on the joined codes.
 
-    T is 2C-128-128-1 with ELU; parameter names are those of the released ``mine.*``. Samples of the product of
+    T is 2C-128-128-1 with ELU; parameter names are those of the released `mine.*`. Samples of the product of
     marginals are the batch's own y, rolled by a random step, so that no row meets its partner.
 
     Args:
@@ -180,7 +180,7 @@ class MINE(nn.Module):
 
 
 def estimator(name: Estimator, dim: int, **options) -> InfoNCE | MINE:
-    """The estimator chosen by configuration: ``infonce`` or ``mine``, with that class's own options."""
+    """The estimator chosen by configuration: `infonce` or `mine`, with that class's own options."""
     if name == "infonce":
         return InfoNCE(dim, **options)
     if name == "mine":

@@ -219,7 +219,7 @@ class Objective(nn.Module):
             output: of F frames.
             target: true faces (F, 3, S, S).
             activations: their VGG activations, see `target_activations`.
-            mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
+            mouth: weights of pixels (F, 1, S, S), see `mouth_map`; None: all equal.
         """
         terms = {}
         if self.weights.warp_pixel:
@@ -242,12 +242,12 @@ class Objective(nn.Module):
         mouth: Tensor | None,
         audio: Tensor,
     ) -> Terms:
-        """Terms of generated faces (F, 3, S, S) that windows of ``frames`` form.
+        """Terms of generated faces (F, 3, S, S) that windows of `frames` form.
 
         Args:
             activations: VGG activations of `target`, see `target_activations`.
             real: what the discriminators make of `target`.
-            mouth: weights of pixels (F, 1, S, S), see :func:`mouth_map`; None: all equal.
+            mouth: weights of pixels (F, 1, S, S), see `mouth_map`; None: all equal.
             audio: of the windows, (B, T, D, 10).
         """
         terms = {}
@@ -292,13 +292,13 @@ class Objective(nn.Module):
         return [part for part in (self.cil, self.lip_aperture_probe, *self.own.values()) if part is not None]
 
     def discriminate(self, faces: Tensor, frames: int) -> DiscriminatorOutput:
-        """Activations of the discriminators for faces (F, 3, S, S) that windows of ``frames`` form."""
+        """Activations of the discriminators for faces (F, 3, S, S) that windows of `frames` form."""
         face = None if self.discriminator is None else self.discriminator(faces)
         motion = None if self.temporal_discriminator is None else self.temporal_discriminator(mouths(faces, frames))
         return DiscriminatorOutput(face, motion)
 
     def discriminator_terms(self, real: DiscriminatorOutput, fake: DiscriminatorOutput) -> Terms:
-        """Least-squares terms of the discriminators; ``fake`` of detached faces."""
+        """Least-squares terms of the discriminators; `fake` of detached faces."""
         terms = {}
         if real.face is not None and fake.face is not None:
             terms["discriminator"] = lsgan_discriminator(real.face, fake.face)
@@ -308,12 +308,12 @@ class Objective(nn.Module):
 
 
 def mouths(faces: Tensor, frames: int) -> Tensor:
-    """Lower halves of faces (B * T, 3, S, S) as windows (B, T, 3, S / 2, S), T = ``frames``."""
+    """Lower halves of faces (B * T, 3, S, S) as windows (B, T, 3, S / 2, S), T = `frames`."""
     return mouth_region(faces).unflatten(0, (-1, frames))
 
 
 def mouth_map(lip_heatmaps: Tensor, weight: float) -> Tensor:
-    """Weights of pixels, (F, 1, S, S): ``weight`` on and between the lips, falling to 1 within an eighth of S of them.
+    """Weights of pixels, (F, 1, S, S): `weight` on and between the lips, falling to 1 within an eighth of S of them.
 
     Args:
         lip_heatmaps: true lip heatmaps (F, 1, S, S) in [0, 1].

@@ -24,7 +24,7 @@ Maps = Mapping[str, Tensor]
 
 
 def _build(net: str, last: str) -> tuple[nn.Sequential, dict[str, int]]:
-    """The convolutional part up to layer ``last``, numbered as torchvision numbers it; and the place of each relu."""
+    """The convolutional part up to layer `last`, numbered as torchvision numbers it; and the place of each relu."""
     plain, batch_norm = net.removesuffix("_bn"), net.endswith("_bn")
     modules: list[nn.Module] = []
     places: dict[str, int] = {}
@@ -59,14 +59,14 @@ def _batch(images: Tensor) -> Tensor:
 class VGGFeatures(nn.Module):
     """Feature maps of a frozen VGG.
 
-    The network is held outside the registered modules: it is in no ``state_dict``, in no ``parameters()`` (so in no
-    optimiser and in no DDP bucket), and ``train()`` does not reach it. It follows ``.to(...)``.
+    The network is held outside the registered modules: it is in no `state_dict`, in no `parameters()` (so in no
+    optimiser and in no DDP bucket), and `train()` does not reach it. It follows `.to(...)`.
 
     Args:
-        net: ``vgg11``, ``vgg13``, ``vgg16``, ``vgg19``, or one of them with ``_bn``.
-        weights: state dict of torchvision's network, whole or ``features.*`` alone, as a file, as a folder to look
-            in, or as a name of :data:`stsa_lightning.utils.weights.KNOWN`; None: by the name of ``net``.
-        layers: ``relu<block>_<index>``, any order; nothing beyond the deepest is built.
+        net: `vgg11`, `vgg13`, `vgg16`, `vgg19`, or one of them with `_bn`.
+        weights: state dict of torchvision's network, whole or `features.*` alone, as a file, as a folder to look
+            in, or as a name of `utils.weights.KNOWN`; None: by the name of `net`.
+        layers: `relu<block>_<index>`, any order; nothing beyond the deepest is built.
 
     Raises:
         ValueError: unknown net or layer, or a file that does not fit.
@@ -112,9 +112,9 @@ class VGGFeatures(nn.Module):
 def perceptual(
     pred: Maps, target: Maps, weights: Mapping[str, float] | None = None, region: Tensor | None = None
 ) -> Tensor:
-    """Sum over layers of the mean absolute difference of feature maps; ``weights`` by layer, 1 where none is named.
+    """Sum over layers of the mean absolute difference of feature maps; `weights` by layer, 1 where none is named.
 
-    ``region``: weights of pixels (N, 1, H, W), averaged down to each map; None: all equal.
+    `region`: weights of pixels (N, 1, H, W), averaged down to each map; None: all equal.
     """
     if region is None:
         return _over_layers(pred, target, weights, lambda a: a)
@@ -156,7 +156,7 @@ class PerceptualLoss(nn.Module):
     """Perceptual loss summed over a pyramid of scales, with the style loss on the first of them.
 
     Args:
-        net, weights, layers: see :class:`VGGFeatures`.
+        net, weights, layers: see `VGGFeatures`.
         scales: full size, half, quarter, ...
         layer_weights: by layer name; 1 where none is named.
         style_weight: of the Gram term, on the full size only (250: IP_LAP's recipe).
@@ -198,8 +198,8 @@ class PerceptualLoss(nn.Module):
     ) -> Tensor:
         """Scalar loss of RGB (N, ..., 3, H, W) in [0, 1].
 
-        ``target`` is the true picture, or its :meth:`pyramid` where several predictions share it. No gradient reaches
-        it. ``region`` (N, 1, H, W), leading dimensions joined to N, weighs the pixels of the perceptual part; the style
+        `target` is the true picture, or its `pyramid` where several predictions share it. No gradient reaches
+        it. `region` (N, 1, H, W), leading dimensions joined to N, weighs the pixels of the perceptual part; the style
         part has no places.
         """
         if isinstance(target, Tensor):

@@ -12,7 +12,7 @@ from stsa_lightning.utils.errors import UserError
 
 
 def sync_distance(lip: Tensor, speech: Tensor) -> Tensor:
-    """Mean of ``1 - cosine`` of embeddings that belong together, (..., E) each: 0 is perfect, 1 is unrelated."""
+    """Mean of `1 - cosine` of embeddings that belong together, (..., E) each: 0 is perfect, 1 is unrelated."""
     if lip.shape != speech.shape:
         raise ValueError(f"lip and speech must have one shape, got {tuple(lip.shape)} and {tuple(speech.shape)}")
     return 1 - nn.functional.cosine_similarity(lip.float(), speech.float(), dim=-1).mean()
@@ -22,7 +22,7 @@ class SyncLoss(nn.Module):
     """`sync_distance` under an expert that learns nothing and is in no checkpoint of the network that it measures.
 
     Args:
-        expert: has ``lip`` and ``speech``, such as :class:`stsa_lightning.models.sync_expert.SyncExpert`.
+        expert: has `lip` and `speech`, such as `models.sync_expert.SyncExpert`.
     """
 
     def __init__(self, expert: nn.Module) -> None:
@@ -46,7 +46,7 @@ class SyncLoss(nn.Module):
 
 
 def load_sync_loss(path: str | None, features: str, num_frames: int) -> SyncLoss:
-    """The loss under the expert of a checkpoint, for networks that hear ``features`` and see `num_frames` frames.
+    """The loss under the expert of a checkpoint, for networks that hear `features` and see `num_frames` frames.
 
     Raises:
         FileNotFoundError: no such checkpoint.

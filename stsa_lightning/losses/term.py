@@ -21,7 +21,7 @@ class GeneratorStep:
     """What the networks made of one batch.
 
     Attributes:
-        batch: windows, see :class:`stsa_lightning.data.windows.Batch`.
+        batch: windows, see `data.windows.Batch`.
         guidance: heatmaps and keypoints (B, T, ...), where the phase predicts them.
         synthesis: F frames, where the phase draws them: the centre of each window, or all, B * T.
         target: their true faces (F, 3, S, S).
@@ -38,9 +38,9 @@ class GeneratorStep:
 class LossTerm(nn.Module):
     """A term of one's own: a subclass says where it looks and what it costs.
 
-    ``place`` is what it looks at, and so in which phases it is there: ``heatmap`` (``step.guidance``: guidance and end
-    to end), ``warped`` (``step.synthesis.warped`` and the paths' maps: from phase warp on) or ``face``
-    (``step.synthesis.face`` alone, so that it can be balanced: synthesis and end to end). Its parameters, if it has
+    `place` is what it looks at, and so in which phases it is there: `heatmap` (`step.guidance`: guidance and end
+    to end), `warped` (`step.synthesis.warped` and the paths' maps: from phase warp on) or `face`
+    (`step.synthesis.face` alone, so that it can be balanced: synthesis and end to end). Its parameters, if it has
     any, learn with the networks and are in the checkpoint.
     """
 
@@ -56,7 +56,7 @@ class TermSettings:
     """A term of one's own as settings say it, under its name.
 
     Attributes:
-        loss: class path of a :class:`LossTerm`.
+        loss: class path of a `LossTerm`.
         weight: as those of the package's terms; 0 leaves it out.
         options: its arguments.
     """

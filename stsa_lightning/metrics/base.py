@@ -38,7 +38,7 @@ def checked_frames(name: str, images: Tensor) -> Tensor:
 
 
 def checked_pair(pred: Tensor, target: Tensor, region: Region = "face") -> tuple[Tensor, Tensor]:
-    """Both as :func:`checked_frames`, of one shape, cut to the region; errors as there."""
+    """Both as `checked_frames`, of one shape, cut to the region; errors as there."""
     checked_region(region)
     if pred.shape != target.shape or pred.dim() < 3 or pred.shape[-3] != 3:
         shapes = f"{tuple(pred.shape)} and {tuple(target.shape)}"
@@ -50,7 +50,7 @@ def checked_pair(pred: Tensor, target: Tensor, region: Region = "face") -> tuple
 class FrameMean(Metric):
     """Mean of a value per frame over all frames of all batches and ranks.
 
-    ``count`` frames entered; ``unmeasured`` had no value (NaN) and are left out of the mean.
+    `count` frames entered; `unmeasured` had no value (NaN) and are left out of the mean.
     """
 
     is_differentiable = False
@@ -79,8 +79,8 @@ class FrameMean(Metric):
 class NetworkMetric(Metric):
     """A metric that looks through a frozen network.
 
-    The network is held outside the registered modules: it is in no ``state_dict``, in no ``parameters()``, and
-    ``train()`` does not reach it. It follows ``.to(...)``.
+    The network is held outside the registered modules: it is in no `state_dict`, in no `parameters()`, and
+    `train()` does not reach it. It follows `.to(...)`.
     """
 
     def _hold(self, network: nn.Module) -> None:

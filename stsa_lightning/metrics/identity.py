@@ -47,14 +47,14 @@ class IdentityNetwork(Protocol):
 def identity_network(name: IdentityName = "arcface", weights_dir: str | Path | None = None) -> IdentityNetwork:
     """An identity network by name.
 
-    ``arcface``: ResNet-50 on WebFace600K, 512-d, cosine; research only. ``sface``: MobileFaceNet of the OpenCV Zoo,
-    128-d, cosine; free. ``dlib``: ResNet-29, 128-d, trained for Euclidean distance (one person below 0.6), so that its
-    cosines are all high and tell people apart poorly: read its ``l2``.
+    `arcface`: ResNet-50 on WebFace600K, 512-d, cosine; research only. `sface`: MobileFaceNet of the OpenCV Zoo,
+    128-d, cosine; free. `dlib`: ResNet-29, 128-d, trained for Euclidean distance (one person below 0.6), so that its
+    cosines are all high and tell people apart poorly: read its `l2`.
 
     Raises:
         ValueError: another name.
-        WeightsError: weights of ``arcface`` or ``sface`` are neither here nor to be fetched.
-        MissingPackageError: ``dlib`` without its packages.
+        WeightsError: weights of `arcface` or `sface` are neither here nor to be fetched.
+        MissingPackageError: `dlib` without its packages.
     """
     if name not in get_args(IdentityName):
         raise ValueError(f"network must be one of {', '.join(get_args(IdentityName))}, got {name!r}")
@@ -82,7 +82,7 @@ def align(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 class OnnxNetwork:
-    """A network of aligned 112 px faces in an ONNX file, run by OpenCV; it sees (RGB - ``shift``) * ``scale``."""
+    """A network of aligned 112 px faces in an ONNX file, run by OpenCV; it sees (RGB - `shift`) * `scale`."""
 
     alignment = "five FaceMesh points to ArcFace's template, 112 px"
 
@@ -143,7 +143,7 @@ def embeddings(frames: Tensor, landmarks: Tensor, network: IdentityNetwork) -> T
         landmarks: (F, 131, 2), pixels of the frames; NaN where no face was found.
 
     Returns:
-        (F, D) float32 on the CPU, of length 1 for cosine networks after :func:`csim`; NaN where no face was found.
+        (F, D) float32 on the CPU, of length 1 for cosine networks after `csim`; NaN where no face was found.
     """
     frames = checked_frames("frames", frames)
     if landmarks.shape != (len(frames), 131, 2):
@@ -175,11 +175,11 @@ class CSIM(Metric):
     """Similarity of identity of generated and true faces, over frames of any number of clips, batches and ranks.
 
     Args:
-        network: a name, see :func:`identity_network`, or a network that several metrics share.
+        network: a name, see `identity_network`, or a network that several metrics share.
         weights_dir: folder to look for weights in first.
 
-    ``compute`` gives ``cosine`` (CSIM; 1 is ideal), ``l2`` (distance; 0 is ideal), and the counts of frames
-    ``measured`` and ``unmeasured`` (no face on one of the sides).
+    `compute` gives `cosine` (CSIM; 1 is ideal), `l2` (distance; 0 is ideal), and the counts of frames
+    `measured` and `unmeasured` (no face on one of the sides).
     """
 
     is_differentiable = False

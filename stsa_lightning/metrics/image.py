@@ -24,7 +24,7 @@ def psnr(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
 
     Args:
         pred, target: RGB (..., 3, H, W), floating point in [0, 1].
-        region: ``face`` (crops) and ``frame`` (whole pictures), all pixels as they are given; ``mouth``, the lower half
+        region: `face` (crops) and `frame` (whole pictures), all pixels as they are given; `mouth`, the lower half
             of a crop.
 
     Returns:
@@ -40,10 +40,10 @@ def psnr(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
 def ssim(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
     """Structural similarity of each frame, Gaussian window 11, sigma 1.5, data range 1, windows inside the picture.
 
-    Arguments and result as :func:`psnr`.
+    Arguments and result as `psnr`.
 
     Raises:
-        ValueError: as :func:`psnr`, and pictures smaller than the window.
+        ValueError: as `psnr`, and pictures smaller than the window.
     """
     pred, target = checked_pair(pred, target, region)
     if min(pred.shape[-2:]) < WINDOW:
@@ -68,7 +68,7 @@ class _PictureMean(FrameMean):
 
 
 class PSNR(_PictureMean):
-    """Mean :func:`psnr` of the frames, dB."""
+    """Mean `psnr` of the frames, dB."""
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """RGB (..., 3, H, W) in [0, 1]."""
@@ -76,7 +76,7 @@ class PSNR(_PictureMean):
 
 
 class SSIM(_PictureMean):
-    """Mean :func:`ssim` of the frames."""
+    """Mean `ssim` of the frames."""
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """RGB (..., 3, H, W) in [0, 1]."""

@@ -49,13 +49,13 @@ def lmd(pred: Tensor, true: Tensor, points: Points | None = None, inter_ocular: 
 
 
 def vico(pred: Tensor, true: Tensor, points: Points | None = None, inter_ocular: Tensor | None = None) -> Tensor:
-    """The L1 variant of the ViCo baseline: mean of |dx| and |dy| over the points; as :func:`lmd`."""
+    """The L1 variant of the ViCo baseline: mean of |dx| and |dy| over the points; as `lmd`."""
     distance = _errors(pred, true, points).abs().mean(dim=(-2, -1))
     return distance if inter_ocular is None else distance / inter_ocular
 
 
 def velocity(landmarks: Tensor) -> Tensor:
-    """Frame-to-frame differences, (..., F, L, 2) -> (..., F - 1, L, 2); :func:`lmd` of two of them is LMV."""
+    """Frame-to-frame differences, (..., F, L, 2) -> (..., F - 1, L, 2); `lmd` of two of them is LMV."""
     if landmarks.dim() < 3:
         raise ValueError(f"velocity expects (..., F, L, 2), got {tuple(landmarks.shape)}")
     return landmarks.diff(dim=-3)
@@ -86,11 +86,11 @@ class LandmarkDistance(Metric):
 
     Args:
         points: positions of the landmarks to measure; None: all.
-        norm: ``l2``, Euclidean; ``l1``, the ViCo variant.
-        motion: measure frame-to-frame differences (LMV); every ``update`` is then one clip's frames in order.
+        norm: `l2`, Euclidean; `l1`, the ViCo variant.
+        motion: measure frame-to-frame differences (LMV); every `update` is then one clip's frames in order.
 
-    ``compute`` gives ``pixels``, ``normalised`` (NaN unless inter-ocular distances came with every update), and the
-    counts ``measured`` and ``unmeasured``: frames (of differences, with ``motion``) that entered, and those that were
+    `compute` gives `pixels`, `normalised` (NaN unless inter-ocular distances came with every update), and the
+    counts `measured` and `unmeasured`: frames (of differences, with `motion`) that entered, and those that were
     NaN.
     """
 

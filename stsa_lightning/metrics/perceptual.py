@@ -39,8 +39,8 @@ class LPIPSNetwork(nn.Module):
     """The frozen backbone and heads (version 0.1) of LPIPS (Zhang et al. 2018, equation 1).
 
     Args:
-        net: ``alex``, the usual one in tables, or ``vgg``.
-        weights_dir: folder to look for the backbone in first, see :func:`stsa_lightning.utils.weights.weights_path`.
+        net: `alex`, the usual one in tables, or `vgg`.
+        weights_dir: folder to look for the backbone in first, see `utils.weights.weights_path`.
 
     Raises:
         ValueError: unknown net, or a file that does not fit.
@@ -100,7 +100,7 @@ def lpips_distance(pred: Tensor, target: Tensor, network: LPIPSNetwork, region: 
     Args:
         pred, target: RGB (..., 3, H, W), floating point in [0, 1], at least 32 x 32 in the region.
         network: on the frames' device.
-        region: see :func:`stsa_lightning.metrics.image.psnr`.
+        region: see `metrics.image.psnr`.
 
     Returns:
         (N,), leading dimensions joined.
@@ -118,11 +118,11 @@ def lpips_distance(pred: Tensor, target: Tensor, network: LPIPSNetwork, region: 
 
 
 class LPIPS(FrameMean, NetworkMetric):
-    """Mean :func:`lpips_distance` of the frames.
+    """Mean `lpips_distance` of the frames.
 
     Args:
-        net: ``alex`` or ``vgg``, or a network that several metrics share.
-        weights_dir, region: see :class:`LPIPSNetwork` and :func:`lpips_distance`.
+        net: `alex` or `vgg`, or a network that several metrics share.
+        weights_dir, region: see `LPIPSNetwork` and `lpips_distance`.
     """
 
     higher_is_better = False
@@ -160,7 +160,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 
 def moments(count: Tensor | int, total: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and covariance (D, D) of ``count`` samples x, from the sums of x and of x x^T."""
+    """Mean (D,) and covariance (D, D) of `count` samples x, from the sums of x and of x x^T."""
     mean = total / count
     return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
 
@@ -169,7 +169,7 @@ class FrechetDistance(NetworkMetric):
     """Fréchet distance between the features of generated and of true material, over the whole sets.
 
     States are sums, so batches and ranks join exactly; the mean of distances per batch would be another number.
-    ``pred_count`` and ``true_count`` are the samples that entered. With few samples the value is biased upwards:
+    `pred_count` and `true_count` are the samples that entered. With few samples the value is biased upwards:
     compare only sets of one size.
     """
 
@@ -227,7 +227,7 @@ class FID(FrechetDistance):
 
     Raises:
         MissingPackageError: torch-fidelity is not installed.
-        WeightsError: weights ``inception`` are neither here nor to be fetched.
+        WeightsError: weights `inception` are neither here nor to be fetched.
     """
 
     def __init__(self, weights_dir: str | Path | None = None, **kwargs: Any) -> None:
@@ -269,11 +269,11 @@ def video_samples(frames: Tensor, network: nn.Module) -> Tensor:
 class FVD(FrechetDistance):
     """Fréchet distance of video features: torchvision's R3D-18 (Kinetics-400), 512-d, of 16 frames at a time.
 
-    Its name in tables is :attr:`label`; it is not the FVD of papers, which looks through I3D. How a clip is seen:
-    :func:`video_samples`.
+    Its name in tables is `label`; it is not the FVD of papers, which looks through I3D. How a clip is seen:
+    `video_samples`.
 
     Raises:
-        WeightsError: weights ``r3d_18`` are neither here nor to be fetched.
+        WeightsError: weights `r3d_18` are neither here nor to be fetched.
     """
 
     label = "FVD (R3D-18)"

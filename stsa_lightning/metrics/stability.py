@@ -52,9 +52,9 @@ def landmark_jitter(pred: Tensor, true: Tensor, points: Points | None = None) ->
 
 
 class Jitter(Metric):
-    """:func:`landmark_jitter` over clips: the sum of the generated energies over the sum of the true ones.
+    """`landmark_jitter` over clips: the sum of the generated energies over the sum of the true ones.
 
-    ``measured`` and ``unmeasured`` count the accelerations (three frames in a row) that entered and that were NaN.
+    `measured` and `unmeasured` count the accelerations (three frames in a row) that entered and that were NaN.
     """
 
     is_differentiable = False
@@ -133,7 +133,7 @@ def _pair_error(pred: tuple[np.ndarray, np.ndarray], true: tuple[np.ndarray, np.
 
 
 class FlowWarpedError(FrameMean):
-    """Mean :func:`flow_warped_error` over all pairs of neighbours; every ``update`` is one clip's frames in order."""
+    """Mean `flow_warped_error` over all pairs of neighbours; every `update` is one clip's frames in order."""
 
     higher_is_better = False
 
@@ -168,7 +168,7 @@ def silence_leak(silent: Tensor, speech: Tensor) -> Tensor:
 
 
 class SilenceLeak(FrameMean):
-    """Mean :func:`silence_leak` of clips; ``count`` and ``unmeasured`` count clips."""
+    """Mean `silence_leak` of clips; `count` and `unmeasured` count clips."""
 
     higher_is_better = False
 

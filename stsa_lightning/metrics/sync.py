@@ -1,6 +1,6 @@
 """Lips and sound: LSE-D, LSE-C and offset of SyncNet v2.
 
-A positive offset: the sound is early, as in :mod:`stsa_lightning.metrics.mouth_sync`, the weaker measure of sync.
+A positive offset: the sound is early, as in `metrics.mouth_sync`, the weaker measure of sync.
 
 LSE-D and LSE-C are taken at the best shift, so neither sees a constant delay: print the offset beside them.
 """
@@ -59,7 +59,7 @@ def sync_score(lip: Tensor, speech: Tensor, max_shift: int = MAX_SHIFT) -> SyncS
     """Score of one clip from its embeddings, (W, 1024) each; where the sound ends, zeros stand for it, as released.
 
     Raises:
-        ValueError: other shapes, no window at all, or a negative ``max_shift``.
+        ValueError: other shapes, no window at all, or a negative `max_shift`.
     """
     if lip.dim() != 2 or lip.shape != speech.shape or not len(lip):
         raise ValueError(f"lip and speech must both be (W, D), W >= 1, got {tuple(lip.shape)}, {tuple(speech.shape)}")
@@ -96,7 +96,7 @@ def speech_mfcc(wave: np.ndarray) -> Tensor:
 
 
 def tracked_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Squares of the ``tracked`` variant: the face's box, median filtered over 13 frames and widened by 0.4.
+    """Squares of the `tracked` variant: the face's box, median filtered over 13 frames and widened by 0.4.
 
     The square begins at the top of the box's own square and reaches as far below it as both margins together. As in
     the released pipeline the filter takes zeros beyond the ends, so that the first and the last squares are a little
@@ -133,10 +133,10 @@ def tracked_boxes(boxes: np.ndarray) -> np.ndarray:
 
 
 def crop_tracked(frames: np.ndarray, squares: np.ndarray, degrees: np.ndarray | None = None) -> np.ndarray:
-    """Cut :func:`tracked_boxes` out of their frames: (n, H, W, 3) uint8 and (n, 4) -> (n, 224, 224, 3) uint8.
+    """Cut `tracked_boxes` out of their frames: (n, H, W, 3) uint8 and (n, 4) -> (n, 224, 224, 3) uint8.
 
     What lies outside the picture has the value 110. Where a head is tilted by `degrees` (n,), its square is upright,
-    see :class:`stsa_lightning.face.upright_box.UprightBox`, and filled up with the picture's outermost pixels.
+    see `face.upright_box.UprightBox`, and filled up with the picture's outermost pixels.
     """
     if len(frames) != len(squares):
         raise ValueError(f"one square for each frame, got {len(squares)} for {len(frames)} frames")
@@ -159,9 +159,9 @@ class SyncMeter:
     """Score of one clip whose frames come in blocks; of each frame its 4 kB embedding is kept, not the picture.
 
     Args:
-        network: from :func:`stsa_lightning.models.syncnet.load_syncnet`, on the device that shall do the work.
+        network: from `models.syncnet.load_syncnet`, on the device that shall do the work.
         variant: "lrs", whole frames squashed to 224 x 224 (right for face-centred clips alone); "tracked", crops that
-            :func:`crop_tracked` made.
+            `crop_tracked` made.
     """
 
     def __init__(self, network: SyncNet, variant: Variant = "lrs") -> None:
@@ -232,9 +232,9 @@ def _squashed(frame: np.ndarray) -> np.ndarray:
 class SyncScores(Metric):
     """Mean LSE-D and LSE-C over clips, and how their offsets lie; exact over any number of ranks.
 
-    ``compute`` gives ``lse_d``, ``lse_c`` (means over clips; NaN when there are none), ``offset_abs`` (mean of
-    |offset|, frames), ``offsets`` (2 max_shift + 1,), clips at each offset, the first at -max_shift; ``clips``,
-    ``frames``.
+    `compute` gives `lse_d`, `lse_c` (means over clips; NaN when there are none), `offset_abs` (mean of
+    |offset|, frames), `offsets` (2 max_shift + 1,), clips at each offset, the first at -max_shift; `clips`,
+    `frames`.
     """
 
     is_differentiable = False

@@ -14,8 +14,8 @@ _PI = 3.14159  # as far as the released network knows it: its weights were train
 def blend_neighbours(maps: Tensor) -> Tensor:
     """Each channel of (B, C, H, W) blended with a neighbour, as the released AdaAT's 3-d sampling does.
 
-    The released network samples a volume whose depth is the channel, at depth ``linspace(-1, 1, C)`` (made for
-    ``align_corners=True``) without aligned corners. So channel ``i`` is read at depth ``i * C / (C - 1) - 1/2``: a
+    The released network samples a volume whose depth is the channel, at depth `linspace(-1, 1, C)` (made for
+    `align_corners=True`) without aligned corners. So channel `i` is read at depth `i * C / (C - 1) - 1/2`: a
     blend of two channels, the outermost with zero. Depth and plane being independent, blending first and sampling each
     channel in its plane gives the same values at half the cost.
     """
@@ -52,7 +52,7 @@ class AdaAT(nn.Module):
         return torch.stack([(cos * x + shift_x) - sin * y, (sin * x + shift_y) + cos * y], dim=-1)
 
     def forward(self, maps: Tensor, code: Tensor) -> Tensor:
-        """``maps`` (B, C, H, W) under ``code`` (B, K)."""
+        """`maps` (B, C, H, W) under `code` (B, K)."""
         return self.move(blend_neighbours(maps), code)
 
     def move(self, maps: Tensor, code: Tensor) -> Tensor:
@@ -64,5 +64,5 @@ class AdaAT(nn.Module):
 
 
 def _places(size: int, like: Tensor) -> Tensor:
-    """Centres of ``size`` pixels from -1 to 1."""
+    """Centres of `size` pixels from -1 to 1."""
     return 2 * (torch.arange(size, dtype=like.dtype, device=like.device) / (size - 1)) - 1

@@ -29,13 +29,13 @@ Network = TypeVar("Network", bound=nn.Module)
 def save_networks(
     path: str | Path, guidance: Guidance, synthesis: Synthesis, meta: Mapping[str, Any], *, half: bool = False
 ) -> Path:
-    """Write weights (``guidance.*``, ``synthesis.*``), constructor settings and ``meta`` as one safetensors file.
+    """Write weights (`guidance.*`, `synthesis.*`), constructor settings and `meta` as one safetensors file.
 
     The file appears complete or not at all.
 
     Args:
         path: file to write, with its folder made where needed.
-        meta: whatever JSON holds; ``features`` (kind of audio features) and ``num_frames`` (T) are what dubbing reads.
+        meta: whatever JSON holds; `features` (kind of audio features) and `num_frames` (T) are what dubbing reads.
         half: store weights in 16 bits, half the size; they are read back as float32.
     """
     path = Path(path)
@@ -65,14 +65,14 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def load_networks(path: str | Path, allow: Collection[str] = ()) -> tuple[Guidance, Synthesis, dict[str, Any]]:
-    """Rebuild both networks, in eval mode on the CPU, from a safetensors export or a training checkpoint (``.ckpt``).
+    """Rebuild both networks, in eval mode on the CPU, from a safetensors export or a training checkpoint (`.ckpt`).
 
     Of a training checkpoint the averaged weights are taken where it holds such; no code in it is run. Networks of
     classes that are not this package's are built if their class paths are in `allow`, or were allowed for the process
-    (see :func:`stsa_lightning.utils.own.allow_classes`).
+    (see `utils.own.allow_classes`).
 
     Returns:
-        The networks and the ``meta`` that was saved with them.
+        The networks and the `meta` that was saved with them.
 
     Raises:
         FileNotFoundError: no such file.

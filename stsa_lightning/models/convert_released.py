@@ -101,7 +101,7 @@ _IMAGE_OUTPUT = "inpainting.last.weight"
 
 
 def convert_guidance(state: Mapping[str, Tensor]) -> State:
-    """Released stage 1 state dict -> state dict of :class:`Guidance` with the ``released`` preset.
+    """Released stage 1 state dict -> state dict of `Guidance` with the `released` preset.
 
     Raises:
         UserError: entries missing, unknown or of another shape.
@@ -120,9 +120,9 @@ def convert_guidance(state: Mapping[str, Tensor]) -> State:
 
 
 def convert_synthesis(state: Mapping[str, Tensor], *, bgr: bool) -> State:
-    """Released stage 2 state dict -> state dict of :class:`Synthesis` with the ``released`` preset.
+    """Released stage 2 state dict -> state dict of `Synthesis` with the `released` preset.
 
-    The three equal heatmap channels become one. With ``bgr`` the images' channels are reversed, as published
+    The three equal heatmap channels become one. With `bgr` the images' channels are reversed, as published
     checkpoints need to work on RGB images.
 
     Raises:
@@ -142,15 +142,15 @@ def convert_synthesis(state: Mapping[str, Tensor], *, bgr: bool) -> State:
 
 
 def convert_cil(state: Mapping[str, Tensor]) -> State:
-    """Released stage 2 state dict -> state dict of :class:`CILLoss` with the estimator :class:`MINE`."""
+    """Released stage 2 state dict -> state dict of `CILLoss` with the estimator `MINE`."""
     return _rename(state, {"align_layers.": "heads.", "mine.": "estimator.", "": None})
 
 
 def import_released(guidance_pth: str | Path, synthesis_pth: str | Path, out: str | Path) -> Path:
-    """Convert the two published checkpoints to one safetensors file that :func:`load_networks` reads.
+    """Convert the two published checkpoints to one safetensors file that `load_networks` reads.
 
     Args:
-        guidance_pth: pickle with a ``state_dict`` of stage 1; read without running any code in it.
+        guidance_pth: pickle with a `state_dict` of stage 1; read without running any code in it.
         synthesis_pth: the same of stage 2.
         out: file to write; it appears complete or not at all.
 
@@ -173,10 +173,10 @@ def import_released(guidance_pth: str | Path, synthesis_pth: str | Path, out: st
 
 
 def read_state(path: str | Path) -> State:
-    """The ``state_dict`` of a published ``.pth`` file, without the ``module.`` that data-parallel training prepends.
+    """The `state_dict` of a published `.pth` file, without the `module.` that data-parallel training prepends.
 
     Raises:
-        FileNotFoundError, UserError: as :func:`load_tensors`; there is no ``state_dict`` of tensors.
+        FileNotFoundError, UserError: as `load_tensors`; there is no `state_dict` of tensors.
     """
     stored = load_tensors(path)
     state = stored.get("state_dict") if isinstance(stored, dict) else None
@@ -196,7 +196,7 @@ def _convert_published(state: Mapping[str, Tensor]) -> State:
 
 
 def _rename(state: Mapping[str, Tensor], places: Mapping[str, str | None]) -> State:
-    """``state`` under our names; entries of no known place keep theirs, to be reported."""
+    """`state` under our names; entries of no known place keep theirs, to be reported."""
     renamed = {}
     for name, value in state.items():
         place = next((p for p in places if name.startswith(p)), None)
@@ -246,7 +246,7 @@ def _check_shapes(state: State, network: nn.Module, what: str) -> None:
 
 
 def _refuse(what: str, **problems: list[str]) -> None:
-    """Raise ``UserError`` when any kind of problem has entries, naming the first of them."""
+    """Raise `UserError` when any kind of problem has entries, naming the first of them."""
     found = [f"{len(names)} {kind} (first: {', '.join(names[:3])})" for kind, names in problems.items() if names]
     if found:
         raise UserError(f"not a released {what} state dict: {'; '.join(found)}. Check that the files are not swapped")

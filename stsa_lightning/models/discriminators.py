@@ -14,7 +14,7 @@ Features = list[list[Tensor]]  # over scales, of layers; the last layer is the s
 
 
 def _patch_layers(dims: int, inputs: int, width: int, layers: int) -> nn.ModuleList:
-    """``layers`` convolutions that halve, one that does not, and the score (pix2pixHD's layout); 3-d ones keep time."""
+    """`layers` convolutions that halve, one that does not, and the score (pix2pixHD's layout); 3-d ones keep time."""
     conv: type[nn.Module] = nn.Conv3d if dims == 3 else nn.Conv2d
     norm: type[nn.Module] = nn.InstanceNorm3d if dims == 3 else nn.InstanceNorm2d
     kernel, padding = ((3, 4, 4), (1, 2, 2)) if dims == 3 else (4, 2)
@@ -40,7 +40,7 @@ def _features(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN at ``scales`` sizes of an image, each half of the one before (Wang et al. 2018, pix2pixHD).
+    """PatchGAN at `scales` sizes of an image, each half of the one before (Wang et al. 2018, pix2pixHD).
 
     Args:
         inputs: channels of the image.
@@ -54,7 +54,7 @@ class PatchDiscriminator(nn.Module):
         self.scales = nn.ModuleList(_patch_layers(2, inputs, width, layers) for _ in range(scales))
 
     def forward(self, images: Tensor) -> Features:
-        """``images`` (B, C, H, W) -> per scale, the features of each layer, the last one the score (B, 1, h, w)."""
+        """`images` (B, C, H, W) -> per scale, the features of each layer, the last one the score (B, 1, h, w)."""
         answers: Features = []
         for i, layers in enumerate(self.scales):
             if i:
@@ -68,8 +68,8 @@ class DiscriminatorSettings:
     """The discriminator of single faces as settings say it.
 
     Attributes:
-        width, layers, scales: see :class:`PatchDiscriminator`.
-        network: class path of one's own in its place, a module that makes :data:`Features` of faces (B, 3, S, S).
+        width, layers, scales: see `PatchDiscriminator`.
+        network: class path of one's own in its place, a module that makes `Features` of faces (B, 3, S, S).
         options: its arguments.
     """
 
@@ -103,5 +103,5 @@ class TemporalDiscriminator(nn.Module):
         self.layers = _patch_layers(3, inputs, width, layers)
 
     def forward(self, windows: Tensor) -> Features:
-        """``windows`` (B, T, C, H, W) -> one scale: the features of each layer, at last the score (B, 1, T, h, w)."""
+        """`windows` (B, T, C, H, W) -> one scale: the features of each layer, at last the score (B, 1, T, h, w)."""
         return [_features(self.layers, windows.transpose(1, 2))]

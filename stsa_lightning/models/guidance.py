@@ -30,8 +30,8 @@ MAX_TOKENS = 512  # longest window the time code covers
 class GuidanceOutput:
     """Answer of the guidance network for windows of T frames.
 
-    ``lip``, ``jaw``: heatmaps (B, T, 1, S, S) in [0, 1). ``keypoints``: (B, T, 2, 57), x and y in the face box, 17 jaw
-    points then 40 lip points. ``heatmap``: (B, T, 1, S, S), the sum of lip, jaw (and masked) heatmaps, at most 1.
+    `lip`, `jaw`: heatmaps (B, T, 1, S, S) in [0, 1). `keypoints`: (B, T, 2, 57), x and y in the face box, 17 jaw
+    points then 40 lip points. `heatmap`: (B, T, 1, S, S), the sum of lip, jaw (and masked) heatmaps, at most 1.
     `audio_embeddings`: of the audio windows, (B, T, C), before anything else is known.
     """
 
@@ -43,7 +43,7 @@ class GuidanceOutput:
 
 
 class AudioWindowEncoder(nn.Sequential):
-    """Audio window (B, D, 10) to an embedding (B, ``width``) in (-1, 1).
+    """Audio window (B, D, 10) to an embedding (B, `width`) in (-1, 1).
 
     Args:
         dropout: share of the D features that are missing from a window in training (ours): with minutes of speech, an
@@ -71,7 +71,7 @@ class AudioWindowEncoder(nn.Sequential):
 
 
 class HeatmapEncoder(nn.Sequential):
-    """Heatmap (B, 1, S, S) to an embedding (B, ``width``) in (-1, 1).
+    """Heatmap (B, 1, S, S) to an embedding (B, `width`) in (-1, 1).
 
     At S = 128 the last map is a single point; at other sizes it is averaged, and padded where smaller than a kernel.
     """
@@ -126,7 +126,7 @@ class TokenFusion(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, masked: Tensor, audio: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """``masked``, ``audio`` (B, T, C), ``references`` (B, N, C) -> lip and jaw embeddings, each (B, T, C)."""
+        """`masked`, `audio` (B, T, C), `references` (B, N, C) -> lip and jaw embeddings, each (B, T, C)."""
         _, masked_row, audio_row, reference_row = self.modality.weight
         tokens = [references + reference_row, self.audio_time(audio) + audio_row, self.masked_time(masked) + masked_row]
         encoded = self.encoder(self.dropout(torch.cat(tokens, dim=1)))
@@ -178,7 +178,7 @@ class Guidance(nn.Module):
         width: size of every embedding.
         base: channels of the first heatmap convolution; deeper ones are multiples of it.
         layers, heads, feedforward, dropout: the transformer's.
-        audio_dropout: see :class:`AudioWindowEncoder`.
+        audio_dropout: see `AudioWindowEncoder`.
         add_masked: add the masked heatmap to the predicted one (paper); the released inference does not.
         heatmap_sigma: render the heatmap that drives the picture from the predicted keypoints, with lines of this
             width in pixels; 0: as the decoders say (paper). This is ours: until they have heard hours of speech,

@@ -1,4 +1,4 @@
-"""Heatmaps drawn through keypoints, in PyTorch: what :mod:`stsa_lightning.face.heatmaps` draws, differentiable."""
+"""Heatmaps drawn through keypoints, in PyTorch: what `face.heatmaps` draws, differentiable."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _UPPER_LIP = ((91, 102), (111, 122))  # landmarks of its outer and its inner edg
 
 
 class HeatmapRenderer(nn.Module):
-    """Keypoints to heatmaps of the lips and of the jaw: about ``exp(-d^2 / 2 sigma^2)``, d to the nearest contour.
+    """Keypoints to heatmaps of the lips and of the jaw: about `exp(-d^2 / 2 sigma^2)`, d to the nearest contour.
 
     A row of Gaussians closer than sigma adds up to a line, and a Gaussian is a product of its row and its column: so
     all of a contour is one matrix product. Contours that may lie on one another, as the edges of closed lips do, are
     drawn apart, and the largest value stays. Lines are not rounded to pixels, so that keypoints get a gradient; but for
-    that they are those of :func:`stsa_lightning.face.heatmaps.draw_heatmap`.
+    that they are those of `face.heatmaps.draw_heatmap`.
 
     Args:
         size: side of the heatmaps in pixels.

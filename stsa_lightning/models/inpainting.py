@@ -53,7 +53,7 @@ class Inpainting(nn.Module):
     def forward(
         self, masked: Tensor, heatmap: Tensor, fused: tuple[Tensor, ...], audio: Tensor, warped: Tensor
     ) -> Tensor:
-        """``masked``, ``warped`` (B, 3, S, S), ``heatmap`` (B, 1, S, S), ``fused`` at S, S/2, S/4, ``audio`` (B, K).
+        """`masked`, `warped` (B, 3, S, S), `heatmap` (B, 1, S, S), `fused` at S, S/2, S/4, `audio` (B, K).
 
         Returns:
             The face (B, 3, S, S) in (0, 1).

@@ -17,7 +17,7 @@ _BATCH_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d
 
 
 def check_shape(name: str, tensor: Tensor, *expected: int | None) -> None:
-    """Raise ``ValueError`` unless ``tensor`` has the ``expected`` shape; ``None`` stands for any size."""
+    """Raise `ValueError` unless `tensor` has the `expected` shape; `None` stands for any size."""
     shape = tuple(tensor.shape)
     if len(shape) != len(expected) or any(e not in (None, s) for s, e in zip(shape, expected, strict=True)):
         wanted = ", ".join("any" if e is None else str(e) for e in expected)
@@ -25,19 +25,19 @@ def check_shape(name: str, tensor: Tensor, *expected: int | None) -> None:
 
 
 def check_face_size(face_size: int) -> int:
-    """``face_size`` itself when it is a power of two of at least 64, else ``ValueError``."""
+    """`face_size` itself when it is a power of two of at least 64, else `ValueError`."""
     if face_size < 64 or face_size & (face_size - 1):
         raise ValueError(f"face_size must be a power of two of at least 64 (64, 128, 256), got {face_size}")
     return face_size
 
 
 def reduced_size(size: int, stride: int, *, kernel: int = 3, padding: int = 1) -> int:
-    """Side of a map of side ``size`` after one strided convolution."""
+    """Side of a map of side `size` after one strided convolution."""
     return (size + 2 * padding - kernel) // stride + 1
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm, activation; ``dims`` 1 for sequences (B, C, L), 2 for maps (B, C, H, W)."""
+    """Convolution, batch norm, activation; `dims` 1 for sequences (B, C, L), 2 for maps (B, C, H, W)."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class ResidualConvBlock(ConvBlock):
 
 
 class UpBlock(nn.Module):
-    """Transposed convolution of kernel 4, batch norm, ReLU: doubles a map; ``stride=1`` makes 4 x 4 of a point."""
+    """Transposed convolution of kernel 4, batch norm, ReLU: doubles a map; `stride=1` makes 4 x 4 of a point."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: Literal[1, 2] = 2) -> None:
         super().__init__()
@@ -99,6 +99,6 @@ class PreActivationResidual(nn.Module):
 
 
 def sample(maps: Tensor, grid: Tensor) -> Tensor:
-    """``maps`` (B, C, H, W) read bilinearly at ``grid`` (B, h, w, 2) in [-1, 1], zero outside; in float32."""
+    """`maps` (B, C, H, W) read bilinearly at `grid` (B, h, w, 2) in [-1, 1], zero outside; in float32."""
     with torch.autocast(maps.device.type, enabled=False):
         return F.grid_sample(maps.float(), grid.float(), align_corners=False)

@@ -10,14 +10,14 @@ from stsa_lightning.models.layers import ConvBlock, PreActivationResidual, reduc
 
 
 def heatmap_encoder(channels: int, width: int, kernel: int) -> nn.Sequential:
-    """Heatmaps (B, ``channels``, S, S) to (B, ``width``, S/4, S/4)."""
+    """Heatmaps (B, `channels`, S, S) to (B, `width`, S/4, S/4)."""
     return nn.Sequential(
         ConvBlock(channels, width, kernel), ConvBlock(width, width, stride=2), ConvBlock(width, width, stride=2)
     )
 
 
 def reference_encoder(references: int, width: int, residuals: int) -> nn.ModuleList:
-    """All references as one image (B, 3 * ``references``, S, S) to 1, 4, 8 times ``width`` channels at S, S/2, S/4."""
+    """All references as one image (B, 3 * `references`, S, S) to 1, 4, 8 times `width` channels at S, S/2, S/4."""
     wide, widest = 4 * width, 8 * width
     stems = [
         [ConvBlock(3 * references, width)],
@@ -29,7 +29,7 @@ def reference_encoder(references: int, width: int, residuals: int) -> nn.ModuleL
 
 
 def alignment_encoder(face_size: int, inputs: int, width: int, kernels: tuple[int, int]) -> nn.Sequential:
-    """Maps (B, ``inputs``, S/4, S/4) to a few points of ``width`` channels; at S = 128 to a single one."""
+    """Maps (B, `inputs`, S/4, S/4) to a few points of `width` channels; at S = 128 to a single one."""
     size = reduced_size(reduced_size(reduced_size(face_size // 4, 3), 2), 2)
     return nn.Sequential(
         ConvBlock(inputs, width),
@@ -78,7 +78,7 @@ class SpatialPath(nn.Module):
         self.post_blocks = nn.ModuleList(_residuals(c, residuals) for c in channels)
 
     def encode(self, images: Tensor, heatmaps: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What references alone decide: ``images`` (B, N, 3, S, S), ``heatmaps`` (B, N, 1, S, S).
+        """What references alone decide: `images` (B, N, 3, S, S), `heatmaps` (B, N, 1, S, S).
 
         Returns the three maps to be transformed, and (B, C, S/4, S/4) for the alignment encoder.
         """
@@ -90,7 +90,7 @@ class SpatialPath(nn.Module):
         return tuple(maps), torch.cat([features, self.reference_heatmap_encoder(heatmaps.squeeze(2))], dim=1)
 
     def forward(self, maps: tuple[Tensor, ...], content: Tensor, heatmap: Tensor, audio: Tensor) -> tuple[Tensor, ...]:
-        """Results of ``encode``, driving ``heatmap`` (B, 1, S, S), ``audio`` code (B, K) -> maps at S, S/2, S/4."""
+        """Results of `encode`, driving `heatmap` (B, 1, S, S), `audio` code (B, K) -> maps at S, S/2, S/4."""
         alignment = self.alignment(torch.cat([content, self.heatmap_encoder(heatmap)], dim=1)).mean((2, 3))
         code = torch.cat([audio, alignment], dim=1)
         layers = zip(maps, self.transforms, self.post_blocks, strict=True)

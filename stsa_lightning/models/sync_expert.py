@@ -106,7 +106,7 @@ class SyncExpert(nn.Module):
         return F.normalize(codes, dim=-1).unflatten(0, heard.shape[:2])
 
     def forward(self, faces: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`lip` and :meth:`speech` of the same T frames: two (B, T - 4, E)."""
+        """`lip` and `speech` of the same T frames: two (B, T - 4, E)."""
         return self.lip(faces), self.speech(audio)
 
 
@@ -122,7 +122,7 @@ def _head(inputs: int, dim: int, dropout: float) -> nn.Sequential:
 
 
 def load_sync_expert(path: str | Path) -> SyncExpert:
-    """The expert of a training checkpoint (``stsa syncnet fit``), frozen, in eval mode, on the CPU.
+    """The expert of a training checkpoint (`stsa syncnet fit`), frozen, in eval mode, on the CPU.
 
     Raises:
         FileNotFoundError: no such file.

@@ -59,7 +59,7 @@ def _head() -> nn.Sequential:
 
 
 class SyncNet(nn.Module):
-    """The released network: frozen, and in eval mode whatever ``train()`` says. Gradients reach its inputs."""
+    """The released network: frozen, and in eval mode whatever `train()` says. Gradients reach its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,10 +123,10 @@ class SyncNet(nn.Module):
 
 
 def load_syncnet(weights_dir: str | Path | None = None) -> SyncNet:
-    """SyncNet v2 with the released weights (``syncnet_v2.model``, a state dict), on the CPU.
+    """SyncNet v2 with the released weights (`syncnet_v2.model`, a state dict), on the CPU.
 
     Args:
-        weights_dir: a folder to look in first; see :func:`stsa_lightning.utils.weights.find_weights`.
+        weights_dir: a folder to look in first; see `utils.weights.find_weights`.
 
     Raises:
         WeightsError: the file is neither here nor to be had.

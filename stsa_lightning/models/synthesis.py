@@ -22,8 +22,8 @@ Paths = Literal["both", "spatial", "temporal"]
 class References:
     """All that reference faces alone decide, so that a video pays for it once.
 
-    ``images`` (B, N, 3, S, S); ``spatial``: the spatial path's maps (B, C, s, s) at S, S/2, S/4, before their
-    transforms; ``content`` (B, C, S/4, S/4): its alignment encoder's view of them; ``temporal``: the temporal path's
+    `images` (B, N, 3, S, S); `spatial`: the spatial path's maps (B, C, s, s) at S, S/2, S/4, before their
+    transforms; `content` (B, C, S/4, S/4): its alignment encoder's view of them; `temporal`: the temporal path's
     maps (B, N, C, s, s) at S, S/2, S/4.
     """
 
@@ -33,20 +33,20 @@ class References:
     temporal: tuple[Tensor, ...]
 
     def expand(self, frames: int) -> References:
-        """One video's references (B = 1) beside each of ``frames`` frames, without a copy."""
+        """One video's references (B = 1) beside each of `frames` frames, without a copy."""
         return self._map(lambda t: t.expand(frames, *t.shape[1:]))
 
     def repeat_interleave(self, times: int) -> References:
-        """Each sample's references ``times`` times in a row: from (B, ...) to (B * ``times``, ...)."""
+        """Each sample's references `times` times in a row: from (B, ...) to (B * `times`, ...)."""
         return self._map(lambda t: t.repeat_interleave(times, dim=0))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, for :meth:`of`."""
+        """All of them, for `of`."""
         return self.images, *self.spatial, self.content, *self.temporal
 
     @classmethod
     def of(cls, images: Tensor, *rest: Tensor) -> References:
-        """References of their :meth:`tensors`."""
+        """References of their `tensors`."""
         return cls(images, rest[:3], rest[3], rest[4:])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> References:
@@ -57,9 +57,9 @@ class References:
 class SynthesisOutput:
     """Answer of the synthesis network for B frames.
 
-    ``face`` (B, 3, S, S) in (0, 1); ``warped`` (B, 3, S, S): the references moved by the flow; ``spatial``,
-    ``temporal``, ``fused``: maps (B, C, s, s) of either path and of both at S, S/2, S/4; ``flow`` (B, N, 2, S, S) in
-    pixels, x then y; ``confidence`` (B, N, 1, S, S) in (0, 1); ``audio`` (B, ``audio_width``): the audio code.
+    `face` (B, 3, S, S) in (0, 1); `warped` (B, 3, S, S): the references moved by the flow; `spatial`,
+    `temporal`, `fused`: maps (B, C, s, s) of either path and of both at S, S/2, S/4; `flow` (B, N, 2, S, S) in
+    pixels, x then y; `confidence` (B, N, 1, S, S) in (0, 1); `audio` (B, `audio_width`): the audio code.
     """
 
     face: Tensor
@@ -84,7 +84,7 @@ def warp_references(images: Tensor, heatmaps: Tensor, theta: Tensor) -> tuple[Te
 
     Args:
         images, heatmaps: (B, N, 3, S, S) and (B, N, 1, S, S), or of one video (B = 1).
-        theta: (B, N, 2, 3), where each is read (see :func:`stsa_lightning.face.alignment.reference_transforms`); beyond
+        theta: (B, N, 2, 3), where each is read (see `face.alignment.reference_transforms`); beyond
             its rim a reference goes on as it ends, its heatmap is empty.
     """
     B, N = theta.shape[:2]
@@ -100,7 +100,7 @@ def warp_references(images: Tensor, heatmaps: Tensor, theta: Tensor) -> tuple[Te
 
 
 class AudioCodeEncoder(nn.Sequential):
-    """Audio window (B, D, 10) to a code (B, ``width``)."""
+    """Audio window (B, D, 10) to a code (B, `width`)."""
 
     def __init__(self, audio_dim: int, width: int) -> None:
         super().__init__(
@@ -129,12 +129,12 @@ class Synthesis(nn.Module):
         align_kernels: the two large kernels of the alignment encoder.
         stem_kernel: kernel of the first convolutions and of the last.
         flow_kernel: kernel of the flow and confidence convolutions.
-        on_warped: correct the warped reference instead of painting from nothing, see :class:`Inpainting`.
+        on_warped: correct the warped reference instead of painting from nothing, see `Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
         align_references: references are moved onto each frame's pose before anything looks at them, see
-            :func:`warp_references` (ours; preset `small` laid references of two poses over each other).
+            `warp_references` (ours; preset `small` laid references of two poses over each other).
         paths: which paths the face is made of; for ablations. The other one's maps are zeros to the fusion, and without
-            the temporal path ``on_warped`` corrects the mean of the references, which nothing moves.
+            the temporal path `on_warped` corrects the mean of the references, which nothing moves.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Synthesis(nn.Module):
         self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped)
 
     def encode_references(self, images: Tensor, heatmaps: Tensor, theta: Tensor | None = None) -> References:
-        """``images`` (B, N, 3, S, S) in [0, 1] and their ``heatmaps`` (B, N, 1, S, S).
+        """`images` (B, N, 3, S, S) in [0, 1] and their `heatmaps` (B, N, 1, S, S).
 
         With `align_references`, references are first warped onto each frame's pose by the transforms `theta`
         (B, N, 2, 3); images and heatmaps may then be of batch 1, those of one video.
@@ -192,7 +192,7 @@ class Synthesis(nn.Module):
             masked: (B, 3, S, S) in [0, 1], lower half 0.
             heatmap: (B, 1, S, S) in [0, 1], all contours of the frame.
             audio: (B, D, 10).
-            references: of batch B (see :meth:`References.expand` and :meth:`References.repeat_interleave`).
+            references: of batch B (see `References.expand` and `References.repeat_interleave`).
         """
         B, S = masked.shape[0], self.face_size
         check_shape("masked", masked, None, 3, S, S)
@@ -216,7 +216,7 @@ class Synthesis(nn.Module):
         heatmaps: Tensor,
         theta: Tensor | None = None,
     ) -> SynthesisOutput:
-        """:meth:`encode_references` and :meth:`render` of one batch: one set of references per frame."""
+        """`encode_references` and `render` of one batch: one set of references per frame."""
         return self.render(masked, heatmap, audio, self.encode_references(images, heatmaps, theta))
 
     def _used(self, spatial: tuple[Tensor, ...], temporal: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:

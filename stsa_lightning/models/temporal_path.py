@@ -14,8 +14,8 @@ from stsa_lightning.models.modulation import AdaINBlock, SPADEBlock
 
 @dataclass
 class Warped:
-    """``maps``: (B, C, s, s) at S, S/2, S/4; ``image``: (B, 3, S, S); ``flow``: (B, N, 2, S, S) in pixels, x then y;
-    ``confidence``: (B, N, 1, S, S) in (0, 1)."""
+    """`maps`: (B, C, s, s) at S, S/2, S/4; `image`: (B, 3, S, S); `flow`: (B, N, 2, S, S) in pixels, x then y;
+    `confidence`: (B, N, 1, S, S) in (0, 1)."""
 
     maps: tuple[Tensor, ...]
     image: Tensor
@@ -24,7 +24,7 @@ class Warped:
 
 
 def deformation(flow: Tensor) -> Tensor:
-    """Flow (B, 2, S, S) in pixels -> sampling places (B, S, S, 2): ``linspace(-1, 1)`` plus ``2 * flow / (S - 1)``."""
+    """Flow (B, 2, S, S) in pixels -> sampling places (B, S, S, 2): `linspace(-1, 1)` plus `2 * flow / (S - 1)`."""
     flow = flow.float()
     size = flow.shape[-1]
     line = torch.linspace(-1, 1, size, device=flow.device)
@@ -33,14 +33,14 @@ def deformation(flow: Tensor) -> Tensor:
 
 
 def resize_deformation(grid: Tensor, size: int) -> Tensor:
-    """(B, S, S, 2) -> (B, ``size``, ``size``, 2), bilinearly."""
+    """(B, S, S, 2) -> (B, `size`, `size`, 2), bilinearly."""
     if grid.shape[1] == size:
         return grid
     return F.interpolate(grid.permute(0, 3, 1, 2), (size, size), mode="bilinear").permute(0, 2, 3, 1)
 
 
 def weighted_mean(maps: Tensor, confidence: Tensor) -> Tensor:
-    """Mean over N of ``maps`` (B, N, C, s, s) by ``confidence`` (B, N, 1, S, S), the latter resized nearest."""
+    """Mean over N of `maps` (B, N, C, s, s) by `confidence` (B, N, 1, S, S), the latter resized nearest."""
     weight = F.interpolate(confidence.squeeze(2), maps.shape[-2:]).unsqueeze(2)
     return (maps * weight).sum(1) / (weight.sum(1) + 1e-5)
 
@@ -83,7 +83,7 @@ class TemporalPath(nn.Module):
         return tuple(maps)
 
     def forward(self, images: Tensor, maps: tuple[Tensor, ...], heatmap: Tensor, audio: Tensor) -> Warped:
-        """Reference ``images`` and results of ``encode``; driving ``heatmap`` (B, 1, S, S), ``audio`` code (B, K)."""
+        """Reference `images` and results of `encode`; driving `heatmap` (B, 1, S, S), `audio` code (B, K)."""
         batch = images.shape[:2]
         flow, confidence = self.estimate(maps[1].flatten(0, 1), heatmap, audio)
         with torch.autocast(flow.device.type, enabled=False):

@@ -201,7 +201,7 @@ def told_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
 
 
 def identity(batch: Mapping[str, Any]) -> list[str]:
-    """Which windows a batch holds, as ``SPEAKER/CLIP frame 17``; waits for the device."""
+    """Which windows a batch holds, as `SPEAKER/CLIP frame 17`; waits for the device."""
     frames = batch["frame"].tolist() if isinstance(batch["frame"], Tensor) else batch["frame"]
     return [f"{clip} frame {frame}" for clip, frame in zip(batch["clip"], frames, strict=True)]
 

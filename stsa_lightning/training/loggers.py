@@ -25,7 +25,7 @@ WANDB_ID = "wandb_id"
 
 @dataclass(frozen=True)
 class WandbSettings:
-    """What the logger ``wandb`` is told.
+    """What the logger `wandb` is told.
 
     Attributes:
         project: name of the project.
@@ -33,7 +33,7 @@ class WandbSettings:
         name: of the run; None: that of its folder.
         group: of runs that belong together.
         tags: words to find it by.
-        checkpoints: keep checkpoints with W&B as artifacts, at the end or (``all``) whenever one is written.
+        checkpoints: keep checkpoints with W&B as artifacts, at the end or (`all`) whenever one is written.
     """
 
     project: str = "stsa"
@@ -45,7 +45,7 @@ class WandbSettings:
 
 
 class KeptRows(ExperimentWriter):
-    """``metrics.csv`` whose rows stay: others are appended, columns that are new are added to all."""
+    """`metrics.csv` whose rows stay: others are appended, columns that are new are added to all."""
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
@@ -66,7 +66,7 @@ class KeptRows(ExperimentWriter):
             writer.writerows(rows)
 
     def log_hparams(self, params: dict[str, Any]) -> None:
-        """The settings of this start; those of earlier ones are set aside as ``hparams-1.yaml`` and so on."""
+        """The settings of this start; those of earlier ones are set aside as `hparams-1.yaml` and so on."""
         if not self._begun:
             set_aside(Path(self.log_dir) / self.NAME_HPARAMS_FILE)
             self._begun = True
@@ -74,7 +74,7 @@ class KeptRows(ExperimentWriter):
 
 
 class KeptCSVLogger(CSVLogger):
-    """Lightning's, which deletes the rows that it finds, with :class:`KeptRows`."""
+    """Lightning's, which deletes the rows that it finds, with `KeptRows`."""
 
     @property
     @rank_zero_experiment
@@ -124,7 +124,7 @@ def kept(logger: Logger) -> Logger:
 
 
 def chosen_names(names: str | Sequence[str]) -> list[str]:
-    """Names of loggers, ``csv,wandb`` or a list; ``none``: no logger.
+    """Names of loggers, `csv,wandb` or a list; `none`: no logger.
 
     Raises:
         UserError: there is no logger of a name.
@@ -137,7 +137,7 @@ def chosen_names(names: str | Sequence[str]) -> list[str]:
 
 
 def make_loggers(names: str | Sequence[str], folder: Path, wandb: WandbSettings, going_on: bool) -> list[Logger]:
-    """Loggers that write into ``folder``.
+    """Loggers that write into `folder`.
 
     Args:
         going_on: a training, whose record in W&B stays one whenever it is taken up again.

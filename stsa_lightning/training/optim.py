@@ -28,7 +28,7 @@ class OptimizerSettings:
         betas: of Adam and its kin.
         weight_decay: as the optimiser means it.
         optimizer: class path.
-        options: further arguments of the optimiser, such as ``{momentum: 0.9}``.
+        options: further arguments of the optimiser, such as `{momentum: 0.9}`.
         schedule: of the rate within each phase, after its warm-up: constant, or down to 0 along half a cosine or in a
             straight line; a phase may set its own.
     """

@@ -117,12 +117,12 @@ def adapt(
     """Fine-tune a checkpoint's networks on one video with its own sound.
 
     Args:
-        checkpoint: the networks, ``.safetensors`` or ``.ckpt``.
+        checkpoint: the networks, `.safetensors` or `.ckpt`.
         video: shows the speaker for three seconds or longer, with the sound of what is said.
         minutes: the most that it may take, preparation included; it ends earlier where the held-out second stops
             getting better.
-        device: see :class:`stsa_lightning.dubbing.Dubber`.
-        landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
+        device: see `dubbing.Dubber`.
+        landmark_model: a FaceLandmarker `.task` file in place of FaceMesh.
         cache: where results are kept, by the contents of video and checkpoint; None: the package's cache.
         lr: Adam's learning rate.
         progress: show a bar, or call a `ProgressCallback`.

@@ -21,7 +21,7 @@ MARKS = ("*.ckpt", CONFIG, LOGS)  # what only a training that began leaves
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``path`` holds a training's checkpoints, settings, logs and pictures; ``path/validate`` and so on the rest."""
+    """`path` holds a training's checkpoints, settings, logs and pictures; `path/validate` and so on the rest."""
 
     path: Path
 
@@ -30,12 +30,12 @@ class RunFolder:
         return sorted(path for pattern in patterns for path in self.path.glob(pattern))
 
     def newest(self, kind: str) -> Path | None:
-        """The newest checkpoint whose name begins with ``kind``, such as ``last``."""
+        """The newest checkpoint whose name begins with `kind`, such as `last`."""
         found = [path for path in self.path.glob("*.ckpt") if path.name.startswith(kind)]
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def checkpoint(self, asked: str | None, command: str) -> Path | None:
-        """The file that ``--ckpt_path`` means: ``last``, ``best`` or a file.
+        """The file that `--ckpt_path` means: `last`, `best` or a file.
 
         Returns:
             None where nothing was asked for, or where a training asks for its last checkpoint and has none yet.
@@ -69,7 +69,7 @@ class RunFolder:
         """Let a training begin, or go on, here.
 
         Args:
-            asked, checkpoint: what ``--ckpt_path`` said and means.
+            asked, checkpoint: what `--ckpt_path` said and means.
             overwrite: remove what is there of an earlier one, and say what.
 
         Raises:
@@ -106,7 +106,7 @@ def remove(paths: list[Path]) -> None:
 
 
 def sweep_trial(run: Path, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The folder of the trial that a W&B agent started this process for, ``sweeps/SWEEP/RUN`` beside the run's.
+    """The folder of the trial that a W&B agent started this process for, `sweeps/SWEEP/RUN` beside the run's.
 
     W&B tells sweep and trial through the environment alone; both are known before the record of the trial begins.
     """

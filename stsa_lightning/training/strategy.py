@@ -17,13 +17,13 @@ class AlternatingDDP(DDPStrategy):
     """Data parallelism for optimisers that take turns: the gradients of the one that steps are averaged, no others.
 
     DistributedDataParallel expects each backward pass to reach every parameter. With a generator and discriminators
-    that take turns it has to look for those that were not reached (``find_unused_parameters``), and sends their zeros:
+    that take turns it has to look for those that were not reached (`find_unused_parameters`), and sends their zeros:
     all parameters travel twice in a step, those that the phase leaves alone too. Here each optimiser's own gradients
     travel once, at its step, and accumulated batches send nothing in between. In return they do not travel while the
-    backward pass still runs. ``benchmarks/train_step.py --processes 2`` measures both.
+    backward pass still runs. `benchmarks/train_step.py --processes 2` measures both.
 
     All ranks have to give gradients to the same parameters, as the phases of a run do. In settings it is
-    ``strategy: ddp_alternating``.
+    `strategy: ddp_alternating`.
     """
 
     def configure_ddp(self) -> None:

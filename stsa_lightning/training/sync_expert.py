@@ -6,7 +6,7 @@ the lips has to be read, and with few of them the two towers never meet. Here in
 - the loss is InfoNCE over all windows of all clips of a batch: thousands of negatives for each positive,
 - of which the windows of the *same* clip at other times, one face and one voice, count as much as all others together,
 - the learning rate warms up, and data whose sound is off are corrected in preparation and can be filtered
-  (``data.filters.max_offset``).
+  (`data.filters.max_offset`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MAX_SHIFT = 5
 
 
 class SyncExpertModule(LightningModule):
-    """Trains a :class:`SyncExpert` on windows of a prepared corpus (``data.num_frames`` of 15 frames or more).
+    """Trains a `SyncExpert` on windows of a prepared corpus (`data.num_frames` of 15 frames or more).
 
     Args:
         features, face_size: as the data has them.
         num_frames: T, frames of the data's windows.
-        width, dim, dropout: see :class:`SyncExpert`.
+        width, dim, dropout: see `SyncExpert`.
         temperature: of InfoNCE.
         same_clip: weight of the InfoNCE within clips, the rest is that across the batch; 0.5 balances them.
         lr: Adam's learning rate after the warm-up; it falls to 0 along half a cosine.
@@ -70,7 +70,7 @@ class SyncExpertModule(LightningModule):
         return as_floats(batch)
 
     def losses(self, lip: Tensor, speech: Tensor) -> dict[str, Tensor]:
-        """InfoNCE as a loss in [0, ...): two (B, W, E) -> ``across`` all windows of the batch, ``within`` clips.
+        """InfoNCE as a loss in [0, ...): two (B, W, E) -> `across` all windows of the batch, `within` clips.
 
         Divided by the log of the number of windows: 1 is what guessing gives, 0 is perfect.
         """
@@ -89,7 +89,7 @@ class SyncExpertModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """``val/loss``, and what :func:`scores` measures."""
+        """`val/loss`, and what `scores` measures."""
         lip, speech = self.expert(batch["faces"], batch["audio"])
         terms = self.losses(lip, speech)
         share = self.hparams["same_clip"]
@@ -116,17 +116,17 @@ class SyncExpertModule(LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What :func:`load_sync_expert` rebuilds the network from."""
+        """What `load_sync_expert` rebuilds the network from."""
         checkpoint["sync_expert"] = self.expert.settings
 
 
 def scores(lip: Tensor, speech: Tensor, max_shift: int = MAX_SHIFT) -> dict[str, Tensor]:
     """Accuracies of embeddings (B, W, E) of length 1, W windows of each of B clips; all in [0, 1].
 
-    ``retrieval``: a window of lips finds its sound among the W of its own clip (chance 1 / W); ``retrieval_near``: or
-    one within a frame of it; ``retrieval_clips``: the sound of all W windows among those of the B clips (chance 1 / B).
-    ``offset``: of the shifts from ``-max_shift`` to ``max_shift`` frames, the one at which the clip's lips and sound
-    agree best is 0 (chance 1 / (2 ``max_shift`` + 1)); ``offset_near``: within a frame of 0.
+    `retrieval`: a window of lips finds its sound among the W of its own clip (chance 1 / W); `retrieval_near`: or
+    one within a frame of it; `retrieval_clips`: the sound of all W windows among those of the B clips (chance 1 / B).
+    `offset`: of the shifts from `-max_shift` to `max_shift` frames, the one at which the clip's lips and sound
+    agree best is 0 (chance 1 / (2 `max_shift` + 1)); `offset_near`: within a frame of 0.
     """
     W = lip.shape[1]
     alike = lip @ speech.mT  # (B, W, W)

@@ -8,7 +8,7 @@ from stsa_lightning.utils.errors import UserError
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The named device; the best there is for ``auto``.
+    """The named device; the best there is for `auto`.
 
     Raises:
         UserError: no such device, or not on this machine.

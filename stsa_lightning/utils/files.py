@@ -122,13 +122,13 @@ def sha256_of(*paths: Path) -> str:
 
 
 def unused(path: Path) -> Path:
-    """``path``, or the first of ``NAME-2.EXT``, ``NAME-3.EXT`` ... that is not there yet."""
+    """`path`, or the first of `NAME-2.EXT`, `NAME-3.EXT` ... that is not there yet."""
     names = (path if n == 1 else path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
     return next(name for name in names if not name.exists())
 
 
 def set_aside(path: Path) -> None:
-    """Give an existing file the name ``NAME-1.EXT``, or that of the next free number."""
+    """Give an existing file the name `NAME-1.EXT`, or that of the next free number."""
     if path.exists():
         names = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
         path.rename(next(name for name in names if not name.exists()))

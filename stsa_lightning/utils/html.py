@@ -10,7 +10,7 @@ from stsa_lightning.utils.errors import MissingPackageError
 
 
 def render(package: str | None, **values: Any) -> str:
-    """The template ``page.html.j2`` of a package with these values, which are escaped; a missing one is an error.
+    """The template `page.html.j2` of a package with these values, which are escaped; a missing one is an error.
 
     Raises:
         MissingPackageError: jinja2 is not installed.

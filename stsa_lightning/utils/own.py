@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound="nn.Module")
 
 
 def imported(class_path: str, base: type[Kind], option: str) -> type[Kind]:
-    """The class at `class_path`, such as ``mine.losses.Sharpness``.
+    """The class at `class_path`, such as `mine.losses.Sharpness`.
 
     Args:
         base: what it must be a subclass of.
@@ -56,7 +56,7 @@ def built(base: type[Network], settings: Mapping[str, Any], said: Mapping[str, A
     Args:
         base: the package's class; one's own is a subclass of it.
         settings: what it is given.
-        said: what settings say beyond that: arguments of `base`, or ``class_path`` and ``init_args``.
+        said: what settings say beyond that: arguments of `base`, or `class_path` and `init_args`.
         option: their name, for messages.
     """
     said = said or {}
@@ -95,7 +95,7 @@ def allowed(class_path: str, base: type[Kind], source: str, also: Collection[str
 
     Args:
         source: the checkpoint, for the message.
-        also: class paths that are allowed besides those of :func:`allow_classes`.
+        also: class paths that are allowed besides those of `allow_classes`.
 
     Raises:
         UserError: the user has not named it, or there is no such class.

@@ -23,7 +23,7 @@ class TensorFileError(UserError):
 
 
 def load_tensors(path: str | Path) -> Any:
-    """What a ``.pth`` or ``.ckpt`` file holds, on the CPU: tensors, numbers, words, and lists and dictionaries of them.
+    """What a `.pth` or `.ckpt` file holds, on the CPU: tensors, numbers, words, and lists and dictionaries of them.
 
     A pickle is a program. Here it can build these and call nothing.
 
@@ -100,12 +100,12 @@ class uninitialised(TorchFunctionMode):  # noqa: N801
 
 
 def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
-    """Fill a network, :class:`uninitialised` or not, with the entries ``prefix + its own keys`` of a state dict's file.
+    """Fill a network, `uninitialised` or not, with the entries `prefix + its own keys` of a state dict's file.
 
     Batch counters may be absent: old files have none, and they decide nothing.
 
     Raises:
-        TensorFileError: as :func:`load_tensors`.
+        TensorFileError: as `load_tensors`.
         ValueError: the file lacks an entry, or one has another shape.
     """
     state = load_tensors(path)

@@ -1,6 +1,6 @@
 """Pretrained weights by name: found where they lie, otherwise fetched once, resumed where broken off, checked.
 
-Nothing here runs at import; everything the package downloads goes through :func:`weights_path`.
+Nothing here runs at import; everything the package downloads goes through `weights_path`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class WeightsError(FileNotFoundError):
 class Weight:
     """One published file of weights.
 
-    ``sha256``: hex digest of the whole file (64 digits) or its beginning, as torchvision puts it into its file names
-    (8 digits). ``also``: other names, relative to a folder of weights, under which the same layers may lie; those
+    `sha256`: hex digest of the whole file (64 digits) or its beginning, as torchvision puts it into its file names
+    (8 digits). `also`: other names, relative to a folder of weights, under which the same layers may lie; those
     copies are not checked.
     """
 
@@ -126,7 +126,7 @@ KNOWN: dict[str, Weight] = {
 
 
 def cache_dir() -> Path:
-    """Where downloads go: ``$STSA_CACHE``, or ``~/.cache/stsa_lightning``."""
+    """Where downloads go: `$STSA_CACHE`, or `~/.cache/stsa_lightning`."""
     return Path(os.environ.get("STSA_CACHE") or Path.home() / ".cache" / "stsa_lightning")
 
 
@@ -151,7 +151,7 @@ def _folders(weights_dir: str | Path | None) -> list[Path]:
 def find_weights(name: str, weights_dir: str | Path | None = None) -> Path | None:
     """The file where it already lies, or None.
 
-    Folders in order: ``weights_dir``, ``$STSA_WEIGHTS``, torch's hub cache, :func:`cache_dir`. A file found is taken
+    Folders in order: `weights_dir`, `$STSA_WEIGHTS`, torch's hub cache, `cache_dir`. A file found is taken
     as it is: its checksum was checked when it was fetched, and a file put there by hand is the owner's choice.
     """
     weight = _known(name)
@@ -160,7 +160,7 @@ def find_weights(name: str, weights_dir: str | Path | None = None) -> Path | Non
 
 
 def weights_path(name: str, weights_dir: str | Path | None = None) -> Path:
-    """The file of the weights called ``name`` (see :data:`KNOWN`), fetched into :func:`cache_dir` if it is nowhere yet.
+    """The file of the weights called `name` (see `KNOWN`), fetched into `cache_dir` if it is nowhere yet.
 
     Raises:
         WeightsError: unknown name, no such folder, no connection, or a file whose checksum is wrong.
@@ -186,7 +186,7 @@ def weights_path(name: str, weights_dir: str | Path | None = None) -> Path:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """One process at a time fetches ``target``: all ranks of a run ask at once."""
+    """One process at a time fetches `target`: all ranks of a run ask at once."""
     from filelock import FileLock
 
     with FileLock(f"{target}.lock"):
@@ -194,7 +194,7 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def download(url: str, target: Path, sha256: str, attempts: int = ATTEMPTS) -> None:
-    """Fetch ``url`` into ``target`` through ``target.part``, going on from what an earlier attempt left there.
+    """Fetch `url` into `target` through `target.part`, going on from what an earlier attempt left there.
 
     Args:
         sha256: hex digest the file must have, or the beginning of it.
@@ -243,7 +243,7 @@ def _check(url: str, part: Path, sha256: str) -> None:
 
 
 def _fetch(url: str, part: Path) -> bool:
-    """Append what is missing of ``url`` to ``part``; whether that is now all of it."""
+    """Append what is missing of `url` to `part`; whether that is now all of it."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "stsa_lightning"})
     if start:

@@ -69,7 +69,7 @@ class PretendGPU:
                     module._buffers[name] = self.tensor(buffer)
 
     def run(self, function: Callable[..., Any], *given: Tensor) -> Any:
-        """``function(*given)``; an error where something of it waits for the GPU."""
+        """`function(*given)`; an error where something of it waits for the GPU."""
         there = [self.tensor(t) for t in given]
         with self.mode, torch.no_grad(), _NothingFromElsewhere():
             return function(*there)

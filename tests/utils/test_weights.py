@@ -18,7 +18,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT; breaks off after ``limit`` bytes of each answer; notes the ranges it was asked for."""
+    """Serves CONTENT; breaks off after `limit` bytes of each answer; notes the ranges it was asked for."""
 
     limit: int | None = None
     ranges: bool = True

@@ -45,8 +45,8 @@ Kind = Literal["system", "baseline", "ground_truth", "published"]
 class TableRow:
     """One row before it is text.
 
-    ``spread``: column -> sample standard deviation over seeds, where there are several. ``competes``: may be the best,
-    but for the columns ``odd``, which mean something else here than in the group's first row.
+    `spread`: column -> sample standard deviation over seeds, where there are several. `competes`: may be the best,
+    but for the columns `odd`, which mean something else here than in the group's first row.
     """
 
     name: str

@@ -24,7 +24,7 @@ _WIDTH, _LEFT, _ROW = 420, 130, 22
 
 
 def write_page(report: Report, scores: Sequence[ClipScores], path: Path) -> None:
-    """Write ``report.html``; pictures and plots are within it.
+    """Write `report.html`; pictures and plots are within it.
 
     Raises:
         MissingPackageError: jinja2 is not installed.

@@ -77,7 +77,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All columns of one group. ``notes``: which clips, what was left out and why, what must not be concluded."""
+    """All columns of one group. `notes`: which clips, what was left out and why, what must not be concluded."""
 
     base: str
     other: str

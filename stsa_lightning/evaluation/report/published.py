@@ -49,7 +49,7 @@ class Published:
     file: str = field(default="", compare=False)
 
     def sentence(self, shown: Sequence[str]) -> str:
-        """What stands below a table that holds it in the columns ``shown``."""
+        """What stands below a table that holds it in the columns `shown`."""
         words = [f"{self.system} ({self.corpus}): reported by others: {self.source or 'source not recorded'}"]
         words += ["second-hand"] if self.second_hand else []
         words += [f"protocol: {self.protocol or 'not stated'}"]

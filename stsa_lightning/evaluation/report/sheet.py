@@ -17,7 +17,7 @@ SheetFormat = Literal["markdown", "latex", "csv"]
 
 @dataclass(frozen=True)
 class TextCell:
-    """``text``, with ``small`` print behind it (an interval), ``marks`` of notes, and whether it is the ``best``."""
+    """`text`, with `small` print behind it (an interval), `marks` of notes, and whether it is the `best`."""
 
     text: str
     small: str = ""
@@ -35,7 +35,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table. ``records``: its figures, a flat line each, for CSV; ``marks``: sign of a note -> what it says."""
+    """A table. `records`: its figures, a flat line each, for CSV; `marks`: sign of a note -> what it says."""
 
     title: str
     headings: list[str]

@@ -60,7 +60,7 @@ def number(value: float, digits: int) -> str:
 
 
 def cell_text(cell: Cell | None, column: Column, bounds: bool = True) -> str:
-    """``12.34 [12.01, 12.60]``."""
+    """`12.34 [12.01, 12.60]`."""
     if cell is None:
         return NOTHING
     text = number(cell.value, column.digits)
@@ -164,7 +164,7 @@ def tex(text: str) -> str:
 
 
 def latex(report: Report) -> str:
-    """One booktabs table per task, to be read in with ``\\input``."""
+    """One booktabs table per task, to be read in with `\\input`."""
     lines = [r"% Needs \usepackage{booktabs}, \usepackage{graphicx}.", f"% {report.title}".replace("\n", " ")]
     lines += [f"% {line}".replace("\n", " ") for line in [*settings_lines(report), *_not_measured(report)]]
     for task in report.tasks:
@@ -199,7 +199,7 @@ def _tex_cell(cell: Cell | None, column: Column) -> str:
 
 
 def write_tables(report: Report, folder: Path) -> None:
-    """``report.md``, ``report.tex`` and ``clips.csv``, each whole or not at all."""
+    """`report.md`, `report.tex` and `clips.csv`, each whole or not at all."""
     for name, text in {"report.md": markdown(report), "report.tex": latex(report)}.items():
         with written_whole(folder / name) as part:
             part.write_text(text)

@@ -19,7 +19,7 @@ class GeneratorEMA(Callback):
     Validation and test run with the averages; checkpoints hold both, and dubbing takes the averages.
 
     Args:
-        decay: share of the old average kept at each step. Early on it is lower, ``(1 + n) / (10 + n)`` after n steps,
+        decay: share of the old average kept at each step. Early on it is lower, `(1 + n) / (10 + n)` after n steps,
             so that the average does not remember the initialisation.
     """
 

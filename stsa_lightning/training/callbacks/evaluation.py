@@ -31,18 +31,18 @@ class EvaluationCallback(Callback):
 
     Metrics of single frames and of whole sets look at every validation window. Those of clips (motion, sound, silence)
     draw whole clips of the split as dubbing does, paired, with references from the clip itself. Logged as
-    ``val/COLUMN`` and ``test/COLUMN``; what has no weights or packages is left out with a warning. The best and the
-    worst of the first rank's clips (PSNR of the mouth) go to the logger, and as files to ``evaluation/`` in the run's
+    `val/COLUMN` and `test/COLUMN`; what has no weights or packages is left out with a warning. The best and the
+    worst of the first rank's clips (PSNR of the mouth) go to the logger, and as files to `evaluation/` in the run's
     folder.
 
     Args:
-        metrics: names, see :mod:`stsa_lightning.evaluation.metrics.registry`.
+        metrics: names, see `evaluation.metrics.registry`.
         regions: of picture metrics.
         clips: whole clips that are drawn, over all ranks; 0: none, and no metrics of clips.
-        every_n_validations: draw them at each n-th validation of a training; in ``validate`` and ``test`` always.
+        every_n_validations: draw them at each n-th validation of a training; in `validate` and `test` always.
         landmark_frames: frames per rank in which metrics of frames look for landmarks, from the first batches on.
-        landmark_model: a FaceLandmarker ``.task`` file in place of FaceMesh.
-        sync, identity, weights_dir: see ``stsa evaluate``.
+        landmark_model: a FaceLandmarker `.task` file in place of FaceMesh.
+        sync, identity, weights_dir: see `stsa evaluate`.
         strict: a metric that cannot be measured (weights or a package are missing) stops the run at its start.
     """
 
@@ -275,7 +275,7 @@ class WeightedMeans(Metric):
                 self.missed[place] += value.missed
 
     def compute(self) -> dict[str, float]:
-        """Column -> mean, and ``COLUMN_unmeasured`` where frames were left out or could have been; else nothing."""
+        """Column -> mean, and `COLUMN_unmeasured` where frames were left out or could have been; else nothing."""
         values = {}
         for column, total, weight, missed in zip(self.columns, self.total, self.weight, self.missed, strict=True):
             if weight > 0:

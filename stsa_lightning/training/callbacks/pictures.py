@@ -23,7 +23,7 @@ COLUMNS = ("reference", "masked", "heatmap", "warped", "generated", "true")
 class ValidationPictures(Callback):
     """A row per window: reference | masked | predicted heatmap | warped | generated | true.
 
-    The grid goes to W&B and TensorBoard where they log, and always to ``pictures/epoch-0012.png`` in the run's folder.
+    The grid goes to W&B and TensorBoard where they log, and always to `pictures/epoch-0012.png` in the run's folder.
 
     Args:
         count: rows, taken evenly from the first rank's validation windows; 0: no pictures.

@@ -1,4 +1,4 @@
-"""What ``stsa predict`` leaves: a picture of every window, a video of whole clips."""
+"""What `stsa predict` leaves: a picture of every window, a video of whole clips."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stsa_lightning.utils.files import unused
 
 
 class Predictions(Callback):
-    """Writes ``pictures/`` and ``videos/`` into the folder of a run's predictions.
+    """Writes `pictures/` and `videos/` into the folder of a run's predictions.
 
-    Pictures: a row per window of the test split, as :class:`ValidationPictures` has them, one file for each batch.
+    Pictures: a row per window of the test split, as `ValidationPictures` has them, one file for each batch.
     Videos: whole clips of it with their sound, drawn as dubbing draws them: true faces left, generated ones right.
 
     Args:

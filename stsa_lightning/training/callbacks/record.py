@@ -21,7 +21,7 @@ from stsa_lightning.utils.files import sha256_of
 class RunRecord(Callback):
     """Tells every logger the versions of code and data, the machine, and how many clips each split has.
 
-    They stand beside the settings, under ``version/...`` and ``data/...``; a checkpoint holds them too, as ``record``.
+    They stand beside the settings, under `version/...` and `data/...`; a checkpoint holds them too, as `record`.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit that the code in ``folder`` is of, with ``-changed`` where files differ from it; None outside of git."""
+    """Commit that the code in `folder` is of, with `-changed` where files differ from it; None outside of git."""
 
     def git(*words: str) -> str | None:
         try:

@@ -26,20 +26,20 @@ LAST = "last.ckpt"
 
 
 class ResumePoint(Callback):
-    """Keeps ``last.ckpt`` fresh within epochs, and writes it at the run's end and when a scheduler tells it to stop.
+    """Keeps `last.ckpt` fresh within epochs, and writes it at the run's end and when a scheduler tells it to stop.
 
-    It lies beside the checkpoints of the run's ModelCheckpoint and is what ``--ckpt_path last`` goes on from: weights,
+    It lies beside the checkpoints of the run's ModelCheckpoint and is what `--ckpt_path last` goes on from: weights,
     averages, both optimisers, phase, the place in the epoch's order of windows. It appears whole or not at all. A run
     that goes on from it ends with the weights of one that was never stopped (bit for bit on a CPU).
 
     SIGTERM and SIGUSR1 are taken between two batches, on whichever rank they arrive: all write one checkpoint and leave
     with status 143. (Lightning's own answer to SIGUSR1 under SLURM saves within a step, between the two optimisers.) On
-    SIGUSR1 in a SLURM job, the job is put back into the queue; its command should have ``--ckpt_path last``.
+    SIGUSR1 in a SLURM job, the job is put back into the queue; its command should have `--ckpt_path last`.
 
     Args:
         every_n_minutes: between two writings, at the end of a step; 0: only at signals and at the end.
         every_n_steps: optimiser steps between two writings; 0: by the clock alone.
-        requeue: ``scontrol requeue`` on SIGUSR1 in a SLURM job.
+        requeue: `scontrol requeue` on SIGUSR1 in a SLURM job.
     """
 
     def __init__(self, every_n_minutes: float = 15.0, every_n_steps: int = 0, requeue: bool = True) -> None:

@@ -36,7 +36,7 @@ def peak_bytes() -> float:
 
 
 class SmokeReport(Callback):
-    """Prints what each phase's step and the validation took; used by ``stsa fit --smoke``.
+    """Prints what each phase's step and the validation took; used by `stsa fit --smoke`.
 
     Memory is the device's peak within the part where there is a GPU, else this process's peak until then.
     """

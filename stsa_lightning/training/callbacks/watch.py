@@ -28,7 +28,7 @@ class Seen:
 class LossWatch(Callback):
     """Stops a run at the first term that is infinite or no number.
 
-    Each step leaves its answer on the device; every ``every_n_steps`` batches, before a checkpoint and at an epoch's
+    Each step leaves its answer on the device; every `every_n_steps` batches, before a checkpoint and at an epoch's
     end they are read, and the first bad one is named: its terms, epoch, batch and windows. So no checkpoint holds what
     came after it.
 
