@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from stsa_lightning.training.callbacks.phases import PhaseSchedule
 from stsa_lightning.training.callbacks.pictures import ValidationPictures
 from stsa_lightning.training.module import STSA
 from stsa_lightning.training.phases import PhaseSpec
+from tests.pair import Pair
 
 WEIGHTS = LossWeights(
     warp=0.0, perceptual=0.0, warp_pixel=1.0, pixel=1.0, adversarial=0.1, feature_matching=0.1, temporal_adversarial=0.1
@@ -34,6 +32,11 @@ PHASES = [
     PhaseSpec("synthesis", 1),
     PhaseSpec("end_to_end", 1, lr=1e-4),
 ]
+
+NARROW: dict[str, Any] = {
+    "guidance": {"width": 16, "base": 4, "layers": 1, "heads": 2, "feedforward": 16},
+    "synthesis": {"width": 2, "audio_width": 8, "spade_hidden": 4},
+}
 
 
 class Recorder(Callback):
@@ -64,7 +67,7 @@ def data(root: Path, windows_per_clip: int = 2) -> STSADataModule:
 def module(**options: Any) -> STSA:
     seed_everything(0)
     settings = {"preset": "tiny", "face_size": 64, "num_frames": 3, "num_references": 2, "losses": {"weights": WEIGHTS}}
-    return STSA(**{**settings, "discriminator": {"width": 8, "scales": 1}, "optim": {"lr": 1e-3}, **options})
+    return STSA(**{**settings, **NARROW, "discriminator": {"width": 8, "scales": 1}, "optim": {"lr": 1e-3}, **options})
 
 
 def trainer(folder: Path, epochs: int, *callbacks: Callback, **options: Any) -> Trainer:
@@ -148,36 +151,33 @@ def test_each_phase_runs_alone_from_a_checkpoint(uninterrupted, prepared_sample:
     assert model.phase == "end_to_end"
 
 
-TWO_PROCESSES = """
-import sys
-import torch
-from lightning.pytorch import Trainer
-sys.path.insert(0, sys.argv[1])
-from test_training import PHASES, data, module
-from stsa_lightning.training.callbacks.phases import PhaseSchedule
-from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
-from stsa_lightning.training.callbacks.pictures import ValidationPictures
+def train_as_rank(rank: int, folder: str, root: str) -> dict[str, dict[str, torch.Tensor]]:
+    model = module()
+    run = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_alternating",
+        max_epochs=4,
+        check_val_every_n_epoch=2,
+        logger=False,
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        callbacks=[
+            PhaseSchedule(PHASES),
+            EvaluationCallback(landmark_frames=2, clips=1),
+            ValidationPictures(count=1),
+        ],
+    )
+    run.fit(model, data(Path(root)))
+    assert (run.world_size, run.global_rank) == (2, rank)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return {"parameters": parameters, "metrics": dict(run.callback_metrics)}
 
-folder, root = sys.argv[2:]
-model = module()
-run = Trainer(accelerator="cpu", devices=2, strategy="ddp_alternating", max_epochs=4, logger=False,
-              default_root_dir=folder, enable_progress_bar=False, enable_checkpointing=False, num_sanity_val_steps=0,
-              callbacks=[PhaseSchedule(PHASES), EvaluationCallback(landmark_frames=2, clips=1),
-                         ValidationPictures(count=1)])
-run.fit(model, data(root, windows_per_clip=4))
-torch.save({"parameters": dict(model.named_parameters()), "metrics": run.callback_metrics},
-           f"{folder}/rank{run.global_rank}.pt")
-"""
 
-
-def test_two_processes_end_with_equal_weights(prepared_sample: Path, tmp_path: Path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES)
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path), str(prepared_sample)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+def test_two_processes_end_with_equal_weights(pair: Pair, prepared_sample: Path, tmp_path: Path):
+    ranks = pair(train_as_rank, str(tmp_path), str(prepared_sample))
     start = dict(module().named_parameters())
     for name, tensor in ranks[0]["parameters"].items():
         assert torch.equal(tensor, ranks[1]["parameters"][name]), name
