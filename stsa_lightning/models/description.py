@@ -35,6 +35,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "stem_kernel": (1, 63),
     "flow_kernel": (1, 63),
     "residuals": (0, 64),
+    "base_reduction": (1, 2048),
+    "temporal_dropout": (0, 1),
     "num_frames": (1, MAX_TOKENS),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {"features": get_args(FeatureKind), "paths": get_args(Paths)}

@@ -32,11 +32,22 @@ class Inpainting(nn.Module):
         on_warped: correct the masked face completed by the warped reference instead of painting from nothing. This is
             ours: the instance norm of the last AdaIN takes away the colours that the fused features bring, and only
             long training on many people finds a way around it.
+        base_reduction: with `on_warped`, the warped reference is given at its size divided by this. At 1 it has all
+            detail already, and what both paths bring to the inpainting stays unused; a coarse one leaves the detail to
+            be painted from their features.
     """
 
-    def __init__(self, width: int, code: int, spade_hidden: int, stem_kernel: int, on_warped: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        code: int,
+        spade_hidden: int,
+        stem_kernel: int,
+        on_warped: bool = False,
+        base_reduction: int = 1,
+    ) -> None:
         super().__init__()
-        self.on_warped = on_warped
+        self.on_warped, self.base_reduction = on_warped, base_reduction
         half, quarter = 4 * width, 16 * width
         self.stem = nn.Sequential(
             ConvBlock(4, width, stem_kernel, bias=False),
@@ -47,7 +58,7 @@ class Inpainting(nn.Module):
         self.spade2, self.adain2 = SPADEBlock(half, half, spade_hidden), AdaINBlock(half, code)
         self.spade3, self.adain3 = SPADEBlock(width, width, spade_hidden), AdaINBlock(width, code)
         self.last = nn.Conv2d(width, 3, stem_kernel, padding=stem_kernel // 2, bias=False)
-        if on_warped:
+        if on_warped and base_reduction == 1:
             nn.init.normal_(self.last.weight, std=1e-3)  # at first, nearly the warped reference as it is
 
     def forward(
@@ -65,6 +76,9 @@ class Inpainting(nn.Module):
         painted = self.last(F.leaky_relu(x, 0.01))
         if self.on_warped:
             half = masked.shape[-2] // 2
+            if self.base_reduction > 1:
+                warped = F.avg_pool2d(warped, self.base_reduction)
+                warped = F.interpolate(warped, masked.shape[-2:], mode="bilinear", align_corners=False)
             base_image = torch.cat([masked[..., :half, :], warped[..., half:, :]], dim=-2)
             painted = painted + base_image.float().logit(eps=0.02)
         return torch.sigmoid(painted)

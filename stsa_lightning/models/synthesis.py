@@ -129,12 +129,14 @@ class Synthesis(nn.Module):
         align_kernels: the two large kernels of the alignment encoder.
         stem_kernel: kernel of the first convolutions and of the last.
         flow_kernel: kernel of the flow and confidence convolutions.
-        on_warped: correct the warped reference instead of painting from nothing, see `Inpainting`.
+        on_warped, base_reduction: correct the warped reference instead of painting from nothing, see `Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
         align_references: references are moved onto each frame's pose before anything looks at them, see
             `warp_references` (ours; preset `small` laid references of two poses over each other).
         paths: which paths the face is made of; for ablations. The other one's maps are zeros to the fusion, and without
             the temporal path `on_warped` corrects the mean of the references, which nothing moves.
+        temporal_dropout: in training, the probability that a frame is rendered without the temporal path, as under
+            `paths`, so that the spatial path learns to make a face, too.
     """
 
     def __init__(
@@ -152,6 +154,8 @@ class Synthesis(nn.Module):
         on_warped: bool = False,
         align_references: bool = False,
         paths: Paths = "both",
+        base_reduction: int = 1,
+        temporal_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if paths not in get_args(Paths):
@@ -160,13 +164,17 @@ class Synthesis(nn.Module):
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.audio_dim, self.face_size = audio_dim, check_face_size(face_size)
         self.num_references = num_references
-        self.paths, self.align_references = paths, align_references
+        if base_reduction < 1 or face_size % base_reduction:
+            raise ValueError(f"base_reduction must divide face_size ({face_size}), got {base_reduction}")
+        if not 0 <= temporal_dropout < 1:
+            raise ValueError(f"temporal_dropout must be 0 or more and below 1, got {temporal_dropout}")
+        self.paths, self.align_references, self.temporal_dropout = paths, align_references, temporal_dropout
         self.channels = (width, 4 * width, 8 * width)  # of either path's maps at S, S/2, S/4
         self.audio_encoder = AudioCodeEncoder(audio_dim, audio_width)
         self.spatial = SpatialPath(face_size, num_references, width, audio_width, align_kernels, stem_kernel, residuals)
         self.temporal = TemporalPath(width, audio_width, spade_hidden, stem_kernel, flow_kernel)
         self.fusion = Fusion(self.channels)
-        self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped)
+        self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped, base_reduction)
 
     def encode_references(self, images: Tensor, heatmaps: Tensor, theta: Tensor | None = None) -> References:
         """`images` (B, N, 3, S, S) in [0, 1] and their `heatmaps` (B, N, 1, S, S).
@@ -202,8 +210,13 @@ class Synthesis(nn.Module):
         code = self.audio_encoder(audio)
         spatial = self.spatial(references.spatial, references.content, heatmap, code)
         warped = self.temporal(references.images, references.temporal, heatmap, code)
-        fused = self.fusion(*self._used(spatial, warped.maps))
-        base_image = references.images.mean(1) if self.paths == "spatial" else warped.image
+        temporal, base_image = warped.maps, warped.image
+        if self.training and self.temporal_dropout:
+            kept = (torch.rand(B, 1, 1, 1, device=masked.device) >= self.temporal_dropout).to(base_image.dtype)
+            temporal = tuple(maps * kept.to(maps.dtype) for maps in temporal)
+            base_image = torch.lerp(references.images.mean(1).to(base_image.dtype), base_image, kept)
+        fused = self.fusion(*self._used(spatial, temporal))
+        base_image = references.images.mean(1) if self.paths == "spatial" else base_image
         face = self.inpainting(masked, heatmap, fused, code, base_image)
         return SynthesisOutput(face, warped.image, spatial, warped.maps, fused, warped.flow, warped.confidence, code)
 

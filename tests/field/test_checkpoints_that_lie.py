@@ -57,7 +57,7 @@ LIES = [
         (f"{part}.{name}", value)
         for part, names in {
             "guidance": ("audio_dim", "face_size", "width", "base", "layers", "heads", "feedforward"),
-            "synthesis": ("num_references", "width", "audio_width", "spade_hidden", "residuals"),
+            "synthesis": ("num_references", "width", "audio_width", "spade_hidden", "residuals", "base_reduction"),
         }.items()
         for name in names
         for value in WRONG
@@ -68,6 +68,7 @@ LIES = [
     ),
     *(("synthesis.paths", value) for value in (None, "x", [], 5)),
     *(("synthesis.on_warped", value) for value in (None, "x", 1)),
+    *(("synthesis.temporal_dropout", value) for value in (None, "x", -1, 2, float("nan"))),
     *(("guidance.dropout", value) for value in (None, "x", -1, 2, float("nan"))),
 ]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,6 +135,39 @@ def test_painting_starts_from_the_warped_reference_on_demand(tiny_synthesis: Syn
     assert (output.face - output.warped)[inside].abs().mean() < 0.02
     torch.testing.assert_close(output.face[..., :32, :], given["masked"][..., :32, :], atol=0.05, rtol=0)
     assert (plain.face - plain.warped)[inside].abs().mean() > 0.05
+
+
+def test_a_coarse_base_keeps_the_detail_of_the_warped_reference_out_of_the_picture(tiny_synthesis: Synthesis) -> None:
+    given = inputs()
+    network = Synthesis(**{**tiny_synthesis.settings, "on_warped": True, "base_reduction": 8}).eval()
+    torch.nn.init.zeros_(network.inpainting.last.weight)  # nothing is painted: the base alone
+    with torch.no_grad():
+        output = network(**given)
+    low = torch.nn.functional.avg_pool2d(output.warped, 8)
+    expected = torch.nn.functional.interpolate(low, (64, 64), mode="bilinear").clamp(0.02, 0.98)
+    torch.testing.assert_close(output.face[..., 32:, :], expected[..., 32:, :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.face[..., :32, :], given["masked"][..., :32, :].clamp(0.02, 0.98))
+    with pytest.raises(ValueError, match="base_reduction must divide face_size"):
+        Synthesis(**{**tiny_synthesis.settings, "base_reduction": 7})
+
+
+def test_temporal_dropout_renders_some_frames_of_a_training_step_by_the_spatial_path(tiny_synthesis: Synthesis) -> None:
+    given = inputs()
+
+    def faces(**settings: Any) -> Tensor:
+        network = Synthesis(**{**tiny_synthesis.settings, "on_warped": True, **settings})
+        network.load_state_dict(tiny_synthesis.state_dict())
+        network.eval().training = "temporal_dropout" in settings  # its batch norms stay in eval mode
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return network(**given).face
+
+    whole, spatial = faces(), faces(paths="spatial")
+    torch.manual_seed(0)
+    kept = torch.rand(len(whole), 1, 1, 1) >= 0.5
+    assert kept.any()
+    assert not kept.all()
+    torch.testing.assert_close(faces(temporal_dropout=0.5), torch.where(kept, whole, spatial))
 
 
 def test_gradient_reaches_the_driving_heatmap(tiny_synthesis: Synthesis) -> None:
