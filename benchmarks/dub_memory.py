@@ -30,6 +30,7 @@ from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.features.spectral import LogMel
+from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.media.video import VideoReader, VideoWriter
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
@@ -41,14 +42,14 @@ FPS, SIDE, RATE_HZ = 25, 160, 44_100
 class GreyEngine:
     """Paints the hidden half grey."""
 
-    def encode(self, images: Tensor, heatmaps: Tensor) -> None:
+    def encode(self, references: ReferenceInputs) -> None:
         return None
 
-    def render(self, masked: Tensor, contours: Tensor, audio: Tensor, references: None, *chosen: Tensor) -> Tensor:
-        return torch.where(masked == 0, 0.5, masked)
+    def render(self, frames: FrameInputs, references: None) -> Tensor:
+        return torch.where(frames.masked_faces == 0, 0.5, frames.masked_faces)
 
-    def heatmaps(self, contours: Tensor, audio: Tensor, references: None) -> Tensor:
-        return contours[:, 0]
+    def heatmaps(self, frames: FrameInputs, references: None) -> Tensor:
+        return frames.masked_heatmaps[:, 0]
 
 
 class StillFace:

@@ -17,7 +17,7 @@ SMALL = {
     "dub.py": "--clip CLIP --size tiny --frames 2 --runs 1 --no-small",
     "dub_memory.py": "--minutes 0.05 --still",
     "encoding.py": "CLIP --frames 4 --runs 1",
-    "metrics.py": "--frames 2 --runs 1",
+    "metrics.py": "--frames 16 --runs 1",
     "prepare.py": "VIDEOS --clips 1 --runs 1 --skip recipe scaling memory",
     "strip.py": "CLIP OTHER -o OUT/strip.png --count 2",
     "sync.py": "speed",

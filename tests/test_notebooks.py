@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def test_a_notebook_runs(path: Path, demo: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.chdir(path.parent)
     run(path)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stored_with_outputs_that_name_no_machine(path: Path):
+    """`scripts/run-notebooks` stores them."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert outputs
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    texts = [value for output in outputs for name, value in output.get("data", output).items() if name != "image/png"]
+    assert not re.search(r"/(root|home|tmp|work|Users)/", json.dumps(texts))
+    assert path.stat().st_size < 700_000
 
 
 @pytest.mark.slow

@@ -433,7 +433,9 @@ def test_days_of_a_researcher_in_one_tree_lose_nothing(tree: Path):
         seen.clear()
         seen.update({name: data for name, data in now.items() if not half(name)})
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Without W&B's service of this process, in which the victim's run would go on as if it lived.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    environment["OMP_NUM_THREADS"] = "1"
     fit = [sys.executable, "-m", "stsa_lightning", "fit", "-c", "mine.yaml", "--logger=csv,wandb"]
     more = ["--epochs=40", "--resume.every_n_steps=1", "--trainer.check_val_every_n_epoch=1"]
     victim = subprocess.Popen([*fit, *more], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
