@@ -43,6 +43,8 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "residuals": 2,
         "on_warped": False,
         "paths": "both",
+        "base_reduction": 1,
+        "temporal_dropout": 0.0,
     },
     "small": {
         "audio_dim": 368,
