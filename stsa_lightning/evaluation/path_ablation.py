@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ def _shuffled(render: Render) -> Render:
 def _using(synthesis: Synthesis, name: str, value: Any) -> Iterator[None]:
     """The network with another attribute for a while; a method comes back as the class has it."""
     kept = vars(synthesis).get(name)
-    setattr(synthesis, name, cast(Any, value))
+    setattr(synthesis, name, value)
     try:
         yield
     finally:

@@ -110,11 +110,7 @@ class ShareBalancer(nn.Module):
         names = list(self.weights)
         places = [names.index(name) for name in seen]
         now = torch.stack(list(seen.values()))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(now)
-            now = now / torch.distributed.get_world_size()
-        before = self.norms[places]
-        mean = torch.where(before > 0, self.decay * before + (1 - self.decay) * now, now)
+        mean = _running_mean(self.norms[places], _over_ranks(now), self.decay)
         self.norms[places] = mean
         weights = torch.tensor([self.weights[name] for name in seen], device=mean.device)
         tiny = torch.finfo(torch.float32).tiny  # a term without any gradient stays without
@@ -154,8 +150,19 @@ class GradientShare(nn.Module):
         norms = gradient_norms({"term": term, "others": others}, outputs)
         zero = torch.zeros((), device=term.device)
         found = torch.stack([norms.get(name, zero).detach() for name in ("others", "term")])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(found)
+        found = _over_ranks(found)
         if found[1] > 0:  # a term without any gradient says nothing
-            now = found[0] / found[1]
-            self.ratio = torch.where(self.ratio > 0, self.decay * self.ratio + (1 - self.decay) * now, now)
+            self.ratio = _running_mean(self.ratio, found[0] / found[1], self.decay)
+
+
+def _over_ranks(values: Tensor) -> Tensor:
+    """Mean over the ranks of the process group, where there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(values)
+        return values / torch.distributed.get_world_size()
+    return values
+
+
+def _running_mean(before: Tensor, now: Tensor, decay: float) -> Tensor:
+    """`before` with `now` mixed in; 0: not seen yet."""
+    return torch.where(before > 0, decay * before + (1 - decay) * now, now)

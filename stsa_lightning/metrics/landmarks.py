@@ -71,14 +71,28 @@ def lip_aperture_correlation(pred_aperture: Tensor, true_aperture: Tensor) -> Te
 
     Frames with NaN on either side are left out. NaN when fewer than two remain or one side never moves.
     """
+    centred = _centred_apertures(pred_aperture, true_aperture)
+    return ((centred[0] * centred[1]).sum() / centred.norm(dim=1).prod()).to(torch.float32)
+
+
+def lip_aperture_amplitude(pred_aperture: Tensor, true_aperture: Tensor) -> Tensor:
+    """Standard deviation over frames of the generated lip aperture over that of the true one, (F,) each -> scalar.
+
+    Frames with NaN on either side are left out. Not finite when none remains or the true lips never move.
+    """
+    generated, true = _centred_apertures(pred_aperture, true_aperture).norm(dim=1)
+    return (generated / true).to(torch.float32)
+
+
+def _centred_apertures(pred_aperture: Tensor, true_aperture: Tensor) -> Tensor:
+    """Both, (F,) each, in the frames that both have, less their means: (2, frames) float64."""
     if pred_aperture.shape != true_aperture.shape or pred_aperture.dim() != 1:
         raise ValueError(
             f"lip apertures must both be (F,), got {tuple(pred_aperture.shape)} and {tuple(true_aperture.shape)}"
         )
     measured = pred_aperture.isfinite() & true_aperture.isfinite()
     pair = torch.stack([pred_aperture[measured], true_aperture[measured]]).double()
-    centred = pair - pair.mean(dim=1, keepdim=True)
-    return ((centred[0] * centred[1]).sum() / centred.norm(dim=1).prod()).to(torch.float32)
+    return pair - pair.mean(dim=1, keepdim=True)
 
 
 class LandmarkDistance(Metric):

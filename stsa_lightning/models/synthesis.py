@@ -211,12 +211,13 @@ class Synthesis(nn.Module):
         spatial = self.spatial(references.spatial, references.content, heatmap, code)
         warped = self.temporal(references.images, references.temporal, heatmap, code)
         temporal, base_image = warped.maps, warped.image
-        if self.training and self.temporal_dropout:
+        if self.paths == "spatial":
+            base_image = references.images.mean(1)
+        elif self.training and self.temporal_dropout:
             kept = (torch.rand(B, 1, 1, 1, device=masked.device) >= self.temporal_dropout).to(base_image.dtype)
             temporal = tuple(maps * kept.to(maps.dtype) for maps in temporal)
             base_image = torch.lerp(references.images.mean(1).to(base_image.dtype), base_image, kept)
         fused = self.fusion(*self._used(spatial, temporal))
-        base_image = references.images.mean(1) if self.paths == "spatial" else base_image
         face = self.inpainting(masked, heatmap, fused, code, base_image)
         return SynthesisOutput(face, warped.image, spatial, warped.maps, fused, warped.flow, warped.confidence, code)
 

@@ -7,6 +7,7 @@ import torch
 from stsa_lightning.metrics.landmarks import (
     LandmarkDistance,
     inter_ocular_distance,
+    lip_aperture_amplitude,
     lip_aperture_correlation,
     lmd,
     velocity,
@@ -128,3 +129,14 @@ def test_bad_input_is_refused(clip):
         LandmarkDistance(norm="linf")
     with pytest.raises(ValueError, match="apertures"):
         lip_aperture_correlation(torch.zeros(3), torch.zeros(4))
+
+
+def test_lip_aperture_amplitude_is_the_ratio_of_the_deviations_of_what_both_have():
+    generator = np.random.default_rng(0)
+    found, true = (torch.from_numpy(generator.normal(size=50)) for _ in range(2))
+    assert lip_aperture_amplitude(found, true).item() == pytest.approx(found.numpy().std() / true.numpy().std())
+    found[:5] = torch.nan
+    expected = found[5:].numpy().std() / true[5:].numpy().std()
+    assert lip_aperture_amplitude(found, true).item() == pytest.approx(expected)
+    assert not lip_aperture_amplitude(found, torch.ones(50)).isfinite()
+    assert not lip_aperture_amplitude(torch.full((3,), torch.nan), torch.rand(3)).isfinite()

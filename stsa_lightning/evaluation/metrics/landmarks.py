@@ -10,7 +10,12 @@ from stsa_lightning.evaluation.clip_sample import Prediction
 from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
 from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.topology import MOUTH, positions
-from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance, lip_aperture_correlation
+from stsa_lightning.metrics.landmarks import (
+    LandmarkDistance,
+    inter_ocular_distance,
+    lip_aperture_amplitude,
+    lip_aperture_correlation,
+)
 from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, lip_aperture_sync
 from stsa_lightning.metrics.stability import Jitter, SilenceLeak
 
@@ -60,14 +65,13 @@ def lip_aperture(prediction: Prediction) -> dict[str, MetricValue]:
     scored = prediction.sample.scored
     found, true = np.where(scored, prediction.lip_aperture, np.nan), prediction.true_lip_aperture
     both = min(len(found), len(true))
-    pair = np.stack([found[:both], true[:both]])
+    pair = torch.from_numpy(np.stack([found[:both], true[:both]]))
     missed = int(np.isnan(found[scored]).sum())
-    r = lip_aperture_correlation(*torch.from_numpy(pair))
     # A mouth that never moves (or is never found) follows nothing.
-    values = {"lip_aperture_corr": MetricValue(float(r.nan_to_num(0.0)), 1, missed)}
-    spread = pair[:, np.isfinite(pair).all(0)].std(axis=1) if np.isfinite(pair).all(0).any() else np.zeros(2)
-    if spread[1] > 0:
-        values["lip_aperture_amplitude"] = MetricValue(float(spread[0] / spread[1]), 1, missed)
+    values = {"lip_aperture_corr": MetricValue(float(lip_aperture_correlation(*pair).nan_to_num(0.0)), 1, missed)}
+    amplitude = float(lip_aperture_amplitude(*pair))
+    if np.isfinite(amplitude):
+        values["lip_aperture_amplitude"] = MetricValue(amplitude, 1, missed)
     return values
 
 
