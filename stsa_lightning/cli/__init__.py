@@ -16,12 +16,24 @@ from collections.abc import Sequence
 from stsa_lightning import __version__
 from stsa_lightning.cli import ablate, app, dub, evaluate, experiments, prepare, reproduce, syncnet, weights
 from stsa_lightning.cli.help_cache import show_help
+from stsa_lightning.cli.interruption import stopped_by_ctrl_c
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.own import allow_classes
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*LIGHTNING_COMMANDS, "prepare", "dub", "app", "evaluate", "ablate", "syncnet", "experiments", "weights")
+COMMANDS = (
+    *LIGHTNING_COMMANDS,
+    "prepare",
+    "dub",
+    "app",
+    "evaluate",
+    "reproduce",
+    "ablate",
+    "syncnet",
+    "experiments",
+    "weights",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,18 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Whatever a library asks for, no checkpoint's code is run in this process.
     os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
     try:
-        check_dashes(words)
-        check_first(words, COMMANDS)
-        if words and words[0] in LIGHTNING_COMMANDS and words[1:] in (["--help"], ["-h"]):
-            show_help(words, lambda: run_lightning(words))
-        elif words and words[0] in LIGHTNING_COMMANDS:
-            run_lightning(words)
-        elif len(words) > 1 and words[0] == "syncnet":
-            syncnet.run(words[1:])
-        else:
-            arguments = build_parser().parse_args(words)
-            allow_classes(getattr(arguments, "allow_class", ()))
-            arguments.run(arguments)
+        with stopped_by_ctrl_c():
+            run(words)
     except BrokenPipeError:  # whoever read the output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -61,9 +63,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"stsa: --ckpt_path: {refusal(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stsa: stopped; what is finished stands, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+
+
+def run(words: Sequence[str]) -> None:
+    """The command that the words name."""
+    check_dashes(words)
+    check_first(words, COMMANDS)
+    if words and words[0] in LIGHTNING_COMMANDS and words[1:] in (["--help"], ["-h"]):
+        show_help(words, lambda: run_lightning(words))
+    elif words and words[0] in LIGHTNING_COMMANDS:
+        run_lightning(words)
+    elif len(words) > 1 and words[0] == "syncnet":
+        syncnet.run(words[1:])
+    else:
+        arguments = build_parser().parse_args(words)
+        allow_classes(getattr(arguments, "allow_class", ()))
+        arguments.run(arguments)
 
 
 def run_lightning(words: Sequence[str]) -> None:
