@@ -22,6 +22,9 @@ class AlternatingDDP(DDPStrategy):
     travel once, at its step, and accumulated batches send nothing in between. In return they do not travel while the
     backward pass still runs. `benchmarks/train_step.py --processes 2` measures both.
 
+    Buffers, such as a batch norm's statistics, are rank 0's after every step, as there: validation on any rank measures
+    the networks that rank 0 saves.
+
     All ranks have to give gradients to the same parameters, as the phases of a run do. In settings it is
     `strategy: ddp_alternating`.
     """
@@ -29,7 +32,14 @@ class AlternatingDDP(DDPStrategy):
     def configure_ddp(self) -> None:
         """No wrapper; all ranks begin with rank 0's parameters and buffers."""
         assert self.model is not None
-        _broadcast_states(self.model)
+        broadcast([*self.model.parameters(), *self.model.buffers()])
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own; then all ranks have rank 0's buffers."""
+        output = super().training_step(*args, **kwargs)
+        assert self.model is not None
+        broadcast(list(self.model.buffers()))
+        return output
 
     def optimizer_step(
         self,
@@ -47,12 +57,14 @@ StrategyRegistry.register("ddp_alternating", AlternatingDDP, description=Alterna
 
 
 @torch.no_grad()
-def _broadcast_states(module: nn.Module) -> None:
-    for tensor in [*module.parameters(), *module.buffers()]:
-        # A channels-last tensor is sent as it lies in memory.
-        dense = tensor.detach().contiguous()
-        torch.distributed.broadcast(dense, src=0)
-        tensor.copy_(dense)
+def broadcast(tensors: list[Tensor]) -> None:
+    """Replace each tensor by rank 0's."""
+    if torch.distributed.get_world_size() == 1:
+        return
+    for bucket in _buckets(sorted(tensors, key=lambda tensor: str(tensor.dtype))):
+        flat = _packed(bucket)
+        torch.distributed.broadcast(flat, src=0)
+        _unpack(flat, bucket)
 
 
 @torch.no_grad()
@@ -63,25 +75,33 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
         return
     pending = []
     for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
-        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        flat = _packed(bucket)
         pending.append((bucket, flat, torch.distributed.all_reduce(flat, async_op=True)))
     for bucket, flat, work in pending:
         assert work is not None
         work.wait()
         flat /= world
-        parts = flat.split([gradient.numel() for gradient in bucket])
-        torch._foreach_copy_(bucket, [part.view(g.shape) for part, g in zip(parts, bucket, strict=True)])
+        _unpack(flat, bucket)
 
 
-def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
-    """Gradients in order, in lists of one type of at most `BUCKET_BYTES` (or one tensor)."""
+def _packed(bucket: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in bucket])
+
+
+def _unpack(flat: Tensor, bucket: list[Tensor]) -> None:
+    parts = flat.split([tensor.numel() for tensor in bucket])
+    torch._foreach_copy_(bucket, [part.view(t.shape) for part, t in zip(parts, bucket, strict=True)])
+
+
+def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """Tensors in order, in lists of one type of at most `BUCKET_BYTES` (or one tensor)."""
     buckets: list[list[Tensor]] = []
     size = 0
-    for gradient in gradients:
-        bytes_ = gradient.numel() * gradient.element_size()
-        if not buckets or size + bytes_ > BUCKET_BYTES or buckets[-1][0].dtype != gradient.dtype:
+    for tensor in tensors:
+        bytes_ = tensor.numel() * tensor.element_size()
+        if not buckets or size + bytes_ > BUCKET_BYTES or buckets[-1][0].dtype != tensor.dtype:
             buckets.append([])
             size = 0
-        buckets[-1].append(gradient)
+        buckets[-1].append(tensor)
         size += bytes_
     return buckets
