@@ -37,6 +37,7 @@ from stsa_lightning.models.discriminators import DiscriminatorSettings
 from stsa_lightning.training.callbacks.ema import GeneratorEMA
 from stsa_lightning.training.callbacks.watch import LossWatch
 from stsa_lightning.training.checks import OutOfMemoryError, batch_shapes
+from stsa_lightning.training.compilation import SpeedSettings
 from stsa_lightning.training.module import STSA
 from stsa_lightning.training.optim import OptimSettings
 
@@ -125,7 +126,9 @@ def make_module(settings: argparse.Namespace, variant: Variant, seed: int = 0) -
         tiny["discriminator"] = DiscriminatorSettings(width=8, scales=1)
         tiny["optim"] = OptimSettings(gradient_clip_val=5.0)
     switched = dict.fromkeys(variant.options, True)
-    return STSA(settings.size, features=settings.features, **sizes, **tiny, **switched, seed=seed)
+    module = STSA(settings.size, features=settings.features, **sizes, **tiny, speed=SpeedSettings(**switched))
+    module.seed = seed  # of dropout alone: the networks begin alike
+    return module
 
 
 def fit(settings: argparse.Namespace, variant: Variant, loader: Any, steps: int, warm: int, **options: Any) -> Clock:

@@ -120,7 +120,7 @@ def test_an_overlay_arrives_and_changes_nothing_else(
         else:
             assert laid[name] == value, name
     linked = {f"model.{name.split('.')[1]}" for name in said if name.startswith("data.")}
-    named = {name.removesuffix("+") for name in said} | linked | {"model.synthesis", "data.filters"}
+    named = {name.removesuffix("+") for name in said} | linked | {"data.filters"}
     assert {name for name in base.keys() | laid.keys() if base.get(name) != laid.get(name)} <= named | {
         name for name in base if name.startswith("data.filters.")
     }

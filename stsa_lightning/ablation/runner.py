@@ -93,7 +93,7 @@ class Ablation:
         """
         settings = yaml.safe_load(read_text(self.base).text)
         fixed = any(settings.get("data", {}).get(name) for name in _FIXED_SPLIT)
-        words = [f"--{name}={run.seed}" for name in ("seed_everything", "model.seed", *(["data.seed"] * fixed))]
+        words = [f"--{name}={run.seed}" for name in ("seed_everything", *(["data.seed"] * fixed))]
         words += [] if self.epochs is None else [f"--epochs={self.epochs}"]
         overlay = "" if run.overlay is None else read_text(run.overlay).text
         said = json.dumps([settings, overlay, words, self.options])

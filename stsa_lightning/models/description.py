@@ -102,28 +102,30 @@ def _check(path: Path, part: str, said: object, examples: Mapping[str, Any], clo
     if closed and unknown:
         raise UserError(f"{path}: its {part} states {_shown(unknown[0])}, which this version does not know")
     for name, example in examples.items():
-        if name in said:
-            _check_value(path, part, name, said[name], example)
+        if name in said and (expected := _expected(name, said[name], example)):
+            raise _wrong(path, part, name, expected, said[name])
 
 
-def _check_value(path: Path, part: str, name: str, value: object, example: object) -> None:
+def expected_value(kind: type[nn.Module], name: str, value: object) -> str | None:
+    """What a network's setting must be, in words, where `value` is not that; None where it is."""
+    return _expected(name, value, _defaults(kind)[name])
+
+
+def _expected(name: str, value: object, example: object) -> str | None:
     if name in _CHOICES:
-        if value not in _CHOICES[name]:
-            raise _wrong(path, part, name, f"one of {', '.join(_CHOICES[name])}", value)
-    elif isinstance(example, tuple):
+        return None if value in _CHOICES[name] else f"one of {', '.join(_CHOICES[name])}"
+    if isinstance(example, tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(example):
-            raise _wrong(path, part, name, f"{len(example)} numbers", value)
-        for one, like in zip(value, example, strict=True):
-            _check_value(path, part, name, one, like)
-    elif isinstance(example, bool):
-        if not isinstance(value, bool):
-            raise _wrong(path, part, name, "true or false", value)
-    else:
-        least, largest = RANGES[name]
-        kinds = (int,) if isinstance(example, int) else (int, float)
-        if type(value) not in kinds or not least <= value <= largest:  # type: ignore[operator]
-            whole = "a whole number" if isinstance(example, int) else "a number"
-            raise _wrong(path, part, name, f"{whole} from {least:g} to {largest:g}", value)
+            return f"{len(example)} numbers"
+        found = (_expected(name, one, like) for one, like in zip(value, example, strict=True))
+        return next((f"{len(example)} times {expected}" for expected in found if expected), None)
+    if isinstance(example, bool):
+        return None if isinstance(value, bool) else "true or false"
+    least, largest = RANGES[name]
+    kinds = (int,) if isinstance(example, int) else (int, float)
+    if type(value) in kinds and least <= value <= largest:  # type: ignore[operator]
+        return None
+    return f"{'a whole number' if isinstance(example, int) else 'a number'} from {least:g} to {largest:g}"
 
 
 def _wrong(path: Path, part: str, name: str, expected: str, got: object) -> UserError:

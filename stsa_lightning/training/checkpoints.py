@@ -18,13 +18,17 @@ from stsa_lightning.utils.own import description, is_own
 class Checkpointed(LightningModule):
     """A module whose checkpoints hold what dubbing reads, and are checked against the run that loads them."""
 
+    seed: int  # of the run, from its first step to its last
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What `load_networks` needs to rebuild the networks without this class."""
+        """What `load_networks` needs to rebuild the networks without this class, and the seed of the run."""
         checkpoint["networks"] = described_networks(self)
+        checkpoint["seed"] = self.seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Whoever does not go on training gets the averaged weights, as dubbing does."""
         check_checkpoint(checkpoint, self)
+        self.seed = checkpoint["seed"]
 
 
 def load_generator(path: str | Path, guidance: nn.Module, synthesis: nn.Module) -> None:

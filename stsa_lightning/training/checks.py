@@ -194,7 +194,7 @@ def told_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     differ = [
         f"{name} {here[name]} (the checkpoint: {value})"
         for name, value in there.items()
-        if name in here and here[name] != value and name not in ("model.init_from", "model.phase")
+        if name in here and here[name] != value
     ]
     if differ:
         rank_zero_info(f"settings of this run hold: {'; '.join(differ)}")

@@ -1,12 +1,31 @@
-"""`torch.compile` for what a training step calls."""
+"""What makes a training step faster: memory layout, and `torch.compile` for what it calls."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
 from stsa_lightning.losses.objective import Objective
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
+
+
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
+class SpeedSettings:
+    """What makes a training step faster and changes its results by rounding alone.
+
+    Attributes:
+        channels_last: keep images with their channels innermost in memory, as tensor cores read them.
+        compile: compile the networks, the VGG and the discriminators with `torch.compile`; the first steps take
+            minutes.
+    """
+
+    channels_last: bool = False
+    compile: bool = False
+
+
+AS_PYTORCH = SpeedSettings()
 
 
 def compile_networks(guidance: Guidance, synthesis: Synthesis, objective: Objective) -> None:

@@ -7,6 +7,7 @@ losses. Which of it runs is the phase, see `training.phases`; how generator and 
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
@@ -26,22 +27,24 @@ from stsa_lightning.losses.term import GeneratorStep
 from stsa_lightning.models.discriminators import PATCHES, DiscriminatorSettings
 from stsa_lightning.models.guidance import Guidance, GuidanceOutput
 from stsa_lightning.models.presets import CIL_WIDTH, GUIDANCE, SYNTHESIS
+from stsa_lightning.models.settings import GUIDANCE_PRESET, SYNTHESIS_PRESET, GuidanceSettings, SynthesisSettings
 from stsa_lightning.models.synthesis import Synthesis, SynthesisOutput, mask_lower_half
 from stsa_lightning.training.adversarial import Adversarial, GeneratorOutput
 from stsa_lightning.training.checkpoints import Checkpointed, load_generator
 from stsa_lightning.training.checks import check_agreement, check_batch, check_features, check_trainer, memory_advice
-from stsa_lightning.training.compilation import compile_networks
+from stsa_lightning.training.compilation import AS_PYTORCH, SpeedSettings, compile_networks
 from stsa_lightning.training.optim import ADAM, OptimSettings
 from stsa_lightning.training.outputs import chosen_frames, shown
-from stsa_lightning.training.phases import WITHOUT_PICTURE, Phase, Phased
-from stsa_lightning.utils.own import built
+from stsa_lightning.training.phases import WITHOUT_PICTURE, Phased
 from stsa_lightning.utils.settings import settled
 
 
 class STSA(Adversarial, Phased, Checkpointed):
     """Spatial-Temporal Semantic Alignment: guidance + synthesis, trained phase by phase.
 
-    Dropout draws from a generator seeded by (seed, batch, rank), so that a resumed run repeats an uninterrupted one.
+    It trains end to end until `set_phase` says otherwise, which the callback PhaseSchedule calls during a run. Dropout
+    draws from a generator seeded by (the run's seed, batch, rank), so that a resumed run repeats an uninterrupted one;
+    the seed is that of Lightning's `seed_everything` when the module was made, 0 without one.
 
     Logged of each step: every term's raw value as `train/TERM`. Every `losses.balance_every_n_steps` batches also its
     weight as `weight/TERM` and its share of the gradient, `balance/PLACE/TERM`, where PLACE is what the generator puts
@@ -49,9 +52,8 @@ class STSA(Adversarial, Phased, Checkpointed):
 
     Args:
         preset: sizes of both networks, `released`, `small` or `tiny`.
-        guidance: settings of `Guidance` that differ from the preset; or `class_path` and `init_args` of a subclass of
-            one's own, which is given the preset too.
-        synthesis: likewise of `Synthesis`.
+        guidance: settings of the guidance network that differ from the preset, or a network of one's own.
+        synthesis: likewise of the synthesis network.
         features: kind of audio features.
         face_size: S, pixels.
         num_references: N, reference frames per window.
@@ -61,20 +63,16 @@ class STSA(Adversarial, Phased, Checkpointed):
         cil: weight of Consistent Information Learning, and how it estimates mutual information.
         discriminator: of single faces; the package's or one's own.
         optim: how generator side and discriminators learn.
-        channels_last: keep images with their channels innermost in memory, as tensor cores read them.
-        compile: compile the networks, the VGG and the discriminators with `torch.compile`; the first steps take
-            minutes.
-        phase: see `training.phases`; the callback PhaseSchedule moves it during a run.
+        speed: what makes a step faster.
         init_from: checkpoint (`.ckpt` or `.safetensors`) whose networks this one starts from, such as the end of an
-            earlier phase; its settings must match.
-        seed: of dropout.
+            earlier phase; its settings must match. Checkpoints of this module do not name it again.
     """
 
     def __init__(
         self,
         preset: Literal["released", "small", "tiny"] = "released",
-        guidance: dict[str, Any] | None = None,
-        synthesis: dict[str, Any] | None = None,
+        guidance: GuidanceSettings = GUIDANCE_PRESET,
+        synthesis: SynthesisSettings = SYNTHESIS_PRESET,
         features: FeatureKind = "logmel",
         face_size: int = 128,
         num_references: int = 5,
@@ -84,24 +82,26 @@ class STSA(Adversarial, Phased, Checkpointed):
         cil: CILSettings = INFO_NCE,
         discriminator: DiscriminatorSettings = PATCHES,
         optim: OptimSettings = ADAM,
-        channels_last: bool = False,
-        compile: bool = False,
-        phase: Phase = "end_to_end",
+        speed: SpeedSettings = AS_PYTORCH,
         init_from: str | None = None,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.losses, self.optim = settled(LossSettings, losses), settled(OptimSettings, optim)
         cil, discriminator = settled(CILSettings, cil), settled(DiscriminatorSettings, discriminator)
-        self.save_hyperparameters()
-        typed: dict[str, Any] = {"losses": self.losses, "cil": cil, "discriminator": discriminator, "optim": self.optim}
+        guidance, synthesis = settled(GuidanceSettings, guidance), settled(SynthesisSettings, synthesis)
+        self.speed = settled(SpeedSettings, speed)
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        typed: dict[str, Any] = {"guidance": guidance, "synthesis": synthesis, "losses": self.losses, "cil": cil}
+        typed |= {"discriminator": discriminator, "optim": self.optim, "speed": self.speed}
+        # Weights that were read once are in the checkpoint; who loads it need not have that file.
+        self.save_hyperparameters(ignore=["init_from"])
         self.hparams.update({name: asdict(settings) for name, settings in typed.items()})
 
         shared = {"audio_dim": check_features(features), "face_size": face_size}
-        self.guidance = built(Guidance, {**GUIDANCE[preset], **shared}, guidance, "model.guidance")
-        own = {**SYNTHESIS[preset], **shared, "num_references": num_references}
-        self.synthesis = built(Synthesis, own, synthesis, "model.synthesis")
+        self.guidance = guidance.build(Guidance, {**GUIDANCE[preset], **shared}, "model.guidance")
+        shared["num_references"] = num_references
+        self.synthesis = synthesis.build(Synthesis, {**SYNTHESIS[preset], **shared}, "model.synthesis")
         self.objective = Objective(
             self.losses,
             self.synthesis.channels,
@@ -114,9 +114,9 @@ class STSA(Adversarial, Phased, Checkpointed):
         compose_for_training(self.synthesis)
         self.balancer = ShareBalancer(self.objective.face_weights()) if self.losses.balance == "shares" else None
         self.cil_share = GradientShare(cil.gradient_share) if cil.gradient_share else None
-        if channels_last:
+        if self.speed.channels_last:
             self.to(memory_format=torch.channels_last)
-        self.set_phase(phase)
+        self.set_phase("end_to_end")
         if init_from is not None:
             load_generator(init_from, self.guidance, self.synthesis)
 
@@ -132,7 +132,7 @@ class STSA(Adversarial, Phased, Checkpointed):
 
     def on_fit_start(self) -> None:
         """Compile here, where the networks are on their device."""
-        if self.hparams["compile"]:
+        if self.speed.compile:
             compile_networks(self.guidance, self.synthesis, self.objective)
 
     @property
@@ -219,7 +219,7 @@ class STSA(Adversarial, Phased, Checkpointed):
             check_batch(batch, self.hparams, self.guidance.audio_dim)
         for part in self.frozen:
             part.eval()  # a fit and each validation end with all in training mode
-        torch.manual_seed((self.hparams["seed"] * 1_000_003 + self.batch_number(batch_idx)) * 4096 + self.global_rank)
+        torch.manual_seed((self.seed * 1_000_003 + self.batch_number(batch_idx)) * 4096 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Terms]:
         """One step of the generator side, then one of the discriminators.

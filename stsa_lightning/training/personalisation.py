@@ -35,6 +35,7 @@ from stsa_lightning.losses.cil import CILSettings
 from stsa_lightning.losses.objective import LossSettings, LossWeights
 from stsa_lightning.models.checkpoint import load_networks, save_networks
 from stsa_lightning.models.guidance import GuidanceOutput
+from stsa_lightning.models.settings import GuidanceSettings, SynthesisSettings, settings_of
 from stsa_lightning.models.synthesis import Synthesis, SynthesisOutput
 from stsa_lightning.training.callbacks.ema import GeneratorEMA
 from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
@@ -43,7 +44,6 @@ from stsa_lightning.training.optim import OptimSettings
 from stsa_lightning.utils.device import choose_device
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import sha256_of
-from stsa_lightning.utils.own import description
 from stsa_lightning.utils.scratch import scratch_folder
 from stsa_lightning.utils.weights import cache_dir
 
@@ -146,8 +146,8 @@ def adapt(
         seconds = _prepared(video, folder, meta["features"], guidance.face_size, landmark_model, bars)
         data = _data(folder, seconds, meta, synthesis)
         module = _Looks(
-            guidance=description(guidance),
-            synthesis=description(synthesis),
+            guidance=settings_of(GuidanceSettings, guidance),
+            synthesis=settings_of(SynthesisSettings, synthesis),
             features=meta["features"],
             face_size=guidance.face_size,
             num_references=synthesis.num_references,
@@ -156,9 +156,9 @@ def adapt(
             losses=LossSettings(WEIGHTS, mouth_weight=8.0),
             cil=CILSettings(weight=0.0),
             optim=OptimSettings(lr=lr, gradient_clip_val=5.0),
-            phase="synthesis",
             init_from=str(checkpoint),
         )
+        module.set_phase("synthesis")
         held_out = _HeldOut(began + 60 * minutes, bars)
         _fit(_trainer(device, folder, held_out, landmark_model), module, data)
     taken = Adaptation(path, held_out.before, held_out.after, held_out.steps, time.monotonic() - began)

@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 ALLOWED = "STSA_ALLOW_CLASSES"  # of the environment: class paths, with commas between them
-_KEYS = {"class_path", "init_args"}
 
 Kind = TypeVar("Kind")
-Network = TypeVar("Network", bound="nn.Module")
 
 
 def imported(class_path: str, base: type[Kind], option: str) -> type[Kind]:
@@ -48,27 +46,6 @@ def imported(class_path: str, base: type[Kind], option: str) -> type[Kind]:
 def is_own(said: object) -> bool:
     """Whether settings name a class."""
     return isinstance(said, Mapping) and "class_path" in said
-
-
-def built(base: type[Network], settings: Mapping[str, Any], said: Mapping[str, Any] | None, option: str) -> Network:
-    """A network of the package or one's own.
-
-    Args:
-        base: the package's class; one's own is a subclass of it.
-        settings: what it is given.
-        said: what settings say beyond that: arguments of `base`, or `class_path` and `init_args`.
-        option: their name, for messages.
-    """
-    said = said or {}
-    if not is_own(said):
-        return base(**{**settings, **said})
-    if unknown := said.keys() - _KEYS:
-        raise UserError(f"{option}: expected class_path and init_args, got {', '.join(sorted(unknown))} beside them")
-    kind = imported(said["class_path"], base, f"{option}.class_path")
-    settings = {**settings, **(said.get("init_args") or {})}
-    network = kind(**settings)
-    network.settings = settings  # type: ignore[assignment]
-    return network
 
 
 def description(network: nn.Module) -> dict[str, Any]:

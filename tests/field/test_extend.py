@@ -66,7 +66,7 @@ def test_a_generator_is_trained_and_dubbed_with_where_the_user_allows_it(
     settings = yaml.safe_load((mine / "mine.yaml").read_text())
     narrow = settings["model"].pop("synthesis")
     (mine / "mine.yaml").write_text(yaml.safe_dump(settings))
-    over = {"class_path": "mine.networks.Retouched", "init_args": {"strength": 0.2, **narrow}}
+    over = {"network": "mine.networks.Retouched", "options": {"strength": 0.2}, **narrow}
     (mine / "retouched.yaml").write_text(yaml.safe_dump({"model": {"synthesis": over}}))
     stsa("-c", "retouched.yaml", *FIT)
     checkpoint = mine / "runs/mine/last.ckpt"
@@ -160,7 +160,7 @@ def test_a_class_that_will_not_do_is_named(path: str, message: str):
     from stsa_lightning.models.synthesis import Synthesis
 
     with pytest.raises(UserError, match=message):
-        imported(path, Synthesis, "model.synthesis.class_path")
+        imported(path, Synthesis, "model.synthesis.network")
 
 
 @pytest.mark.parametrize("name", ["pixel", "a/b", "loss", "keys"])

@@ -146,7 +146,8 @@ def test_distance_by_hand():
 def test_a_training_step_with_the_expert_draws_all_frames(trained: Path, prepared_sample: Path):
     weights = LossWeights(warp=0, perceptual=0, pixel=1, adversarial=0, feature_matching=0, sync=0.1)
     losses = {"weights": weights, "sync_expert": str(trained)}
-    module = STSA("tiny", face_size=64, num_references=2, losses=losses, phase="synthesis")
+    module = STSA("tiny", face_size=64, num_references=2, losses=losses)
+    module.set_phase("synthesis")
     data = corpus(prepared_sample, num_frames=5, num_references=2, batch_size=2)
     data.setup()
     generated = module.generate(as_floats(next(iter(data.train_dataloader()))))

@@ -146,7 +146,7 @@ def test_validation_of_a_checkpoint_repeats_the_runs_own(uninterrupted, prepared
 
 def test_each_phase_runs_alone_from_a_checkpoint(uninterrupted, prepared_sample: Path, tmp_path: Path):
     folder, _, _ = uninterrupted
-    model = module(init_from=str(folder / "last.ckpt"), phase="end_to_end", cil={"estimator": "mine"})
+    model = module(init_from=str(folder / "last.ckpt"), cil={"estimator": "mine"})
     Trainer(accelerator="cpu", fast_dev_run=1, enable_progress_bar=False).fit(model, data(prepared_sample))
     assert model.phase == "end_to_end"
 

@@ -83,24 +83,19 @@ class PhaseSchedule(Callback):
             )
         self._check_mouth_swap(trainer)
         module = cast(STSA, pl_module)
-        self._check_overridden(trainer, module)
+        self._check_overridden(trainer)
         for spec in self.phases:
             module.check_phase(spec.name)
             for name in spec.freeze:
                 module.part(name)
 
-    def _check_overridden(self, trainer: Trainer, module: STSA) -> None:
+    def _check_overridden(self, trainer: Trainer) -> None:
         """What was asked for and would have no effect, since the phases say it."""
         if schedulers := getattr(trainer, "lr_scheduler_configs", []):
             kinds = ", ".join(type(config.scheduler).__name__ for config in schedulers)
             raise UserError(
                 f"configure_optimizers: got {kinds}, but the phases set the learning rates: expected optimisers alone, "
                 "and model.optim.schedule or phases.LABEL.schedule"
-            )
-        if module.hparams["phase"] != "end_to_end":
-            raise UserError(
-                f"model.phase: the phases of the run override it; leave it out, or the phases; got "
-                f"{module.hparams['phase']!r}"
             )
 
     def _check_mouth_swap(self, trainer: Trainer) -> None:
