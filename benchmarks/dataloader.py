@@ -23,6 +23,7 @@ import torch
 from common import machine, median_time, parser, table, write_json
 from torch.utils.data import DataLoader, default_collate
 
+from stsa_lightning.data.augment import AugmentSettings
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index
 from stsa_lightning.data.windows import WindowDataset, planes
@@ -30,7 +31,7 @@ from stsa_lightning.face.heatmaps import draw_all_kinds, draw_heatmaps
 
 BATCH = 8
 STAGES = ("open", "decode", "heatmaps", "to float", "audio", "collate", "augment")
-_AUGMENTED: dict[str, Any] = {"mirror": True, "geometry": 1.0, "colour": 1.0, "resolution": 1.0, "jpeg": 1.0}
+_AUGMENTED = AugmentSettings(mirror=True, geometry=1.0, colour=1.0, resolution=1.0, jpeg=1.0)
 
 
 def main() -> None:
@@ -97,7 +98,6 @@ def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
     chosen = rng.choice(np.flatnonzero(clip.valid), 10)
     faces = clip.faces(chosen, dataset.face_size)
     landmarks = clip.face_landmarks_of(chosen)
-    augmented = WindowDataset(dataset.root, dataset.clips, face_size=dataset.face_size, **_AUGMENTED)
     items = [dataset[i] for i in range(min(BATCH, len(dataset)))]
 
     def opened() -> None:
@@ -115,7 +115,7 @@ def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
         lambda: planes(faces),
         lambda: dataset._audio(clip, int(chosen[0]), rng),
         lambda: default_collate(items),
-        lambda: augmented._augmented(faces, landmarks, rng),
+        lambda: _AUGMENTED.pictures(faces, landmarks, rng),
     )
     figures = {name: _processor_ms(stage, runs) for name, stage in zip(STAGES, stages, strict=True)}
     figures["collate"] /= len(items)

@@ -26,7 +26,7 @@ from common import machine, median_time, parser, table, write_json
 
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import Source, find_sources
-from stsa_lightning.data.extract import Stages, prepare_clip
+from stsa_lightning.data.extract import prepare_clip
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.prepare import prepare
 from stsa_lightning.data.settings import PrepareSettings
@@ -35,6 +35,7 @@ from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import LANDMARKS
 from stsa_lightning.media.stream import VideoStream
+from stsa_lightning.utils.stage_times import StageTimes
 
 SETTINGS = PrepareSettings().resolved()
 BORDER_PX = 8  # around a frame, where static mode is compared with itself
@@ -53,7 +54,7 @@ def by_stage(sources: Sequence[Source], out: Path, runs: int) -> dict[str, float
     """Milliseconds a frame in each stage: medians of `runs` passes over the sources."""
     passes = []
     for _ in range(runs + 1):  # the first one loads models and packages
-        stages, begun, frames = Stages(), time.perf_counter(), 0
+        stages, begun, frames = StageTimes(), time.perf_counter(), 0
         for source in sources:
             frames += prepare_clip(source, out, SETTINGS, stages).frames
         stages.seconds["all"] = time.perf_counter() - begun

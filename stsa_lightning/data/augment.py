@@ -9,6 +9,7 @@ what went in comes out, itself, and nothing is drawn from `rng`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import cv2
@@ -16,6 +17,7 @@ import numpy as np
 
 from stsa_lightning.face.topology import CONTENT_POSITIONS, MASKED_POSITIONS, MIRROR
 from stsa_lightning.features.spectral import LogMel
+from stsa_lightning.utils.errors import UserError
 
 TURN_DEGREES = 10.0  # the most that strength 1 draws, to either side
 ZOOM = 0.1  # likewise: sizes from 1 / 1.1 to 1.1
@@ -29,6 +31,46 @@ NOISE = (-90.0, -45.0)  # decibels of full scale: steady noise, from inaudible t
 
 _EDGE = 0.4999  # where the picture ends, from its centre, with room for rounding
 _GREY_AXIS = np.ones(3) / np.sqrt(3)
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What is changed of training windows.
+
+    Attributes:
+        mirror: mirror a random half of the windows left to right.
+        geometry: strength of random turns, zooms and shifts, 0 to 1 (see `augment_geometry`).
+        colour: strength of random changes of colour, 0 to 1 (see `augment_colour`).
+        resolution: strength of a random loss of resolution, 0 to 1 (see `augment_resolution`).
+        jpeg: strength of random JPEG compression, 0 to 1 (see `augment_jpeg`).
+        voice: strength of random changes of voice and noise, 0 to 1, of log-mel features (see `augment_voice`).
+    """
+
+    mirror: bool = False
+    geometry: float = 0.0
+    colour: float = 0.0
+    resolution: float = 0.0
+    jpeg: float = 0.0
+    voice: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("geometry", "colour", "resolution", "jpeg", "voice"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"augment.{name}: expected 0 to 1, got {getattr(self, name)}")
+
+    def pictures(
+        self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pictures and landmarks, changed in the order in which it happens: pose, light, camera, codec."""
+        if self.mirror and rng.random() < 0.5:
+            faces, landmarks = mirror(faces, landmarks)
+        faces, landmarks = augment_geometry(faces, landmarks, self.geometry, rng)
+        faces = augment_colour(faces, self.colour, rng)
+        faces = augment_resolution(faces, self.resolution, rng)
+        return augment_jpeg(faces, self.jpeg, rng), landmarks
+
+
+AS_THEY_ARE = AugmentSettings()
 
 
 def mirror(faces: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
+from stsa_lightning.data.augment import AS_THEY_ARE, AugmentSettings
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.filters import Filters, apply_filters, failures
@@ -22,6 +23,7 @@ from stsa_lightning.data.index import clip_path, load_index, select_clips, split
 from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset, as_floats
 from stsa_lightning.features.base import FeatureKind
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.settings import settled
 
 Corpus = Literal["folder", "sample", "lrs2", "hdtf", "cmlr"]
 
@@ -118,12 +120,7 @@ class STSADataModule(LightningDataModule):
         reference_policy: of training windows: "random" takes random frames; "mixed" takes frames from closed to wide
             open lips among a random part of the clip; "pose_matched" does so in half of the windows and takes frames
             of the window's pose in the others, for `synthesis.align_references`.
-        mirror: mirror a random half of the training windows left to right.
-        geometry: strength of random turns, zooms and shifts of training windows, 0 to 1.
-        colour: strength of random changes of their colour, 0 to 1.
-        resolution: strength of a random loss of their resolution, 0 to 1.
-        jpeg: strength of random JPEG compression, 0 to 1.
-        voice: strength of random changes of voice and noise, 0 to 1; for log-mel features.
+        augment: what is changed of training windows.
         swap_mouth_epochs: number of first epochs with mouth-swap augmentation: training windows put mouths on the poses
             of other moments, so that the guidance network uses the audio and cannot infer the mouth from the pose. As
             many as the guidance phase lasts.
@@ -151,12 +148,7 @@ class STSADataModule(LightningDataModule):
         val_list: str | None = None,
         test_list: str | None = None,
         reference_policy: Literal["random", "mixed", "pose_matched"] = "random",
-        mirror: bool = False,
-        geometry: float = 0.0,
-        colour: float = 0.0,
-        resolution: float = 0.0,
-        jpeg: float = 0.0,
-        voice: float = 0.0,
+        augment: AugmentSettings = AS_THEY_ARE,
         swap_mouth_epochs: int = 0,
         heatmap_sigma: float = 1.0,
         seed: int = 0,
@@ -167,6 +159,8 @@ class STSADataModule(LightningDataModule):
         self.filters = Filters(**filters) if isinstance(filters, dict) else filters  # out of a checkpoint: a dict
         # Checkpoints hold the arguments, and are to be read without this package's classes.
         self.hparams["filters"] = asdict(self.filters) if self.filters else None
+        self.augment = settled(AugmentSettings, augment)
+        self.hparams["augment"] = asdict(self.augment)
         if corpus not in CORPORA:
             raise UserError(f"corpus: expected one of {list(CORPORA)}, got {corpus!r}")
         if validation_speakers is not None and (train_list or val_list):
@@ -250,7 +244,6 @@ class STSADataModule(LightningDataModule):
         """The windows of one split; `setup` comes first."""
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
-        strengths = ("geometry", "colour", "resolution", "jpeg", "voice")
         return WindowDataset(
             options.root,
             self.splits[split]["clip"].tolist(),
@@ -261,12 +254,11 @@ class STSADataModule(LightningDataModule):
             windows_per_clip=options.windows_per_clip if training else options.validation_windows_per_clip,
             window_policy="random" if training else "even",
             reference_policy=options.reference_policy if training else self._as_dubbed,
-            mirror=options.mirror and training,
+            augment=self.augment if training else AS_THEY_ARE,
             swap_mouth_epochs=options.swap_mouth_epochs if training else 0,
             heatmap_sigma=options.heatmap_sigma,
             span=(0.0, seen) if training else (0.0 if seen == 1 else seen, 1.0),
             seed=options.seed,
-            **{name: options[name] if training else 0.0 for name in strengths},
         )
 
     @property

@@ -6,10 +6,8 @@ decoded once and kept in between, a long one is decoded again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -34,6 +32,7 @@ from stsa_lightning.features.build import audio_features
 from stsa_lightning.media.audio import INAUDIBLE, load_audio, other_audible_tracks, probe_audio
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoInfo, probe
+from stsa_lightning.utils.stage_times import StageTimes
 
 _BLOCK_BYTES = 32 << 20  # decoded frames held at a time
 _KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
@@ -45,22 +44,7 @@ class RejectedError(ValueError):
     """A video that cannot be part of a corpus; the message is the reason."""
 
 
-@dataclass
-class Stages:
-    """Seconds spent in each stage of the work; `with stages("decode"): ...`."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
-
-
-def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: Stages | None = None) -> ClipMeta:
+def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: StageTimes | None = None) -> ClipMeta:
     """Prepare one video, or a part of one, into its clip file below `out`.
 
     Args:
@@ -73,21 +57,21 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
         RejectedError, VideoError, AudioError: it cannot be part of the corpus.
         WriteError: the disk does not take the clip.
     """
-    stages = stages or Stages()
+    stages = stages or StageTimes()
     if fault := fault_of_contents(source.path):
         raise RejectedError(fault)
     info = probe(source.path)
     _check_range(source, info)
     path = clip_path(out, source.clip)
     with _temporary_file(path) as file:
-        with stages("sound"):
+        with stages.timed("sound"):
             wave = _load_sound(source, info, file)
         video = _Video(source, info, stages)
         face = _follow(video, wave, settings, stages)
         wave = wave[: len(face.valid) * SAMPLES_PER_FRAME]
         with ClipWriter(path, len(source.clip.encode()) + len(source.relative.encode())) as writer:
             samples, sync = _cut_out(video, face, wave, writer, settings, stages)
-            with stages("measures"):
+            with stages.timed("measures"):
                 measures = measure(
                     landmarks=face.landmarks,
                     boxes=face.boxes,
@@ -101,7 +85,7 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
                     correct=settings.correct_sync,
                 )
             _write_sound(writer, _in_sync(wave, measures["sync_shift"]), settings, stages)
-            with stages("write"):
+            with stages.timed("write"):
                 return writer.finish(_meta(source, info, face, measures, settings))
 
 
@@ -159,7 +143,7 @@ def _load_sound(source: Source, info: VideoInfo, out_file: Any) -> np.ndarray:
 class _Video:
     """The frames of a source at 25/s, twice or more, in blocks; kept after the first time where they are few."""
 
-    def __init__(self, source: Source, info: VideoInfo, stages: Stages) -> None:
+    def __init__(self, source: Source, info: VideoInfo, stages: StageTimes) -> None:
         crop = source.crop_box(info.width, info.height)
         whole = crop == (0, 0, info.width, info.height)
         self._stream = VideoStream(source.path, FPS, source.start_s, source.stop_s, None if whole else crop)
@@ -176,7 +160,7 @@ class _Video:
         kept: list[np.ndarray] | None = []
         blocks = self._stream.blocks(count)
         while True:
-            with self._stages("decode"):
+            with self._stages.timed("decode"):
                 block = next(blocks, None)
             if block is None:
                 break
@@ -186,23 +170,23 @@ class _Video:
         self._kept = kept
 
 
-def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> _Face:
+def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: StageTimes) -> _Face:
     """The face of every frame.
 
     Raises:
         RejectedError: too few frames, or too few with a face.
     """
     frames = 0
-    with stages("landmarks"):
+    with stages.timed("landmarks"):
         follower = FaceFollower(settings.landmark_model)
     with follower:
         for block in video.blocks():
             frames += len(block)
-            with stages("landmarks"):
+            with stages.timed("landmarks"):
                 follower.update(block)
         if frames < settings.min_frames:
             raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
-        with stages("landmarks"):
+        with stages.timed("landmarks"):
             following = follower.finish(wave)
     cuts = [0, *following.cuts, frames]
     shots = [following.landmarks[start:stop] for start, stop in pairwise(cuts)]
@@ -221,7 +205,7 @@ def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: 
 
 
 def _cut_out(
-    video: _Video, face: _Face, wave: np.ndarray, writer: ClipWriter, settings: PrepareSettings, stages: Stages
+    video: _Video, face: _Face, wave: np.ndarray, writer: ClipWriter, settings: PrepareSettings, stages: StageTimes
 ) -> tuple[np.ndarray, SyncReading | None]:
     """Write the faces; return some of them, and what was found of the sync."""
     shown = np.flatnonzero(face.valid)
@@ -230,33 +214,33 @@ def _cut_out(
     samples, number = [], 0
     for block in video.blocks():
         if sync is not None:
-            with stages("sync"):
+            with stages.timed("sync"):
                 sync.update(block, number)
         for frame in block:
             picture = b""
             if face.valid[number]:
-                with stages("crop"):
+                with stages.timed("crop"):
                     place = UprightBox(face.boxes[number], float(face.degrees[number]))
                     crop = place.crop(frame, settings.face_size)
                     picture = encode_picture(crop)
                 if number in chosen:
                     samples.append(crop)
-            with stages("write"):
+            with stages.timed("write"):
                 writer.face(picture)
             number += 1
-    with stages("write"):
+    with stages.timed("write"):
         writer.frames(face.landmarks, face.boxes, face.valid)
-    with stages("sync"):
+    with stages.timed("sync"):
         if sync is not None:
             return np.stack(samples), sync.finish(wave)
         return np.stack(samples), _aperture_reading(face, wave) if settings.sync == "lip_aperture" else None
 
 
-def _write_sound(writer: ClipWriter, wave: np.ndarray, settings: PrepareSettings, stages: Stages) -> None:
-    with stages("features"):
+def _write_sound(writer: ClipWriter, wave: np.ndarray, settings: PrepareSettings, stages: StageTimes) -> None:
+    with stages.timed("features"):
         for kind, extract in extractors(settings).items():
             writer.features(kind, extract.chunks(wave))
-    with stages("write"):
+    with stages.timed("write"):
         pieces = (wave[i : i + 960_000] for i in range(0, len(wave), 960_000))
         writer.audio(np.clip(np.round(piece * 32768), -32768, 32767).astype(np.int16) for piece in pieces)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stsa_lightning.data import augment
+from stsa_lightning.data.augment import AS_THEY_ARE, AugmentSettings, augment_voice, swap_mouths
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.face.alignment import pose_distances, reference_transforms
@@ -78,13 +78,8 @@ class WindowDataset(Dataset):
             those nearest to the window's pose, half a second away or more, as dubbing chooses them for networks with
             `align_references`. "pose_matched": "mixed" or "pose_nearest", with equal chance, as in dubbing guidance
             gets the one and synthesis the other. A frame of the window itself serves only if the clip has no other.
-        mirror: mirror a random half of the items left to right.
-        geometry: strength of random turns, zooms and shifts, 0 to 1 (see `augment.augment_geometry`).
-        colour: strength of random changes of colour, 0 to 1 (see `augment.augment_colour`).
-        resolution: strength of a random loss of resolution, 0 to 1 (see `augment.augment_resolution`).
-        jpeg: strength of random JPEG compression, 0 to 1 (see `augment.augment_jpeg`).
-        voice: strength of random changes of voice and noise, 0 to 1, for log-mel (see `augment.augment_voice`).
-        swap_mouth_epochs: number of first epochs with mouth-swap augmentation (see `augment.swap_mouths`): the mouth
+        augment: what is changed of each item.
+        swap_mouth_epochs: number of first epochs with mouth-swap augmentation (see `swap_mouths`): the mouth
             of each window is put on the pose of another window of the clip. Images and contours do not agree then, so
             it is for training the guidance network alone.
         heatmap_sigma: width of the heatmaps' lines, pixels; 0 draws hard lines.
@@ -107,12 +102,7 @@ class WindowDataset(Dataset):
         windows_per_clip: int = 1,
         window_policy: WindowPolicy = "random",
         reference_policy: ReferencePolicy = "random",
-        mirror: bool = False,
-        geometry: float = 0.0,
-        colour: float = 0.0,
-        resolution: float = 0.0,
-        jpeg: float = 0.0,
-        voice: float = 0.0,
+        augment: AugmentSettings = AS_THEY_ARE,
         swap_mouth_epochs: int = 0,
         heatmap_sigma: float = 1.0,
         span: tuple[float, float] = (0.0, 1.0),
@@ -122,12 +112,8 @@ class WindowDataset(Dataset):
         for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
             if value < 1:
                 raise UserError(f"{name}: expected at least 1, got {value}")
-        strengths = {"geometry": geometry, "colour": colour, "resolution": resolution, "jpeg": jpeg, "voice": voice}
-        for name, strength in strengths.items():
-            if not 0 <= strength <= 1:
-                raise UserError(f"{name}: expected 0 to 1, got {strength}")
-        if voice and features != "logmel":
-            raise UserError(f"voice: changes log-mel features only, got features {features!r}; set voice to 0")
+        if augment.voice and features != "logmel":
+            raise UserError(f"augment.voice: changes log-mel features only, got features {features!r}; set it to 0")
         self.root = Path(root)
         self.clips = list(clips)
         self.features = features
@@ -137,12 +123,7 @@ class WindowDataset(Dataset):
         self.windows_per_clip = windows_per_clip
         self.window_policy = window_policy
         self.reference_policy = reference_policy
-        self.mirror = mirror
-        self.geometry = geometry
-        self.colour = colour
-        self.resolution = resolution
-        self.jpeg = jpeg
-        self.voice = voice
+        self.augment = augment
         self.swap_mouth_epochs = swap_mouth_epochs
         self.heatmap_sigma = heatmap_sigma
         if not 0 <= span[0] < span[1] <= 1:
@@ -168,9 +149,9 @@ class WindowDataset(Dataset):
         if epoch < self.swap_mouth_epochs:
             elsewhere = self._window_start(clip, index % self.windows_per_clip, rng) + np.arange(self.num_frames)
             poses = clip.face_landmarks_of(elsewhere)
-            landmarks[: self.num_frames] = augment.swap_mouths(poses, landmarks[: self.num_frames])
+            landmarks[: self.num_frames] = swap_mouths(poses, landmarks[: self.num_frames])
         item = {
-            **self._tensors(*self._augmented(clip.faces(chosen, self.face_size), landmarks, rng)),
+            **self._tensors(*self.augment.pictures(clip.faces(chosen, self.face_size), landmarks, rng)),
             **_lip_aperture(clip, frames),
             "audio": torch.from_numpy(self._audio(clip, start, rng)),
             "frame": start + self.num_frames // 2,
@@ -229,19 +210,8 @@ class WindowDataset(Dataset):
         first = max(0, start - 2)  # in frames: two steps each
         last = start + self.num_frames - 1 - 2
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
-        features = augment.augment_voice(features, self.voice, rng)
+        features = augment_voice(features, self.augment.voice, rng)
         return feature_windows(features, np.arange(self.num_frames) + start - first)
-
-    def _augmented(
-        self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """In the order in which such things happen to a picture: pose, light, camera, codec."""
-        if self.mirror and rng.random() < 0.5:
-            faces, landmarks = augment.mirror(faces, landmarks)
-        faces, landmarks = augment.augment_geometry(faces, landmarks, self.geometry, rng)
-        faces = augment.augment_colour(faces, self.colour, rng)
-        faces = augment.augment_resolution(faces, self.resolution, rng)
-        return augment.augment_jpeg(faces, self.jpeg, rng), landmarks
 
     def _tensors(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
         """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""

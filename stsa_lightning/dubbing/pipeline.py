@@ -6,11 +6,11 @@ Decoders, OpenCV, torch and encoders all let go of Python's lock while they work
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from queue import Empty, Full, Queue
 from typing import Any, TypeVar
+
+from stsa_lightning.utils.stage_times import StageTimes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,20 +19,17 @@ _DONE = object()
 _POLL_S = 0.2  # how soon a stage notices that nobody wants its items any more
 
 
-class Pipeline:
-    """Makes stages and keeps their times; a context manager that ends all of their threads.
+class Pipeline(StageTimes):
+    """Makes stages and keeps their times, without waiting; a context manager that ends all of their threads.
 
     An exception in a stage ends that stage, and is raised where its items are taken.
 
     Args:
         depth: finished items that may wait after each stage.
-
-    Attributes:
-        seconds: time each stage has been at work, waiting left out.
     """
 
     def __init__(self, depth: int = 1) -> None:
-        self.seconds: dict[str, float] = {}
+        super().__init__()
         self._depth, self._stop = depth, threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -60,15 +57,6 @@ class Pipeline:
                 yield result
 
         return self._ahead(name, produce())
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Adds the time of the block to the stage's; for what the taking thread does itself."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
 
     def _ahead(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
         queue: Queue[tuple[Any, BaseException | None]] = Queue(self._depth)

@@ -25,6 +25,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from stsa_lightning.data.augment import AugmentSettings
 from stsa_lightning.data.corpora.source import source_of
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.data.index import load_index
@@ -226,10 +227,9 @@ def _data(folder: Path, seconds: float, meta: Mapping[str, Any], synthesis: Synt
         windows_per_clip=STEPS * batch,
         validation_windows_per_clip=8,
         validation_part=min(0.3, 1 / seconds),
-        mirror=True,
-        geometry=0.5,
-        colour=0.2,
-        voice=0.5 if meta["features"] == "logmel" else 0.0,
+        augment=AugmentSettings(
+            mirror=True, geometry=0.5, colour=0.2, voice=0.5 if meta["features"] == "logmel" else 0.0
+        ),
     )
 
 

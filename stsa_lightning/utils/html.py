@@ -10,18 +10,20 @@ from stsa_lightning.utils.errors import MissingPackageError
 
 
 def render(package: str | None, **values: Any) -> str:
-    """The template `page.html.j2` of a package with these values, which are escaped; a missing one is an error.
+    """The template `page.html.j2` of a package, which extends `base.html.j2`, with these values, which are escaped.
 
     Raises:
         MissingPackageError: jinja2 is not installed.
     """
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import DictLoader, Environment, StrictUndefined
     except ImportError as error:
         raise MissingPackageError("a report's page needs jinja2: pip install jinja2") from error
-    text = resources.files(package or __package__).joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text).render(**values)
+    places = {"base.html.j2": __package__, "page.html.j2": package}
+    texts = {name: resources.files(str(place)).joinpath(name).read_text("utf-8") for name, place in places.items()}
+    options: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
+    environment = Environment(loader=DictLoader(texts), trim_blocks=True, lstrip_blocks=True, **options)
+    return environment.get_template("page.html.j2").render(**values)
 
 
 def data_uri(jpeg: bytes) -> str:

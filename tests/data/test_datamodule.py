@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from stsa_lightning.data.augment import AugmentSettings
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.datamodule import STSADataModule, WindowSampler
 from stsa_lightning.data.filters import Filters
@@ -228,14 +230,13 @@ def test_loaders(synthetic_root: Path) -> None:
 
 
 def test_only_training_is_augmented(synthetic_root: Path) -> None:
-    strengths = {"geometry": 0.1, "colour": 0.2, "resolution": 0.3, "jpeg": 0.4, "voice": 0.5}
-    data = _module(synthetic_root, mirror=True, **strengths)
+    augment = AugmentSettings(True, 0.1, 0.2, 0.3, 0.4, 0.5)
+    data = _module(synthetic_root, augment=augment)
     data.setup()
-    train, val = data.dataset("train"), data.dataset("val")
-    assert (train.mirror, val.mirror) == (True, False)
-    for name, strength in strengths.items():
-        assert getattr(train, name) == strength
-        assert getattr(val, name) == 0
+    assert data.dataset("train").augment == augment
+    assert data.dataset("val").augment == AugmentSettings()
+    assert data.hparams["augment"] == asdict(augment)  # as a checkpoint holds it
+    assert _module(synthetic_root, augment=asdict(augment)).augment == augment
 
 
 def test_a_corpus_smaller_than_a_batch_still_trains(synthetic_root: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from stsa_lightning.data.augment import AugmentSettings
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
@@ -151,7 +152,7 @@ def test_even_windows_cover_the_clip_and_never_change(root: Path) -> None:
 
 
 def test_mirrored_items(root: Path) -> None:
-    plain, mirrored = _dataset(root), _dataset(root, mirror=True)
+    plain, mirrored = _dataset(root), _dataset(root, augment=AugmentSettings(mirror=True))
     flipped = 0
     for i in range(20):
         a, b = plain[i], mirrored[i]
@@ -168,8 +169,7 @@ def test_mirrored_items(root: Path) -> None:
 
 
 def test_all_augmentation_together(root: Path) -> None:
-    strengths = dict.fromkeys(("geometry", "colour", "resolution", "jpeg"), 1.0)
-    plain, augmented = _dataset(root), _dataset(root, mirror=True, **strengths)
+    plain, augmented = _dataset(root), _dataset(root, augment=AugmentSettings(True, 1.0, 1.0, 1.0, 1.0))
     for i in range(8):
         a, b, again = plain[3, i], augmented[3, i], augmented[3, i]
         for name, value in b.items():
@@ -189,7 +189,7 @@ def test_all_augmentation_together(root: Path) -> None:
 
 
 def test_another_voice_leaves_pictures_alone(root: Path) -> None:
-    plain, changed = _dataset(root), _dataset(root, voice=1.0)
+    plain, changed = _dataset(root), _dataset(root, augment=AugmentSettings(voice=1.0))
     for i in range(4):
         a, b = plain[3, i], changed[3, i]
         assert torch.equal(b["audio"], changed[3, i]["audio"])
@@ -200,7 +200,7 @@ def test_another_voice_leaves_pictures_alone(root: Path) -> None:
 @pytest.mark.parametrize("strength", ["colour", "jpeg", "resolution"])
 def test_frames_and_references_change_alike(root: Path, strength: str) -> None:
     """In a clip of five frames references are frames of the window: the same picture must come out."""
-    item = _dataset(root, clips=("ann/five",), num_references=5, **{strength: 1.0})[5]
+    item = _dataset(root, clips=("ann/five",), num_references=5, augment=AugmentSettings(**{strength: 1.0}))[5]
     plain = _dataset(root, clips=("ann/five",), num_references=5)[5]
     references = _frames_of(plain["references"])
     assert torch.equal(item["references"], item["faces"][references])
@@ -230,9 +230,9 @@ def test_errors(root: Path) -> None:
         _dataset(root, num_references=0)
     for name in ("geometry", "colour", "resolution", "jpeg", "voice"):
         with pytest.raises(UserError, match=f"{name}: expected 0 to 1, got 1.5"):
-            _dataset(root, **{name: 1.5})
+            AugmentSettings(**{name: 1.5})
     with pytest.raises(UserError, match="voice: changes log-mel features only, got features 'mfcc'"):
-        _dataset(root, features="mfcc", voice=0.5)
+        _dataset(root, features="mfcc", augment=AugmentSettings(voice=0.5))
     with pytest.raises(ClipError, match=r"gaps.safetensors: expected 15 frames"):
         _dataset(root, num_frames=15)[0]
     with pytest.raises(ClipError, match="expected 60 frames"):
@@ -272,7 +272,7 @@ def test_lip_aperture_is_standardised_around_the_window(root: Path) -> None:
 def test_places_carry_references_onto_the_window_however_it_was_augmented(root: Path) -> None:
     """What is moved comes to lie nearer the frame's own contours than it lay."""
     for i in range(4):
-        item = _dataset(root, mirror=True, geometry=1.0)[i]
+        item = _dataset(root, augment=AugmentSettings(mirror=True, geometry=1.0))[i]
         images, maps = item["references"][None].float(), item["reference_heatmaps"][None]
         moved = warp_references(images, maps, item["theta"][2][None])[1][0]
         contours = item["masked_heatmaps"][2] > 0.5

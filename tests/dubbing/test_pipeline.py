@@ -33,7 +33,7 @@ def test_seconds_of_a_stage_are_those_of_its_work(monkeypatch: pytest.MonkeyPatc
     """Waiting is no work. By a clock that moves at work alone."""
     now = threading.local()
     clock = SimpleNamespace(perf_counter=lambda: getattr(now, "seconds", 0.0))
-    monkeypatch.setattr("stsa_lightning.dubbing.pipeline.time", clock)
+    monkeypatch.setattr("stsa_lightning.utils.stage_times.time", clock)
 
     def work(item: int) -> int:
         now.seconds = getattr(now, "seconds", 0.0) + item
