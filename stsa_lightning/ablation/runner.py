@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml
 
+from stsa_lightning.ablation import METRICS
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.safe_load import load_tensors
 from stsa_lightning.utils.tables import read_text
 
 BASE = "base"
-METRICS = ("psnr", "ssim", "lmd", "lmv", "lip_aperture", "jitter")
 _FIXED_SPLIT = ("validation_speakers", "train_list", "val_list")
 
 

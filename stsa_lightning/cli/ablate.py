@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from stsa_lightning.ablation import METRICS
 from stsa_lightning.cli.command import command
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.experiments import experiment_path, protocol_path
@@ -34,7 +35,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--epochs", type=int, help="length of each run, its phases in proportion (default: the base's)")
     parser.add_argument("--max_steps", type=int, help="end each run after so many steps")
-    parser.add_argument("--metrics", help="see stsa evaluate (default: psnr,ssim,lmd,lmv,lip_aperture,jitter)")
+    metrics = ",".join(METRICS)
+    parser.add_argument("--metrics", default=metrics, help=f"see stsa evaluate (default: {metrics})")
     parser.add_argument("--protocol", type=protocol_path, help="YAML of the evaluation (experiments/protocols/)")
     parser.add_argument("options", nargs="*", metavar="-- OPTION", help="further options of stsa fit")
 
@@ -57,7 +59,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
         seeds=tuple(arguments.seeds),
         epochs=arguments.epochs,
         options=tuple(options),
-        **({"metrics": tuple(arguments.metrics.split(","))} if arguments.metrics else {}),
+        metrics=tuple(arguments.metrics.split(",")),
         protocol=arguments.protocol,
     )
     figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}

@@ -103,9 +103,7 @@ class PreparedClips:
             "notes": notes,
         }
         pose_matched = self.protocol.references != "first-frame"
-        generate = partial(
-            networks.generate, clip, frames, references=other, chosen=chosen, pose_matched_references=pose_matched
-        )
+        generate = partial(networks.generate, clip, frames, pool=networks.encode(other, chosen, pose_matched))
         silence = None
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)

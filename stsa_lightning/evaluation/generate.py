@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,12 +33,16 @@ class ReferencePool:
         frames: (M,) their numbers.
         landmarks: (M, 131, 2) normalised to the face box.
         inputs: their images and heatmaps.
+        encoded: what the engine makes of these, once for all that is generated with them.
+        matched: the first N references serve guidance alone; synthesis gets those nearest in pose among the others.
     """
 
     clip: Clip
     frames: np.ndarray
     landmarks: np.ndarray
     inputs: ReferenceInputs
+    encoded: Any = None
+    matched: bool = False
 
     def excluded(self, clip: Clip, frames: np.ndarray) -> np.ndarray:
         """(n, M) bool: which of them show the mouth of a clip's frame, and so may not serve it."""
@@ -69,47 +73,46 @@ class Networks:
             outer_lip_aperture(np.nan_to_num(clip.face_landmarks)), clip.valid, self.num_references
         )
 
-    def generate(
-        self,
-        clip: Clip,
-        frames: np.ndarray,
-        speech: np.ndarray,
-        references: Clip,
-        chosen: np.ndarray,
-        pose_matched_references: bool = True,
-    ) -> np.ndarray:
+    def encode(self, clip: Clip, chosen: np.ndarray, pose_matched: bool = True) -> ReferencePool:
+        """The references that `generate` takes.
+
+        Args:
+            clip: shows what the face looks like, in its frames `chosen` (N,).
+            pose_matched: networks with `align_references` get the frames of `clip` that are nearest in pose, as in
+                dubbing; if the clip generated is the same, none within half a second of the frame.
+        """
+        matched = self.align_references and pose_matched
+        pool = self._pool(clip, np.append(chosen, candidates(clip.valid)) if matched else chosen)
+        return replace(pool, encoded=self.engine.encode(pool.inputs), matched=matched)
+
+    def generate(self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool) -> np.ndarray:
         """Faces of some frames of a clip under another or the same speech.
 
         Args:
             clip: whose upper faces are given.
             frames: (n,) numbers of valid frames, rising.
             speech: (steps, D) features, from the clip's first frame on.
-            references: the clip that shows what the face looks like, in its frames `chosen` (N,).
-            pose_matched_references: networks with `align_references` get the frames of `references` that are nearest
-                in pose, as in dubbing; if it is the clip itself, none within half a second of the frame.
+            pool: references, see `encode`.
 
         Returns:
             (n, S, S, 3) uint8.
         """
         count = self.num_references
-        matched = self.align_references and pose_matched_references
-        pool = self._pool(references, np.append(chosen, candidates(references.valid)) if matched else chosen)
         follower = PoseFollower(pool.landmarks[count:], outer_lip_aperture(pool.landmarks[count:]), count)
-        encoded = self.engine.encode(pool.inputs)
 
         def generated(block: np.ndarray) -> np.ndarray:
             choice = np.arange(count)[None].repeat(len(block), 0)
-            if matched:
+            if pool.matched:
                 allowed = ~pool.excluded(clip, block)[:, count:]
                 choice = count + follower(clip.face_landmarks_of(block), allowed)
-            return to_uint8(self.engine.render(self._inputs(clip, block, speech, pool, choice), encoded))
+            return to_uint8(self.engine.render(self._inputs(clip, block, speech, pool, choice), pool.encoded))
 
         return to_disk_array(generated(block) for block in in_blocks(frames))
 
     def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:
         """A baseline without speech: lower halves of the frames of `references` that are nearest in pose, warped.
 
-        Takes and returns what `generate` does.
+        Returns what `generate` does.
         """
         pool, half = self._pool(references, candidates(references.valid)), self.size // 2
         maps = pool.inputs.to(self.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from stsa_lightning.evaluation.path_ablation import ablated_predictions
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.run import evaluate_checkpoint, evaluate_videos
+from stsa_lightning.inference.reference import PlainEngine
 from stsa_lightning.models.checkpoint import save_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
@@ -61,7 +62,12 @@ def test_ablated_predictions_each_equal_what_is_left_without_that_part(inputs: d
     torch.testing.assert_close(generated(synthesis, inputs, speech).face, whole.face, rtol=0, atol=0)
 
 
-def test_evaluation_with_ablated_paths_has_a_row_for_each_part(prepared_sample: Path, tmp_path: Path) -> None:
+def test_evaluation_with_ablated_paths_has_a_row_for_each_part(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    encode = PlainEngine.encode
+    monkeypatch.setattr(PlainEngine, "encode", lambda engine, inputs: encoded.append(inputs) or encode(engine, inputs))
     torch.manual_seed(0)
     guidance = Guidance(**GUIDANCE["tiny"])
     networks = save_networks(
@@ -69,6 +75,7 @@ def test_evaluation_with_ablated_paths_has_a_row_for_each_part(prepared_sample: 
     )
     protocol = Protocol(speakers=("speaker01",), metrics=("psnr",), tasks=("paired",), ablate_paths=True)
     report = evaluate_checkpoint(networks, prepared_sample, tmp_path / "report", protocol)
+    assert len(encoded) == len(report.settings["clips measured"])  # a clip's references serve all rows
     rows = [row.method for row in report.task_rows("paired")]
     assert [name for name in rows if name in NAMES] == NAMES
     assert report.main == rows[-2] == "STSA"
