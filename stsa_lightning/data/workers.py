@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar
 
 from stsa_lightning.utils.errors import MissingPackageError, UserError
-from stsa_lightning.utils.memory import release_free_memory
+from stsa_lightning.utils.memory import limit_arenas, release_free_memory
 
 Job = TypeVar("Job")
 TRIES = 2
@@ -208,6 +208,7 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+    limit_arenas()
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             function, job = connection.recv()

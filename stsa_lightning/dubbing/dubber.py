@@ -39,7 +39,7 @@ from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.device import choose_device
-from stsa_lightning.utils.memory import release_free_memory
+from stsa_lightning.utils.memory import limit_arenas, release_free_memory
 
 REFERENCE_SECONDS = 10.0  # references come from this much of the video at least, even if the speech is shorter
 # Half the work of x264's own preset at 16; files up to a sixth larger, 0.1 to 0.6 dB of 41 to 45 less (benchmarks).
@@ -98,6 +98,7 @@ class Dubber:
         precision: Precision = "fast",
         engine: Engine | None = None,
     ) -> None:
+        limit_arenas()
         _check_fit(guidance, synthesis, features)
         if num_frames < 1 or num_frames % 2 == 0 or block < 1:
             raise DubError(f"num_frames must be odd and block at least 1, got num_frames {num_frames}, block {block}")
