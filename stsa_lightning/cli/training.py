@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 import yaml
 from jsonargparse import ActionConfigFile
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
@@ -24,7 +24,7 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _Accelera
 
 from stsa_lightning.cli.settings import LoggedSettings
 from stsa_lightning.data.datamodule import STSADataModule
-from stsa_lightning.training.callbacks.bar import PhaseBar
+from stsa_lightning.training.callbacks.bar import ParameterCounts, PhaseBar
 from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint
 from stsa_lightning.training.callbacks.ema import GeneratorEMA
 from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
@@ -241,10 +241,14 @@ class RunCLI(LightningCLI):
         """The trainer, with all that writes in the run's folder."""
         given = self.config_init[self.subcommand].trainer
         callbacks = [*self.first_callbacks(), *as_list(given.callbacks), *self.last_callbacks()]
+        summary = given.enable_model_summary is not False
+        if summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
+            callbacks, summary = [*callbacks, ParameterCounts()], False  # Lightning's table counts FLOPs as 0
         kwargs = {
             "default_root_dir": self.folder,
             "logger": False if self.dry else self._loggers(given.logger),
             "callbacks": callbacks,
+            "enable_model_summary": summary,
             **self._strategy(),
             **kwargs,
         }
@@ -399,10 +403,22 @@ class STSACLI(RunCLI):
         return super().instantiate_trainer(**{**length, **kwargs})
 
 
+# Adverts of Lightning's, and what nobody can act on, by the logger that says it.
+IDLE_MESSAGES = {
+    "lightning.pytorch.utilities.rank_zero": ("Tip:", "TPU available"),
+    "lightning.pytorch.trainer.connectors.checkpoint_connector": ("`weights_only` was not set",),
+}
+
+
+def is_of_use(record: logging.LogRecord) -> bool:
+    """Whether a message says something that a user can act on."""
+    return not any(text in record.getMessage() for text in IDLE_MESSAGES.get(record.name, ()))
+
+
 def quiet() -> None:
-    """Leave out of what Lightning says its adverts and what its users cannot do anything about."""
-    told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    told.addFilter(lambda record: "Tip:" not in record.getMessage())
+    """Leave out what Lightning says of no use."""
+    for name in IDLE_MESSAGES:
+        logging.getLogger(name).addFilter(is_of_use)  # the same function is added once
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")  # as is meant
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # see RunFolder.claim

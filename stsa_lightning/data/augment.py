@@ -33,7 +33,7 @@ _EDGE = 0.4999  # where the picture ends, from its centre, with room for roundin
 _GREY_AXIS = np.ones(3) / np.sqrt(3)
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning copies hyperparameters field by field
 class AugmentSettings:
     """What is changed of training windows.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -95,10 +96,9 @@ def print_report(report: Report) -> None:
     console.print(f"[bold]{report.title}[/bold]", highlight=False)
     for task in report.tasks:
         rows = report.task_rows(task)
-        # Without rules between them the eight columns of a report with baselines fit a terminal of 80 characters.
-        table = Table(
-            title=task_title(task), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-        )
+        # Without rules between and around them the eight columns of a report with baselines fit 80 characters.
+        space: dict[str, Any] = {"padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
+        table = Table(title=task_title(task), title_justify="left", box=SIMPLE_HEAD, **space)
         table.add_column("")
         for row in rows:
             # Broken between words here, as rich would cut the words of many columns.
@@ -108,8 +108,8 @@ def print_report(report: Report) -> None:
             table.add_row(
                 column.heading, *(cell_text(row.cells.get(column.name), column, bounds=False) for row in rows)
             )
-        table.add_row("frames without a face", *(_tail(row)[1] for row in rows))
-        console.print(table)
+        table.add_row("without a face", *(_tail(row)[1] for row in rows))
+        console.print(table, "")
     for line in [*settings_lines(report), *_not_measured(report)]:
         console.print(line, highlight=False, markup=False)
 

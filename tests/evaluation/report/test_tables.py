@@ -12,7 +12,7 @@ from stsa_lightning.evaluation.metrics.columns import Column, MetricValue
 from stsa_lightning.evaluation.report.intervals import interval, weighted_mean
 from stsa_lightning.evaluation.report.page import ranked, write_page
 from stsa_lightning.evaluation.report.report import Report, clip_records, load_report, reasons_of_absence, table_rows
-from stsa_lightning.evaluation.report.tables import latex, markdown, number, tex, write_tables
+from stsa_lightning.evaluation.report.tables import latex, markdown, number, print_report, tex, write_tables
 from stsa_lightning.evaluation.scoring import ClipScores
 from stsa_lightning.utils.errors import UserError
 
@@ -131,6 +131,21 @@ def test_files_read_back(tmp_path):
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(UserError, match=r"report\.json"):
         load_report(tmp_path)
+
+
+def test_the_demo_s_widest_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    baselines = ["masked input", "random reference", "mean of references", "nearest in pose", "source frame"]
+    methods = [*baselines, "STSA", "ground truth"]
+    column = Column("mouth_sound", "mouth-sound", "z", "higher", "no network", 1)
+    values = {"unpaired": {method: {"mouth_sound": MetricValue(-2.5, 1)} for method in methods}}
+    clip = ClipScores("one", "s", {"unpaired": 400}, values=values, reasons={"unpaired": {m: {} for m in methods}})
+    monkeypatch.setenv("COLUMNS", "80")
+    print_report(Report("Sample", "STSA", {}, [column], table_rows([clip], [column]), {}, [], clip_records([clip])))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (line,) = (line for line in lines if "mouth-sound" in line)  # its heading and all values stand on one line
+    assert line.split()[:3] == ["mouth-sound", "(z)", "↑"]
+    assert line.split()[3:] == ["-2.5"] * len(methods)
 
 
 def test_numbers():
