@@ -16,6 +16,7 @@ import numpy as np
 
 from stsa_lightning.media.audio_clock import Piece, decoded, in_seconds, measured, placed, stretch, time_of
 from stsa_lightning.media.container import open_input, picture_stream
+from stsa_lightning.media.joins import carried_on, shifts_of
 from stsa_lightning.media.mixing import to_mono
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
@@ -190,8 +191,9 @@ class _Sound:
                 )
             stream = streams[number - 1]
             self._base = Fraction(stream.time_base or Fraction(1, stream.sample_rate))
+            self._shifts = shifts_of(self.path, container, stream)
             self._stated_end_s = _stated_end_s(container, stream)
-            first = next(decoded(container, stream), None)
+            first = next(decoded(container.demux(stream)), None)
             if first is None:
                 raise AudioError(f"{path}: its audio stream holds no samples")
             channels = first.layout.nb_channels
@@ -231,7 +233,7 @@ class _Sound:
             stated_s = Fraction(stream.start_time or 0) * (stream.time_base or 0)
             if stream.codec_context is None:
                 return stated_s
-            time_s = next((time_of(frame) for frame in decoded(container, stream)), None)
+            time_s = next((time_of(frame) for frame in decoded(container.demux(stream))), None)
             return stated_s if time_s is None else min(stated_s, time_s)
 
     def blocks(self, rate_hz: int, mono: bool, start_s: float, stop_s: float | None) -> Iterator[np.ndarray]:
@@ -259,10 +261,10 @@ class _Sound:
         import av
 
         wanted_s = self._origin_s + begin_s
-        if begin_s:
+        if begin_s and not self._shifts:
             with self._opened() as container:
                 stream = container.streams.audio[self.track.number - 1]
-                frames = decoded(container, stream)
+                frames = decoded(container.demux(stream))
                 try:
                     container.seek(int((wanted_s - _WARM_UP_S) / (stream.time_base or 1)), stream=stream)
                     first = next(frames, None)
@@ -273,7 +275,8 @@ class _Sound:
                     yield from chain([first], frames)
                     return
         with self._opened() as container:
-            yield from decoded(container, container.streams.audio[self.track.number - 1])
+            stream = container.streams.audio[self.track.number - 1]
+            yield from decoded(carried_on(container, stream, self._shifts))
 
 
 def _default(streams: Any) -> int:

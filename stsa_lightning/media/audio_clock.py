@@ -16,7 +16,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import av
-    from av.container import InputContainer
 
 Piece = tuple[int, np.ndarray]  # position of the first sample, and (channels, n) float32
 
@@ -33,11 +32,11 @@ _SAMPLES: dict[str, tuple[Any, float, float]] = {  # FFmpeg's formats: type, zer
 }
 
 
-def decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
-    """Frames of a stream; a packet that cannot be decoded is passed over."""
+def decoded(packets: Iterable[Any]) -> Iterator[Any]:
+    """Frames of a stream's packets; one that cannot be decoded is passed over."""
     import av
 
-    for packet in container.demux(stream):
+    for packet in packets:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:  # its time passes as a hole, and holes are filled

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from stsa_lightning.media.container import VideoError, open_input, picture_stream
+from stsa_lightning.media.joins import Shifts, carried_on, shifts_of
 from stsa_lightning.media.rgb_converter import Colours, RGBConverter
 from stsa_lightning.media.stills import Still, open_still
 
@@ -66,6 +67,7 @@ class Decoder:
         self._stream: VideoStream | None = None
         self._still: Still | None = None
         self._frames: Iterator[tuple[int, VideoFrame]] = iter(())
+        self._shifts = Shifts()
         self._unshown = 0  # packets that are not to give a frame
         self._key: int | None = None  # stamp of the first key frame since opening or seeking, shown or not
         self.sought = True
@@ -98,8 +100,9 @@ class Decoder:
             raise VideoError(f"{self.path}: cannot be read as video ({error.strerror}); is it damaged?") from error
         if self._still is None and self._stream is None:
             raise VideoError(f"{self.path}: has no video stream; give a file with a moving picture")
-        if self._stream is not None:
-            self.sought &= self._stream.container.format.name not in _UNSOUGHT
+        if self._container is not None and self._stream is not None:
+            self._shifts = shifts_of(self.path, self._container, self._stream)
+            self.sought &= self._container.format.name not in _UNSOUGHT and not self._shifts
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = self._threads
         self._describe()
@@ -146,7 +149,13 @@ class Decoder:
         self.stated_rates = [self.fps, *([Fraction(base)] if base else [])]
 
     def stated(self) -> tuple[int, float]:
-        """Number of frames and seconds that the file states; where it is silent on one of them, all of it is read."""
+        """Number of frames and seconds that the file states; where it is silent on one of them, all of it is read.
+
+        Raises:
+            VideoError: it cannot be.
+        """
+        import av
+
         if self._still is not None:
             return self._still.frames, self._still.duration_ms / 1000
         assert self._stream is not None
@@ -154,14 +163,17 @@ class Decoder:
         if self.is_still:
             return 1, 1 / STILL_FPS
         seconds = 0.0
-        if self._stream.duration:
+        if self._stream.duration and not self._shifts:
             seconds = float(self._stream.duration * self.base)
-        elif self._container.duration:
+        elif self._container.duration and not self._shifts:
             seconds = self._container.duration / 1e6
         stated = self._stated_frames()
         if stated and seconds > 0:
             return stated, seconds
-        frames, counted_s = _counted(self.path, self.fps)
+        try:
+            frames, counted_s = _counted(self.path, self.fps, self._shifts)
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{self.path}: cannot be decoded ({error.strerror}); is it damaged?") from error
         return stated or frames, max(seconds, counted_s)
 
     def _stated_frames(self) -> int:
@@ -252,7 +264,7 @@ class Decoder:
             return
         assert self._container is not None
         self._key = None
-        for packet in self._container.demux(self._stream):
+        for packet in carried_on(self._container, self._stream, self._shifts):
             if self._key is None and packet.is_keyframe and packet.size:
                 self._key = packet.pts
             self._unshown += not packet.size and packet.dts is not None  # "the same again"
@@ -293,11 +305,11 @@ class Decoder:
         self.close()
 
 
-def _counted(path: Path, fps: Fraction) -> tuple[int, float]:
+def _counted(path: Path, fps: Fraction, shifts: Shifts) -> tuple[int, float]:
     """Packets with content, and seconds from the first to the end of the last, of a file that does not say."""
     with open_input(path) as container:
         stream = picture_stream(container)
-        stamps = [p.pts for p in container.demux(stream) if p.size]
+        stamps = [p.pts for p in carried_on(container, stream, shifts) if p.size]
         known = [stamp for stamp in stamps if stamp is not None]
         base = (stream.time_base if stream is not None else None) or Fraction(1, 1000)
     if len(known) < len(stamps) or not known:

@@ -230,6 +230,50 @@ def test_hdtf_ranges_of_a_long_video_have_their_own_sound(tmp_path: Path) -> Non
             assert_on_the_clock(np.array(found), true[round(source.start_s * RATE) : round(source.stop_s * RATE)], 1.0)
 
 
+# ------------------------------------------------------------------------------------------- recordings put end to end
+
+
+@pytest.mark.parametrize("sound_late_s", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("suffix", "codecs", "starts_s"),
+    [
+        ("ts", ("libx264", "aac"), (0, 0, 0)),  # as `cat a.ts b.ts c.ts` makes them
+        ("ts", ("libx264", "mp2"), (100, 50, 80_000)),  # back, and a day ahead
+        ("mpg", ("mpeg1video", "mp2"), (0, 50, 0)),
+        ("webm", ("libvpx", "libopus"), (0, 0)),
+        ("mkv", ("libx264", "flac"), (3, 0)),
+    ],
+)
+def test_recordings_put_end_to_end_are_one(
+    tmp_path: Path, suffix: str, codecs: tuple[str, str], starts_s: tuple[float, ...], sound_late_s: float
+) -> None:
+    file, options = tmp_path / f"all.{suffix}", {"mpegts_copyts": "1"} if suffix == "ts" else {}
+    with open(file, "wb") as out:
+        for number, start_s in enumerate(starts_s):
+            sound = SoundTrack(noise(1.5, 48_000, number), 48_000, codecs[1], start_s + sound_late_s)
+            grey = np.full((40, 48, 64, 3), 60 + 60 * number, np.uint8)
+            base = Fraction(1, 25) if suffix == "mpg" else None
+            picture = Picture(grey, 25, codecs[0], start_s, time_base=base)
+            part = make_media(
+                tmp_path / f"{number}.{suffix}", sound, picture, format={"mpg": "mpeg"}.get(suffix), options=options
+            )
+            out.write(part.read_bytes())
+    found, frames = load_audio(file), np.array([frame.mean() for frame in VideoStream(file, 25)])
+    assert len(frames) == 40 * len(starts_s)
+    for number in range(len(starts_s)):
+        begin = 40 * number
+        np.testing.assert_allclose(frames[begin : begin + 40], 60 + 60 * number, atol=3)
+        true = resampled(noise(1.5, 48_000, number), 48_000)
+        first = round((begin / 25 + sound_late_s) * RATE)
+        assert_on_the_clock(found[first:], true[: round((1.6 - sound_late_s) * RATE)])
+    first_s, stop_s = 1.7, 3.1
+    part = load_audio(file, start_s=first_s, stop_s=stop_s)
+    np.testing.assert_allclose(part[100:-100], found[27_200:49_600][100:-100], atol=2e-5)
+    assert probe(file).duration_s == pytest.approx(1.6 * len(starts_s), abs=0.5)
+    with VideoReader(file) as reader:
+        np.testing.assert_allclose(reader.timestamps_s, np.arange(len(frames)) / 25, atol=2e-3)
+
+
 # ---------------------------------------------------------------------------------------------------- frames by stamps
 
 
