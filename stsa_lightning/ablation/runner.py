@@ -113,7 +113,7 @@ class Ablation:
         mark.touch()
 
     def measure(self, run: Run) -> dict[str, dict[str, float]]:
-        """Figures of a trained run: task -> column -> mean over clips.
+        """Metric values of a trained run: task -> column -> mean over clips.
 
         Raises:
             UserError: the evaluation failed.
@@ -138,7 +138,7 @@ class Ablation:
         return {name: _plain(value) for name, value in asdict(self).items()}
 
     def go(self) -> Iterator[tuple[Run, dict[str, dict[str, float]] | str]]:
-        """Train and measure everything: each run with its figures, or with why it has none."""
+        """Train and measure everything: each run with its metric values, or with why it has none."""
         for run in self.runs():
             try:
                 self.train(run)

@@ -19,11 +19,11 @@ from stsa_lightning.utils.files import written_whole
 FILES = ("ablations.md", "ablations.csv", "ablations.json")
 
 
-def long_table(figures: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]) -> pd.DataFrame:
+def long_table(results: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]]) -> pd.DataFrame:
     """(variant, seed) -> task -> column -> value as lines of variant, seed, task, column, value."""
     lines = [
         (variant, seed, task, column, value)
-        for (variant, seed), tasks in figures.items()
+        for (variant, seed), tasks in results.items()
         for task, columns in tasks.items()
         for column, value in columns.items()
     ]
@@ -44,7 +44,7 @@ def cell(mean: float, std: float, digits: int) -> str:
 
 
 def task_tables(table: pd.DataFrame, columns: Mapping[str, Column]) -> dict[str, pd.DataFrame]:
-    """Task -> what is shown: a line for each variant, a column for each figure, and how many seeds."""
+    """Task -> what is shown: a line for each variant, a column for each metric, and how many seeds."""
     shown: dict[str, pd.DataFrame] = {}
     for task, part in summary(table).groupby("task", sort=False):
         wide: dict[str, dict[str, str]] = {}
@@ -107,7 +107,7 @@ def write(
     failures: Mapping[str, str],
     differences: Sequence[Comparison] = (),
 ) -> None:
-    """`ablations.md`, `ablations.csv` (a line per figure) and `ablations.json`, each whole or not at all."""
+    """`ablations.md`, `ablations.csv` (a line per value) and `ablations.json`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     means = [without_nan({str(k): v for k, v in line.items()}) for line in summary(table).to_dict("records")]
     apart = [without_nan(line) for line in comparison_sheet(differences).records]

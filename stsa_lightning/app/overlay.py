@@ -44,7 +44,7 @@ class HeatmapFilm:
         self._seen[number] = (np.round(255 * np.clip(heatmap, 0, 1)).astype(np.uint8), place)
 
     def write(self, dubbed: Path, out: Path) -> None:
-        """A copy of the dubbed video, without sound, with the heatmaps drawn in; frames that were not redrawn stay."""
+        """A copy of the dubbed video, without sound, with the heatmaps drawn in where it was re-rendered."""
         with VideoReader(dubbed) as reader:
             size = reader.info.width, reader.info.height
             with VideoWriter(out, reader.fps, size, timestamps=reader.timestamps_s, colours=reader.colours) as writer:

@@ -89,7 +89,7 @@ class Dubbed:
 
 
 # What a dub says that it is doing -> where that begins and ends on the page's bar.
-_SPANS = {"finding the face": (0.02, 0.3), "redrawing": (0.3, 0.9)}
+_SPANS = {"finding the face": (0.02, 0.3), "re-rendering": (0.3, 0.9)}
 
 
 class Desk:
@@ -235,7 +235,8 @@ def _success(report: DubReport) -> str:
     whole = "All" if report.faces == report.frames else f"{report.faces} of"
     passed = "".join(f"; {count} passed through: {reason}" for reason, count in report.passed.items())
     line = (
-        f"{whole} {report.frames} frames redrawn{passed}. {report.seconds:.1f} s of {report.width} x {report.height} "
+        f"{whole} {report.frames} frames re-rendered{passed}. {report.seconds:.1f} s of "
+        f"{report.width} x {report.height} "
         f"at {float(report.fps):g} frames/s, in {report.elapsed_s:.0f} s."
     )
     lines = [line, *(f"{warning[:1].upper()}{warning[1:]}." for warning in report.warnings)]

@@ -72,7 +72,7 @@ def same_origin_only(trusted: TrustedHosts) -> list[Middleware]:
 
 
 class SameOriginMiddleware:
-    """Refuses foreign requests before their bodies are read; failures of others are told in one line."""
+    """Refuses foreign requests before their bodies are read; failures of others are logged in one line."""
 
     def __init__(self, app: ASGIApp, trusted: TrustedHosts) -> None:
         self.app, self.trusted = app, trusted

@@ -62,7 +62,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
         metrics=tuple(arguments.metrics.split(",")),
         protocol=arguments.protocol,
     )
-    figures: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    results: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
     reports: dict[tuple[str, int], Report] = {}
     columns: dict[str, Column] = {}
     failures: dict[str, str] = {}
@@ -72,12 +72,12 @@ def _ablate(arguments: argparse.Namespace) -> None:
         if isinstance(result, str):
             failures[run.name] = result
         else:
-            figures[run.variant, run.seed] = result
+            results[run.variant, run.seed] = result
             report = reports[run.variant, run.seed] = load_report(run.folder / "evaluation")
             columns |= {column.name: column for column in report.columns}
         said = result if isinstance(result, str) else "measured"
         print(f"[{count}/{total}, {(time.monotonic() - begun) / 60:.0f} min] {run.name}: {said}", flush=True)
-        table = long_table(figures)
+        table = long_table(results)
         differences = paired_differences(reports, BASE)
         text = markdown(task_tables(table, columns), ablation.record(), failures, differences)
         write(arguments.out, table, text, ablation.record(), failures, differences)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    parser = command(commands, "dub", _dub, "redraw the mouth of a video so that it says new speech")
+    parser = command(commands, "dub", _dub, "re-render the mouth of a video to match new speech")
     parser.add_argument("video", type=Path, nargs="?", help="speaking face: a video of any rate and size, or a picture")
     parser.add_argument("audio", type=Path, nargs="?", help="new speech: sound file, or a video's sound")
     parser.add_argument(
@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         default=0.0,
         metavar="MINUTES",
         help="before dubbing, have the networks learn the video's own speaker from its own sound, for at most so long; "
-        "kept for the next time",
+        "cached for the next time",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto")
     parser.add_argument("--block", type=int, default=16, help="frames per batch; memory grows with it")
@@ -67,7 +67,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--silence",
         choices=("keep", "close"),
         default="keep",
-        help="in the speech's pauses, have the networks hear what sounds there, or silence, which closes the mouth",
+        help="in the pauses of the speech, keep its sound, or replace it by silence, which closes the mouth",
     )
     parser.add_argument(
         "--precision",
@@ -79,7 +79,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--no-check",
         dest="check",
         action="store_false",
-        help="redraw mouths that seem to be covered, and show faces that the networks seem to have failed at",
+        help="re-render mouths that seem to be covered, and show faces that the networks seem to have failed at",
     )
     parser.add_argument("--profile", action="store_true", help="say how long each stage was at work")
     parser.add_argument("--json", action="store_true", help="print one JSON object a dub, for scripts")

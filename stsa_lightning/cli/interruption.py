@@ -21,10 +21,10 @@ from typing import NoReturn
 def stopped_by_ctrl_c() -> Iterator[None]:
     """Ends the process with exit code 130 and one line, if Ctrl-C is what ended the block.
 
-    Where SIGINT is ignored or answered already, as in a job of a shell script, its answer stands.
+    Where SIGINT is ignored or answered already, as in a job of a shell script, its handler stands.
     """
     asked = threading.Event()
-    answer, unraisable = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    handler, unraisable = signal.getsignal(signal.SIGINT), sys.unraisablehook
 
     def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
         asked.set()
@@ -36,7 +36,7 @@ def stopped_by_ctrl_c() -> Iterator[None]:
         else:
             unraisable(dropped)
 
-    ours = answer is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    ours = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
     if ours:
         signal.signal(signal.SIGINT, interrupt)
         sys.unraisablehook = again
@@ -49,5 +49,5 @@ def stopped_by_ctrl_c() -> Iterator[None]:
         sys.exit(130)
     finally:
         if ours:
-            signal.signal(signal.SIGINT, answer)
+            signal.signal(signal.SIGINT, handler)
             sys.unraisablehook = unraisable

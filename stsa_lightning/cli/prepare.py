@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     sample.add_argument("--speakers", type=int, default=6, help="rendered speakers")
     sample.add_argument("--clips", type=int, default=2, help="clips of each")
     sample.add_argument("--seconds", type=float, default=4.0, help="length of each clip")
-    sample.add_argument("--seed", type=int, default=0, help="of looks, motion and sentences")
+    sample.add_argument("--seed", type=int, default=0, help="of faces, motion and sentences")
     _add_shared(sample)
     lrs2 = _corpus(prepare, "lrs2", "LRS2 with the lists of its authors; --root mvlrs_v1")
     lrs2.add_argument("--with-pretrain", action="store_true", help="the pretrain part too: 96,000 clips that train")

@@ -36,7 +36,7 @@ from stsa_lightning.training.callbacks.resume import ResumePoint
 from stsa_lightning.training.callbacks.smoke import SmokeReport
 from stsa_lightning.training.callbacks.watch import LossWatch
 from stsa_lightning.training.checks import AGREED, check_flags, check_synchronised
-from stsa_lightning.training.loggers import WandbSettings, check_login, chosen_names, kept, make_loggers
+from stsa_lightning.training.loggers import WandbSettings, check_login, chosen_names, make_loggers, with_rows_kept
 from stsa_lightning.training.module import STSA
 from stsa_lightning.training.phases import (
     PhaseSettings,
@@ -72,7 +72,7 @@ class LaidOver(ActionConfigFile):
 
 
 def settings_of(file: str) -> dict[str, Any]:
-    """What a file of settings says; nothing where it cannot be read, which its parser tells better."""
+    """What a file of settings says; empty where it cannot be read, which the parser reports."""
     try:
         found = yaml.safe_load(Path(file).read_text())
     except (OSError, ValueError, yaml.YAMLError):
@@ -270,7 +270,7 @@ class RunCLI(LightningCLI):
     def _loggers(self, given: Any) -> list[Logger] | bool:
         if given is False:
             return False
-        own = [kept(logger) for logger in as_list(given) if isinstance(logger, Logger)]
+        own = [with_rows_kept(logger) for logger in as_list(given) if isinstance(logger, Logger)]
         settings = self.config_init[self.subcommand]
         return [*make_loggers(settings.logger, self.folder, settings.wandb, self.fitting), *own] or False
 
@@ -375,7 +375,7 @@ class STSACLI(RunCLI):
         """Before weights are fetched for the module: is the data there?"""
         data = self.settings.data
         if data.class_path == class_path(STSADataModule):
-            STSADataModule(**data.init_args.clone().as_dict()).look()
+            STSADataModule(**data.init_args.clone().as_dict()).usable_clips()
 
     def first_callbacks(self) -> list[Callback]:
         settings = self.config_init[self.subcommand]

@@ -183,9 +183,9 @@ class STSADataModule(LightningDataModule):
             UserError: the corpus does not fit the arguments.
         """
         if not self.splits:
-            self.splits = self._split(self._filtered(self.look()))
+            self.splits = self._split(self._filtered(self.usable_clips()))
 
-    def look(self) -> pd.DataFrame:
+    def usable_clips(self) -> pd.DataFrame:
         """The clips that can be used, before filters; that the corpus is there and fits is checked here."""
         options = self._options
         try:

@@ -120,7 +120,7 @@ def _load_sound(source: Source, info: VideoInfo, out_file: Any) -> np.ndarray:
     """(samples,) float32, mapped from the file.
 
     Raises:
-        RejectedError: there is none, or nothing to hear.
+        RejectedError: there is none, or it is silent.
     """
     if source.audio is None and not info.has_audio:
         raise RejectedError("has no sound")

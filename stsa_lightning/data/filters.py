@@ -123,7 +123,7 @@ def reasons(index: pd.DataFrame, filters: Filters) -> pd.Series:
     return said
 
 
-def judged_values(index: pd.DataFrame, name: str) -> pd.Series:
+def filtered_values(index: pd.DataFrame, name: str) -> pd.Series:
     """What a limit acts on, for each line; NaN where the clip has no such measure or the limit is not for it."""
     if name in _METHOD:
         return _column(index, "sync_confidence").where(_column(index, "sync_method") == _METHOD[name])
@@ -151,7 +151,7 @@ def _judged(index: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, pd.Ser
     """For each limit that is set: its name, the values it acts on, and which lines pass."""
     limits: dict[str, Any] = filters.active()
     for name, limit in limits.items():
-        values = judged_values(index, name)
+        values = filtered_values(index, name)
         if name == "languages":
             passed = values.isin(limit)
         else:

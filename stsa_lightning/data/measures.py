@@ -165,7 +165,7 @@ def largest_jump(landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray, cu
 def speech_ratio(wave: np.ndarray) -> float:
     """Share of 40 ms frames not more than 25 dB below the clip's loud ones (its 95th percentile), nor under -55 dB.
 
-    It tells talking from silence; it does not tell talking from music.
+    It distinguishes speech from silence, not speech from music.
     """
     levels = _decibels(sound_level(wave, len(wave) // _FRAME) ** 2)
     if not len(levels):

@@ -325,9 +325,9 @@ def _alone(out: Path) -> Iterator[None]:
         lock.acquire()
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}\n")
     except Timeout:
-        told = holder.read_text().strip() if holder.is_file() else "process unknown"
+        owner = holder.read_text().strip() if holder.is_file() else "process unknown"
         raise UserError(
-            f"{out}: another run prepares into this folder ({told}); wait for its end, or stop it"
+            f"{out}: another run prepares into this folder ({owner}); wait for its end, or stop it"
         ) from None
     except OSError as error:
         raise WriteError(f"{out}: cannot write there ({error.strerror})") from error

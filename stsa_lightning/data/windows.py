@@ -27,7 +27,7 @@ from stsa_lightning.utils.errors import UserError
 
 MIXED_SHARE = (0.2, 1.0)  # "mixed" and "pose_matched" choose references from a random share of the clip's frames
 
-AROUND = 125  # frames before and after a window that tell how much the mouth moves
+AROUND = 125  # frames before and after a window over which the mouth's motion is measured
 LEAST_SPREAD, LEAST_SPREAD_PX = 0.003, 0.3  # of the box and in pixels: below that a mouth does not move
 
 WindowPolicy = Literal["random", "even"]
@@ -206,7 +206,7 @@ class WindowDataset(Dataset):
         return others[costs.argmin(0)]
 
     def _audio(self, clip: Clip, start: int, rng: np.random.Generator) -> np.ndarray:
-        """(T, D, 10), reading only the steps that the window hears."""
+        """(T, D, 10), reading only the steps of the window."""
         first = max(0, start - 2)  # in frames: two steps each
         last = start + self.num_frames - 1 - 2
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
@@ -263,16 +263,16 @@ def as_floats(batch: Batch) -> Batch:
     images = {
         name: batch[name] if batch[name].is_floating_point() else batch[name].float() / 255
         for name in ("faces", "references")
-        if name in batch  # what lacks one is told so by its user
+        if name in batch  # `check_batch` reports what is missing
     }
     return cast(Batch, {**batch, **images})
 
 
 def _opened(path: Path) -> Clip:
     """A clip, kept open for its next window as long as it is the same file."""
-    return _kept_open(path, path.stat().st_mtime_ns) if path.is_file() else Clip.open(path)
+    return _cached_open(path, path.stat().st_mtime_ns) if path.is_file() else Clip.open(path)
 
 
 @lru_cache(maxsize=16)
-def _kept_open(path: Path, _written_ns: int) -> Clip:
+def _cached_open(path: Path, _written_ns: int) -> Clip:
     return Clip.open(path)

@@ -1,8 +1,8 @@
 """Video + speech -> dubbed video, streaming: a bounded number of frames in memory, whatever the length.
 
-Two passes over the video. The first follows the faces (131 points a frame are kept), chooses whose mouth is redrawn,
+Two passes over the video. The first follows the faces (131 points a frame), chooses whose mouth is re-rendered,
 and finds where it cannot be; references are chosen from it. The second redraws the faces block by block. Where nothing
-is to be redrawn, the frame passes through unchanged.
+is to be re-rendered, the frame passes through unchanged.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Dubber:
 
     Args:
         guidance, synthesis: the trained networks; put into eval mode and onto `device`.
-        features: what both were trained to hear.
+        features: audio features that both were trained on.
         num_frames: frames of a guidance window, odd.
         heatmap_sigma: width of the heatmaps' lines that the networks were trained on, pixels.
         block: frames per batch; 1 for the least latency.
@@ -63,14 +63,14 @@ class Dubber:
             the N-th from the left; chosen in each shot.
         fit: what is shown where the speech is longer than the video: "loop" (forward and backward), "freeze" (the last
             frame), "trim" (the result ends with the video).
-        silence: "close" has the networks hear silence in the speech's pauses, whatever sounds there; "keep" the speech.
+        silence: "close" replaces the pauses of the speech by silence, which closes the mouth; "keep" leaves them.
         restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
         steady: smooth landmarks and boxes over time.
         detail: keep the frame's own detail where the new face agrees with it.
         check: pass frames through that would come out worse than they went in: no lips are seen in them, or the
             generated face is none, or not this one.
         precision: "fast" or "exact", see `RenderEngine`.
-        engine: draws in place of a `RenderEngine` of the networks.
+        engine: renders in place of a `RenderEngine` of the networks.
 
     Raises:
         DubError: networks and features of different sizes, an unknown choice.
@@ -236,7 +236,7 @@ class Dubber:
                 **_ENCODING,
             ) as writer,
         ):
-            for frame in bars.track(renderer.frames(times), len(schedule), description="redrawing"):
+            for frame in bars.track(renderer.frames(times), len(schedule), description="re-rendering"):
                 with times.timed("encode"):
                     writer.write(frame[None])
         return seconds
@@ -260,7 +260,7 @@ class Dubber:
         return faces
 
     def _level(self, source: VideoSource) -> np.ndarray | None:
-        """How loud the source is, to tell who speaks; None where it has no sound that says."""
+        """Loudness of the source, to find the speaker; None where it has no sound that decides."""
         if self.face != "auto" or not source.info.has_audio:
             return None
         try:
@@ -279,7 +279,7 @@ class Dubber:
         the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead), to t + 0.41 s
         with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
         The latency of `block=1` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
-        core draws frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
+        core renders frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
         for faces before the first frame. With live speech no frame waits for the check of those after it: one that
         fails is the source's at once, and only afterwards the new face comes in smoothly.
 
@@ -319,7 +319,7 @@ def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures
     if features.dim != guidance.audio_dim:
         kinds = [kind for kind, dim in FEATURE_DIMS.items() if dim == guidance.audio_dim]
         raise DubError(
-            f"the networks hear {guidance.audio_dim} audio features a step{f' ({kinds[0]})' if kinds else ''}, "
+            f"the networks take {guidance.audio_dim} audio features a step{f' ({kinds[0]})' if kinds else ''}, "
             f"got {features.kind} with {features.dim}"
         )
 
@@ -354,7 +354,7 @@ def _warnings(
 ) -> tuple[str, ...]:
     found = [*source.warnings(int(schedule.source.max()) + 1), *speech.notes]
     if (why != 0).all():
-        found.append("no frame was redrawn")
+        found.append("no frame was re-rendered")
     if (why == FAILED).any():
         found.append(
             f"{(why == FAILED).sum()} generated faces failed the check of the result, and their frames passed through: "

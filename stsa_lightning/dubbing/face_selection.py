@@ -1,4 +1,4 @@
-"""Whose mouth is redrawn: the faces of a video followed through it, and one of them chosen in each shot."""
+"""Whose mouth is re-rendered: the faces of a video followed through it, and one of them chosen in each shot."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class OneFace:
 
 
 class FaceSelector:
-    """Sees the frames of a video one after another and says what is redrawn; a context manager.
+    """Sees the frames of a video one after another and says what is re-rendered; a context manager.
 
     Args:
         face: "auto" (who speaks in the source, else the largest), "largest", "left", "right", or "N", the N-th from the
@@ -109,7 +109,7 @@ class FaceSelector:
         steady: bool,
         check: bool = True,
     ) -> Faces:
-        """What is redrawn.
+        """What is re-rendered.
 
         Args:
             times_s: (F,) when each frame is shown.
@@ -123,10 +123,10 @@ class FaceSelector:
         colours = np.zeros((self.frames, PLACES, 3), np.uint8)
         contrast = np.full((self.frames, 3), np.nan, np.float32)
         choices, starts = Counter[str](), []
-        heard = None if level is None else _at(level, times_s)
+        loudness = None if level is None else _at(level, times_s)
         for start, stop, people in self._follower.shots():
             starts.append(start)
-            found = _chosen(self.face, people, start, stop, heard)
+            found = _chosen(self.face, people, start, stop, loudness)
             if found is None:
                 continue
             person, reason = found
@@ -158,7 +158,7 @@ def checked_face(face: str) -> str:
 def _chosen(
     face: str, people: list[FaceTrack], start: int, stop: int, level: np.ndarray | None
 ) -> tuple[FaceTrack, str] | None:
-    """Of the people of a shot the one to redraw, and why; None: nobody."""
+    """Of the people of a shot the one to re-render, and why; None: nobody."""
     if not people:
         return None
     if face == "auto":
@@ -173,7 +173,7 @@ def _chosen(
 
 
 def _at(level: np.ndarray, times_s: np.ndarray) -> np.ndarray:
-    """(F,) a level at 25/s as frames of other rates hear it."""
+    """(F,) a level at 25/s, at the frames of another rate."""
     return level[np.clip((times_s * _LEVEL_FPS + 1e-6).astype(int), 0, len(level) - 1)]
 
 

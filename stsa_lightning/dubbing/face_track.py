@@ -1,4 +1,4 @@
-"""The face of every frame of a video, and how much of it is redrawn."""
+"""The face of every frame of a video, and how much of it is re-rendered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stsa_lightning.face.smoothing import smooth_boxes, smooth_landmarks
 from stsa_lightning.face.topology import CONTENT_POSITIONS, LANDMARKS
 from stsa_lightning.face.upright_box import UprightBox, steady_turns, to_upright, upright_box
 
-REASONS = ("redrawn", "no face", "profile", "occluded", "out of frame", "failed check")
+REASONS = ("rendered", "no face", "profile", "occluded", "out of frame", "failed check")
 NO_FACE, PROFILE, OCCLUDED, OUT_OF_FRAME, FAILED = 1, 2, 3, 4, 5
 RAMP_S = 0.2  # the new mouth comes and goes over that long
 # Two limits each, so that what lies between does not flicker.
@@ -37,7 +37,7 @@ class Faces:
         degrees: (F,) float32, by which the head is tilted; exactly 0 where it is nearly upright.
         valid: (F,) bool, a face was found.
         shots: (F,) int32, number of the shot.
-        weight: (F,) float32, how much of the redrawn face shows: 0 lets the frame pass through.
+        weight: (F,) float32, how much of the re-rendered face shows: 0 lets the frame pass through.
         why: (F,) uint8, place in `REASONS`.
         choice: whose face it is and why, in words.
     """
@@ -100,7 +100,7 @@ def settle_faces(
     steady: bool = True,
     contrast: np.ndarray | None = None,
 ) -> Faces:
-    """From what was found in each frame to what is redrawn.
+    """From what was found in each frame to what is re-rendered.
 
     Args:
         landmarks: (F, 131, 2) float32 pixels, NaN where there is no face; taken over, and changed.
@@ -187,9 +187,9 @@ def ramp_frames(fps: float) -> int:
     return max(1, round(RAMP_S * fps))
 
 
-def ramped(redrawn: np.ndarray, shots: np.ndarray, ramp: int) -> np.ndarray:
-    """(F,) weights: 0 where not redrawn, rising with the distance from there within the shot; a cut needs no ramp."""
-    distance = np.where(redrawn, ramp + 1, 0)
+def ramped(rendered: np.ndarray, shots: np.ndarray, ramp: int) -> np.ndarray:
+    """(F,) weights: 0 where not rendered, rising with the distance from there within the shot; a cut needs no ramp."""
+    distance = np.where(rendered, ramp + 1, 0)
     for order in (range(1, len(distance)), range(len(distance) - 2, -1, -1)):
         for i in order:
             near = i - 1 if order.step == 1 else i + 1

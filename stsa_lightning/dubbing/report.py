@@ -20,13 +20,13 @@ class DubReport:
 
     Attributes:
         out: the dubbed video.
-        frames, faces: frames written, and those of them that were redrawn.
+        frames, faces: frames written, and those of them that were re-rendered.
         seconds: length of the result.
         fps, width, height: of the result.
         elapsed_s: time taken.
         passed: why the other frames passed through, and how many for each reason.
         shots: shots of the part of the source that was shown.
-        face: whose face was redrawn and why, in words.
+        face: whose face was re-rendered and why, in words.
         stages: seconds each stage was at work; they overlap.
         warnings: what the user should know.
     """
@@ -48,7 +48,7 @@ class DubReport:
     def __str__(self) -> str:
         passed = ", ".join(f"{count} passed through: {reason}" for reason, count in self.passed.items())
         line = (
-            f"{self.out}: {self.frames} frames ({self.faces} redrawn{', ' + passed if passed else ''}), "
+            f"{self.out}: {self.frames} frames ({self.faces} re-rendered{', ' + passed if passed else ''}), "
             f"{self.seconds:.2f} s, {float(self.fps):g} frames/s, {self.width} x {self.height}, "
             f"in {self.elapsed_s:.1f} s"
         )
@@ -70,7 +70,7 @@ class DubReport:
         return {
             "out": str(self.out),
             "frames": self.frames,
-            "redrawn": self.faces,
+            "rendered": self.faces,
             "passed": self.passed,
             "seconds": round(self.seconds, 3),
             "fps": round(float(self.fps), 4),

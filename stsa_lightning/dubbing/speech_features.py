@@ -1,4 +1,4 @@
-"""The new speech as the networks hear it, from a file or as it comes in, in bounded memory."""
+"""Audio features of the new speech, from a file or as it comes in, in bounded memory."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class Speech:
 
     Args:
         path: a sound file, or a video whose sound is taken.
-        extractor: what the networks were trained to hear.
-        silence: "close" has the networks hear silence in the speech's pauses, whatever sounds there.
+        extractor: of the features that the networks were trained on.
+        silence: "close" replaces the pauses of the speech by silence.
         track: which of several sound tracks, from 1 on; None: the file's default track.
 
     Attributes:
         seconds: its length.
         sound, rate_hz, layout: the result's sound track: the speech's own channels, and its rate where AAC has it.
-        audible: whether there is anything to hear.
+        audible: whether the speech is more than silence.
         notes: what the user should know.
 
     Raises:
@@ -133,7 +133,7 @@ class LiveSpeech:
     Args:
         chunks: (n,) float32 mono in [-1, 1] at 16 kHz, of any lengths; taken in a thread of their own, at most a minute
             ahead. What they raise is raised again where the speech is used.
-        extractor: what the networks were trained to hear.
+        extractor: of the features that the networks were trained on.
     """
 
     def __init__(self, chunks: Iterable[np.ndarray], extractor: AudioFeatures) -> None:
@@ -143,9 +143,9 @@ class LiveSpeech:
         self._features, self._described = np.zeros((0, extractor.dim), np.float32), 0
         self._ended, self._error = False, None  # type: bool, BaseException | None
         self._news = threading.Condition()
-        threading.Thread(target=self._listen, args=(iter(chunks),), name="speech", daemon=True).start()
+        threading.Thread(target=self._extract, args=(iter(chunks),), name="speech", daemon=True).start()
 
-    def _listen(self, chunks: Iterator[np.ndarray]) -> None:
+    def _extract(self, chunks: Iterator[np.ndarray]) -> None:
         error: BaseException | None = None
         try:
             for chunk in chunks:
@@ -183,7 +183,7 @@ class LiveSpeech:
             kept = self._described - len(self._features)  # the first step that is kept
             low, high = (min(max(step, 0), self._described) for step in (first, last))
             if low < min(kept, high):
-                raise ValueError(f"live speech is heard forward: step {low} is forgotten, the first kept is {kept}")
+                raise ValueError(f"live speech is read forward: step {low} is forgotten, the first kept is {kept}")
             found = np.zeros((last - first, self._features.shape[1]), np.float32)
             found[low - first : high - first] = self._features[low - kept : high - kept]
             return found

@@ -107,7 +107,7 @@ class PreparedClips:
         silence = None
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)
-            silence = generate(speech=self._listen(quiet))
+            silence = generate(speech=self._extractor(quiet))
         samples: list[ClipSample] = []
         baselines: dict[str, np.ndarray] = {}
         if self.protocol.baselines:
@@ -142,7 +142,7 @@ class PreparedClips:
         return samples
 
     @cached_property
-    def _listen(self) -> AudioFeatures:
+    def _extractor(self) -> AudioFeatures:
         return audio_features(cast(Any, self.networks.features))
 
     def _open(self, name: str) -> Clip:

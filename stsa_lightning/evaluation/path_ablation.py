@@ -27,7 +27,7 @@ def ablated_predictions(synthesis: Synthesis, generate: Callable[..., Any], spee
       the references either, and a network with `on_warped` starts from their mean.
     - `warped references`: the lower half is what the temporal path's flow makes of the references; no inpainting.
     - `heatmap shuffled`: each frame is rendered under the predicted heatmap of another one, half a block away.
-    - `audio shuffled`: the speech is heard half a clip late, by both networks.
+    - `audio shuffled`: both networks get the speech half a clip late.
 
     Args:
         synthesis: the network that `generate` uses.
@@ -67,12 +67,12 @@ def _shuffled(render: Render) -> Render:
 @contextmanager
 def _using(synthesis: Synthesis, name: str, value: Any) -> Iterator[None]:
     """The network with another attribute for a while; a method comes back as the class has it."""
-    kept = vars(synthesis).get(name)
+    earlier = vars(synthesis).get(name)
     setattr(synthesis, name, value)
     try:
         yield
     finally:
-        if kept is None:
+        if earlier is None:
             delattr(synthesis, name)
         else:
-            setattr(synthesis, name, kept)
+            setattr(synthesis, name, earlier)

@@ -33,7 +33,7 @@ class Protocol:
         references: what the networks may see: `other-clip` of the same speaker, `same-clip` (leaks the answer in a
             paired task; the references' own frames are not scored), `first-frame` of the clip.
         regions: of picture metrics: `face` crop, its lower half `mouth`, whole `frame` (videos alone).
-        crop: side of the face crops in pixels; None: what the networks draw, 128 for videos.
+        crop: side of the face crops in pixels; None: the size of the networks' faces, 128 for videos.
         metrics: names, or `fast` or `all`.
         sync: how SyncNet sees a video: `tracked` crop, or `lrs`, the whole frame squashed to 224 px.
         identity: the network of CSIM.

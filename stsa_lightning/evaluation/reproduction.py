@@ -164,7 +164,7 @@ def make_plan(job: Reproduction, try_it: bool = True) -> Plan:
         missing_weights(protocols, job),
         device=str(choose_device(job.device)),
     )
-    return replace(plan, rates=_kept_rates(job) or trial(job, plan)) if try_it else plan
+    return replace(plan, rates=_cached_rates(job) or trial(job, plan)) if try_it else plan
 
 
 def _speakers(job: Reproduction, sources: Sequence[Source], held_out: Sequence[str] | None) -> tuple[str, ...]:
@@ -259,13 +259,13 @@ def _timed(job: Reproduction, plan: Plan, parts: list[Source]) -> Rates:
         return rates
 
 
-def _kept_rates(job: Reproduction) -> Rates | None:
+def _cached_rates(job: Reproduction) -> Rates | None:
     """Those that an earlier run measured."""
     path = job.out / PLAN
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text()).get("rates")
-    return Rates(**kept) if kept and kept["measure"].keys() == set(PROTOCOLS[job.corpus]) else None
+    rates = json.loads(path.read_text()).get("rates")
+    return Rates(**rates) if rates and rates["measure"].keys() == set(PROTOCOLS[job.corpus]) else None
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps
@@ -288,7 +288,7 @@ def reproduce(job: Reproduction, plan: Plan | None = None, say: Callable[[str], 
     say(str(_prepare(job, plan.sources)))
     reports = []
     for name, protocol in job.protocols().items():
-        reports.append(_kept_report(job, name, protocol, plan))
+        reports.append(_cached_report(job, name, protocol, plan))
         if reports[-1] is None:
             say(f"generate and measure: {name}, {len(plan.measured)} clips")
             reports[-1] = _measure(job, name, protocol, plan.sources, plan.measured, plan)
@@ -315,8 +315,8 @@ def _claim(job: Reproduction, plan: Plan) -> None:
     }
     path = job.out / PLAN
     if path.is_file():
-        kept = json.loads(path.read_text())
-        differing = [name for name in mine if kept.get(name) != mine[name]]
+        there = json.loads(path.read_text())
+        differing = [name for name in mine if there.get(name) != mine[name]]
         if differing:
             raise UserError(
                 f"{job.out}: holds a reproduction with other {', '.join(differing)} ({path}); choose another --out, or "
@@ -368,7 +368,7 @@ def _note(job: Reproduction, name: str, protocol: Protocol, plan: Plan) -> None:
         part.write_text(json.dumps(_fingerprint(job, protocol, plan)))
 
 
-def _kept_report(job: Reproduction, name: str, protocol: Protocol, plan: Plan) -> Report | None:
+def _cached_report(job: Reproduction, name: str, protocol: Protocol, plan: Plan) -> Report | None:
     folder = job.out / REPORTS / name
     if not (folder / "done.json").is_file() or not (folder / REPORT_FILE).is_file():
         return None

@@ -78,7 +78,7 @@ def evaluate_checkpoint(
     if source is None and protocol.regions == ("frame",):
         raise UserError("regions: a prepared corpus holds faces alone; measure face or mouth, or the dubbed videos")
     if protocol.crop not in (None, networks.size):
-        raise UserError(f"crop: the networks draw {networks.size} px, got {protocol.crop}; leave it out")
+        raise UserError(f"crop: the networks generate {networks.size} px, got {protocol.crop}; leave it out")
     lines, measured, how = choose_clips(data, protocol, networks.features, meta.get("validation_speakers"))
     if clips is not None:
         measured, how = [clip for clip in measured if clip in set(clips)], f"{how}; {len(clips)} named"

@@ -30,7 +30,7 @@ def reference_transforms(references: np.ndarray, frames: np.ndarray) -> np.ndarr
 
 
 def chosen_transforms(references: np.ndarray, frames: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """`reference_transforms` of the references (F, N) that each frame looks at: (F, N, 2, 3)."""
+    """`reference_transforms` of the references (F, N) that serve each frame: (F, N, 2, 3)."""
     return np.take_along_axis(reference_transforms(references, frames), chosen[..., None, None], axis=1)
 
 

@@ -31,7 +31,7 @@ def blend_face(
 
     The face's colours are first brought to the frame's, in mean and contrast along the soft edge, which hides a slight
     cast. Where the face in the frame is larger than the generated one, and both agree at the latter's size, the frame's
-    finer detail is kept: skin and beard stay sharp, and what moves is drawn anew. Every pixel where `face_mask` is 0
+    finer detail is kept: skin and beard stay sharp, and what moves is rendered anew. Every pixel where `face_mask` is 0
     equals the input exactly.
 
     Args:
@@ -59,7 +59,7 @@ def blend_face(
     mask = face_mask(landmarks, box, feather)
     levels = face.astype(np.float32) * (1 if face.dtype == np.uint8 else 255)
     size, own_size = (levels.shape[1], levels.shape[0]), (below.shape[1], below.shape[0])
-    seen = _resized(below, size)  # the frame as the network would have drawn it
+    seen = _resized(below, size)  # the frame as the network would have rendered it
     levels = _matched(levels, seen, _resized(mask, size))
     above = _resized(levels, own_size)
     if detail and min(own_size) > min(size):

@@ -16,7 +16,7 @@ from stsa_lightning.face.topology import JAW, positions
 _SIDE = 32  # faces are looked at as pictures of 32 x 32
 _OUTWARD = (0.62, 0.85)  # places between the middle of the mouth and the jaw
 _LIPS = positions([0, 17])
-_ABOVE = positions([6, 197, 195, 5])  # bridge of the nose: tells the light
+_ABOVE = positions([6, 197, 195, 5])  # bridge of the nose: shows the light
 _LIDS, _CORNERS = positions([145, 374]), positions([61, 291])
 PLACES = 6 + len(JAW) * len(_OUTWARD)
 _LIGHT = 6  # the first places are above
@@ -147,7 +147,7 @@ def _blocks(colours: np.ndarray) -> list[np.ndarray]:
 def _apart(colours: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """(n, places around the mouth): grey levels between what is and what is usual, in the light on the nose or as ever.
 
-    The nose tells of a lamp that is switched on; a reflection on it, or on glasses, tells nothing of the cheeks.
+    The nose shows a change of light; a reflection on it, or on glasses, says nothing about the cheeks.
     """
     now = colours.astype(np.float32)
     light = (now[:, :_LIGHT].mean(axis=(1, 2)) + 8) / (usual[:_LIGHT].mean() + 8)

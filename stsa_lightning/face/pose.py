@@ -1,4 +1,4 @@
-"""Which way a face is turned, judged by its landmarks."""
+"""Head pose from facial landmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames of a video show the networks what its face looks like."""
+"""Which frames of a video serve as references."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ class PoseFollower:
         self._chosen: np.ndarray | None = None
 
     def __call__(self, frames: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
-        """Which candidates each frame looks at.
+        """Which candidates serve each frame.
 
         Args:
-            frames: landmarks (F, 131, 2) in their boxes; those with NaN look at what the frame before looks at.
-            allowed: (F, C) bool, candidates that a frame may look at; it may look at all where it is left with none.
+            frames: landmarks (F, 131, 2) in their boxes; those with NaN take what the frame before takes.
+            allowed: (F, C) bool, candidates that may serve a frame; all may where none is left.
 
         Returns:
             (F, N) int64 places among the candidates, about by rising aperture.

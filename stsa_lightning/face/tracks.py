@@ -225,7 +225,7 @@ class FaceFollower:
                 choices[choice] += 1
             faces = max(faces, len(people))
         return Following(
-            landmarks, [start for start, _ in self._shots[1:]], faces, _told(choices), yaw_degrees(landmarks)
+            landmarks, [start for start, _ in self._shots[1:]], faces, _summary_of(choices), yaw_degrees(landmarks)
         )
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ def choose(people: list[FaceTrack], start: int, stop: int, level: np.ndarray | N
     return max(people, key=lambda track: track.area), f"largest of {len(people)} faces"
 
 
-def _told(choices: Counter[str]) -> str:
+def _summary_of(choices: Counter[str]) -> str:
     """The reasons of all shots in one line."""
     if not choices:
         return "no face"

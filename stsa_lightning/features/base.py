@@ -85,8 +85,8 @@ def steps_of(wave: np.ndarray) -> int:
     return -(-len(wave) // HOP)
 
 
-def heard(wave: np.ndarray, first: int, last: int, fill: float = 0.0) -> np.ndarray:
-    """What the steps first ... last - 1 hear: (samples,) float32, with silence (`fill`) after the end of the wave."""
+def samples_of(wave: np.ndarray, first: int, last: int, fill: float = 0.0) -> np.ndarray:
+    """Samples that the steps first ... last - 1 cover: (samples,) float32, with `fill` after the end of the wave."""
     wanted = (last - 1 - first) * HOP + SPAN
     samples = finite_wave(wave[first * HOP : first * HOP + wanted], "wave")
     return np.pad(samples, (0, wanted - len(samples)), constant_values=fill)

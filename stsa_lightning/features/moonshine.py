@@ -1,4 +1,4 @@
-"""What a speech recogniser makes of sound: tells far more of the lips than a spectrum does, without a download."""
+"""Encoder states of a small speech recogniser: they predict lips far better than a spectrum, without a download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stsa_lightning.features.base import FEATURE_DIMS, FEATURE_RATE_HZ, HOP, SPAN, Chunked, heard, steps_of
+from stsa_lightning.features.base import FEATURE_DIMS, FEATURE_RATE_HZ, HOP, SPAN, Chunked, samples_of, steps_of
 from stsa_lightning.features.spectral import LogMel
 from stsa_lightning.utils.onnx_session import onnx_session
 
@@ -35,11 +35,11 @@ class Moonshine(Chunked):
 
     def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
         begin, end = max(0, first - self.margin), min(steps_of(wave), last + self.margin)
-        states = self._states(heard(wave, begin, end), end - begin)[first - begin : last - begin]
+        states = self._states(samples_of(wave, begin, end), end - begin)[first - begin : last - begin]
         return np.concatenate([states, self._logmel.rows(wave, first, last)], axis=1)
 
     def _states(self, wave: np.ndarray, steps: int) -> np.ndarray:
-        """(steps, 288) of what those steps hear."""
+        """(steps, 288) encoder states of the samples that those steps cover."""
         wave = np.pad(wave, (0, max(0, self._span + self._hop - len(wave))))[None]  # two states at least
         inputs = {"input_values": wave, "attention_mask": np.ones(wave.shape, np.int64)}
         states = self._session.run(None, inputs)[0][0]

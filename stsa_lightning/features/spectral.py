@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.features.base import FEATURE_DIMS, HOP, SPAN, Chunked, heard
+from stsa_lightning.features.base import FEATURE_DIMS, HOP, SPAN, Chunked, samples_of
 from stsa_lightning.utils.errors import MissingPackageError
 
 
@@ -27,7 +27,7 @@ class LogMel(Chunked):
         self.filters = mel_filters(self.dim, self.fft, SAMPLE_RATE_HZ).astype(np.float32)
 
     def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
-        frames = np.lib.stride_tricks.sliding_window_view(heard(wave, first, last), SPAN)[::HOP]  # (steps, 400)
+        frames = np.lib.stride_tricks.sliding_window_view(samples_of(wave, first, last), SPAN)[::HOP]  # (steps, 400)
         bands = np.abs(np.fft.rfft(frames * self.window, self.fft)) ** 2 @ self.filters.T
         return self.scaled(10 * np.log10(np.maximum(bands, 1e-10)))
 
@@ -62,7 +62,7 @@ class MFCC(Chunked):
 
     def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
         before = min(first, 1)  # the pre-emphasis of a chunk's first sample wants the sample before it
-        pcm = heard(wave, first - before, last) * 32768  # the package's energies are those of 16-bit samples
+        pcm = samples_of(wave, first - before, last) * 32768  # the package's energies are those of 16-bit samples
         rows = self._mfcc(pcm, SAMPLE_RATE_HZ, winlen=SPAN / SAMPLE_RATE_HZ, winstep=0.02, nfft=512)
         return rows[before:].astype(np.float32)
 

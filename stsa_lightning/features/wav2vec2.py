@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.features.base import FEATURE_RATE_HZ, heard, steps_of
+from stsa_lightning.features.base import FEATURE_RATE_HZ, samples_of, steps_of
 from stsa_lightning.media.audio import AudioError, checked_wave
 from stsa_lightning.utils.errors import MissingPackageError
 
@@ -64,7 +64,7 @@ class Wav2Vec2:
         mean, scale = _level(wave)  # the network's own processor normalises all of a wave
 
         def level(first: int, last: int) -> np.ndarray:
-            return (heard(wave, first, last, fill=mean) - mean) / scale
+            return (samples_of(wave, first, last, fill=mean) - mean) / scale
 
         margin, stride = self.overlap // 2, self.chunk - self.overlap
         if steps <= self.whole:

@@ -23,12 +23,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Recording:
-    """Where a function's inputs must lie, which `kept` lie there already, and where its answer will lie."""
+    """Where a function's inputs must lie, the constants that lie there already, and where its output will lie."""
 
     given: tuple[Tensor, ...]
-    kept: tuple[Tensor, ...]
-    last_kept: tuple[Tensor, ...]
-    answer: Tensor
+    constants: tuple[Tensor, ...]
+    last_constants: tuple[Tensor, ...]
+    output: Tensor
     replay: Callable[[], None]
 
 
@@ -46,9 +46,9 @@ def record_graph(function: Function, *inputs: Tensor) -> tuple[Tensor, Callable[
             function(*inputs)
         # The threads that decode and prepare go on meanwhile.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            answer = function(*inputs)
+            output = function(*inputs)
     here.wait_stream(side)
-    return answer, graph.replay
+    return output, graph.replay
 
 
 class Recorded:
@@ -58,8 +58,8 @@ class Recorded:
     function is called as it stands, with a warning.
 
     Args:
-        function: of tensors of one length, and after them of `kept` ones. Each row of its answer is made of its own
-            row alone, and making it neither waits for the GPU nor reads the processor's memory.
+        function: of tensors of one length, and after them of `constants`. Each row of its output is made of its own row
+            alone, and making it neither waits for the GPU nor reads the processor's memory.
         device: where to compute.
         record: `record_graph`, or what does the same elsewhere.
     """
@@ -69,39 +69,39 @@ class Recorded:
         self._recordings: dict[int, _Recording] = {}
         self._failed = False
 
-    def __call__(self, *given: Tensor, kept: tuple[Tensor, ...] = ()) -> Tensor:
-        """`function(*given, *kept)`, on the device.
+    def __call__(self, *given: Tensor, constants: tuple[Tensor, ...] = ()) -> Tensor:
+        """`function(*given, *constants)`, on the device.
 
         Args:
             given: (n, ...) each, on any device.
-            kept: the same for many batches, on the device: read only where they are others than the last ones. Their
+            constants: the same for many batches, on the device; copied only when they are not the last ones. Their
                 shapes never change.
         """
         count = len(given[0])
         size = 1 << (count - 1).bit_length()
         if size not in self._recordings and not self._failed:
-            self._prepare(size, given, kept)
+            self._prepare(size, given, constants)
         if self._failed:
-            return self.function(*(tensor.to(self.device) for tensor in given), *kept)
+            return self.function(*(tensor.to(self.device) for tensor in given), *constants)
         recording = self._recordings[size]
         for own, new in zip(recording.given, given, strict=True):
             own[:count].copy_(new)
-        for own, new, last in zip(recording.kept, kept, recording.last_kept, strict=True):
+        for own, new, last in zip(recording.constants, constants, recording.last_constants, strict=True):
             if new is not last:
                 own.copy_(new)
-        recording.last_kept = kept
+        recording.last_constants = constants
         recording.replay()
-        return recording.answer[:count].clone()
+        return recording.output[:count].clone()
 
-    def _prepare(self, size: int, given: tuple[Tensor, ...], kept: tuple[Tensor, ...]) -> None:
+    def _prepare(self, size: int, given: tuple[Tensor, ...], constants: tuple[Tensor, ...]) -> None:
         own = tuple(tensor.new_zeros(size, *tensor.shape[1:], device=self.device) for tensor in given)
-        own_kept = tuple(tensor.clone() for tensor in kept)
+        own_constants = tuple(tensor.clone() for tensor in constants)
         try:
-            answer, replay = self.record(self.function, *own, *own_kept)
+            output, replay = self.record(self.function, *own, *own_constants)
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError as error:
             _log.warning("CUDA graph not recorded, drawing goes on without: %s", error)
             self._failed = True
         else:
-            self._recordings[size] = _Recording(own, own_kept, kept, answer, replay)
+            self._recordings[size] = _Recording(own, own_constants, constants, output, replay)

@@ -270,8 +270,8 @@ class PreparedTemporalPath(nn.Module):
         batch, features = images.shape[:2], maps[1][0]
         estimate = self._estimator(heatmap, audio)
         if batch[0] == 1 and features[0].nbytes > _CACHE_BYTES:
-            answers = [estimate(reference) for reference in features.split(1)]
-            flow, confidence = (torch.cat(part) for part in zip(*answers, strict=True))
+            estimates = [estimate(reference) for reference in features.split(1)]
+            flow, confidence = (torch.cat(part) for part in zip(*estimates, strict=True))
         else:
             flow, confidence = estimate(maps[1].flatten(0, 1))
         grid = deformation(flow)

@@ -1,7 +1,7 @@
 """Convolutions in 8-bit integers on processors made for it: four multiplications in the place of one.
 
 Weights are rounded once, each output channel on its own scale; an input on the scale of its own extremes, whenever it
-comes, so that nothing has to be calibrated. About 38 dB remain of each convolution's answer.
+comes, so that nothing has to be calibrated. About 38 dB remain of each convolution's output.
 """
 
 from __future__ import annotations

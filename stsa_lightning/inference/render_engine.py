@@ -61,7 +61,7 @@ class RenderEngine:
 
     Args:
         guidance, synthesis: the networks; copied, not changed.
-        precision: "exact" is float32 to about 1e-5 of the networks' own answer, on a GPU without TensorFloat-32. "fast"
+        precision: "exact" is float32 to about 1e-5 of the networks' own output, on a GPU without TensorFloat-32. "fast"
             is 8-bit integers where the processor is made for them, bfloat16 on a GPU, at 40 dB or more: of each set of
             references the first frame is rendered both ways, and where these differ by more, all frames that use these
             references are rendered exactly. Guidance is float32 in both.
@@ -143,14 +143,14 @@ class RenderEngine:
                 chosen = frames.chosen.to(self.device)
                 driving += [inputs.images[0][chosen], inputs.heatmaps[0][chosen], frames.theta]
             if self.fast is not None and references.fast is not False:
-                rendered = self._batches(self._fast_face, self.batch, *driving, kept=references.maps)
+                rendered = self._batches(self._fast_face, self.batch, *driving, constants=references.maps)
                 if references.fast is None:
                     first = (given[:1].to(self.device) for given in driving)
                     exact = self._on_one_core(self._exact_face, *first, *references.maps)
                     references.fast = self._is_near(rendered[:1], exact)
                 if references.fast:
                     return rendered
-            return self._batches(self._exact_face, self.batch, *driving, kept=references.maps)
+            return self._batches(self._exact_face, self.batch, *driving, constants=references.maps)
 
     def heatmaps(self, frames: FrameInputs, references: EngineReferences) -> Tensor:
         with self._at_work():
@@ -163,7 +163,7 @@ class RenderEngine:
             for embed, rows in ((guidance.embed_masked, masked_heatmaps), (guidance.embed_audio, audio))
         )
         return self._batches(
-            self._heatmap, self.guidance_batch, *embeddings, masked_heatmaps[:, window[1] // 2], kept=(tokens,)
+            self._heatmap, self.guidance_batch, *embeddings, masked_heatmaps[:, window[1] // 2], constants=(tokens,)
         )
 
     def _heatmap(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, tokens: Tensor) -> Tensor:
@@ -208,9 +208,9 @@ class RenderEngine:
         return self._batches(embed, self.guidance_batch, rows[firsts])[back]
 
     def _batches(
-        self, function: Callable[..., Tensor], batch: int, *given: Tensor, kept: tuple[Tensor, ...] = ()
+        self, function: Callable[..., Tensor], batch: int, *given: Tensor, constants: tuple[Tensor, ...] = ()
     ) -> Tensor:
-        """Call `function` on a batch of frames at a time, each with what is `kept` for all of them.
+        """Call `function` on a batch of frames at a time, each with the `constants` of all of them.
 
         On a processor each core has batches of its own, as much as any other core; on a GPU they are replayed.
         """
@@ -221,11 +221,11 @@ class RenderEngine:
         batches = list(zip(*(tensor.split(batch) for tensor in given), strict=True))
         if self.record is not None:
             replayed = self._recorded.setdefault(function, Recorded(function, self.device, self.record))
-            return torch.cat([replayed(*each, kept=kept) for each in batches])
+            return torch.cat([replayed(*each, constants=constants) for each in batches])
         if self.workers is None:
-            return torch.cat([function(*(tensor.to(self.device) for tensor in each), *kept) for each in batches])
+            return torch.cat([function(*(tensor.to(self.device) for tensor in each), *constants) for each in batches])
         inference = torch.inference_mode()(function)  # a thread's own
-        return torch.cat(list(self.workers.map(lambda each: inference(*each, *kept), batches)))
+        return torch.cat(list(self.workers.map(lambda each: inference(*each, *constants), batches)))
 
 
 def _face(network: Synthesis, masked_face: Tensor, heatmap: Tensor, audio: Tensor, *references: Tensor) -> Tensor:

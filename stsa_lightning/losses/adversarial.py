@@ -1,6 +1,6 @@
 """Least-squares GAN losses and feature matching over a multi-scale discriminator (Mao 2017; pix2pixHD, Wang 2018).
 
-A discriminator answers with a list over scales; each scale is the list of its layers' outputs, the last one the score
+A discriminator returns a list over scales; each scale is the list of its layers' outputs, the last one the score
 map (higher is more real).
 """
 
@@ -22,7 +22,7 @@ def _scores(features: Features) -> list[Tensor]:
 
 
 def lsgan_generator(fake: Features) -> Tensor:
-    """Mean over scales of (D(fake) - 1)^2; the gradient flows into the picture that was judged."""
+    """Mean over scales of (D(fake) - 1)^2; the gradient flows into the picture."""
     return torch.stack([((score - 1.0) ** 2).mean() for score in _scores(fake)]).mean()
 
 

@@ -1,4 +1,4 @@
-"""How strongly each loss term pulls at what the networks draw, and weights that mean shares of that pull.
+"""How strongly each loss term pulls at what the networks generate, and weights that mean shares of that pull.
 
 A term's value says little about its effect: what reaches the networks is its gradient at their output. The balancer
 follows the idea of EnCodec's (Defossez et al. 2022, section 3.4): scale each term's gradient at the output by a running

@@ -1,7 +1,7 @@
 """Losses on what speech decides: the lips' outer and inner aperture and the width of the mouth.
 
-Most of a keypoint's error is where the face lies in its box and whose mouth it is; both are told by contours and
-references. What sound explains is a few hundredths of the L1, too little for a network to learn to listen from
+Most of a keypoint's error is where the face lies in its box and whose mouth it is; both are known from contours and
+references. What sound explains is a few hundredths of the L1, too little for a network to learn to use audio from
 minutes of speech. Measured in units of how much the clip's mouth moves, it is all there is. Ours, not the paper's.
 """
 

@@ -54,8 +54,8 @@ class LossWeights:
         pixel: L1 of the generated face.
         adversarial: least-squares GAN on single faces.
         feature_matching: L1 of the discriminator's features.
-        temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are drawn.
-        sync: what a frozen lip-sync expert says of windows of mouths; above 0, all T frames of a window are drawn.
+        temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are rendered.
+        sync: distance by a frozen lip-sync expert on windows of mouths; above 0, all T frames are rendered.
     """
 
     heatmap: float = 1.0
@@ -93,7 +93,7 @@ class LossSettings:
         mouth_weight: weight of the mouth's pixels in `pixel`, `warp_pixel` and `perceptual` against those far from it;
             1: all equal, see `mouth_map`.
         perceptual_net: torchvision VGG of the perceptual losses.
-        perceptual_half: they look at lower halves alone, the part that is generated: half the work (ours).
+        perceptual_half: computed on lower halves alone, the part that is generated: half the work (ours).
         sync_expert: checkpoint of `stsa syncnet fit`, of the same audio features, for the term `sync`.
         balance: what the weights of the terms on the generated face mean: `weights` multiply the terms, `shares` are
             parts of the gradient at the face, see `ShareBalancer`.
@@ -176,7 +176,7 @@ class Objective(nn.Module):
 
     @property
     def every_frame(self) -> bool:
-        """Whether a term looks at the motion of a window, all of whose frames must then be drawn."""
+        """Whether a term needs the motion of a window, all of whose frames must then be rendered."""
         return self.temporal_discriminator is not None or self.sync is not None
 
     def face_weights(self) -> dict[str, float]:
@@ -185,7 +185,7 @@ class Objective(nn.Module):
         return {name: weight for name in (*FACE_TERMS, *own) if (weight := self.term_weights[name])}
 
     def own_terms(self, place: Place, step: GeneratorStep) -> Terms:
-        """Terms of one's own that look at `place`."""
+        """Terms of one's own that act on `place`."""
         return {name: term(step) for name, term in self.own.items() if term.place == place}
 
     # ---- stage 1

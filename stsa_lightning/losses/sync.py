@@ -46,7 +46,7 @@ class SyncLoss(nn.Module):
 
 
 def load_sync_loss(path: str | None, features: str, num_frames: int) -> SyncLoss:
-    """The loss under the expert of a checkpoint, for networks that hear `features` and see `num_frames` frames.
+    """The loss under the expert of a checkpoint, for networks of these audio features and windows of `num_frames`.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -61,5 +61,5 @@ def load_sync_loss(path: str | None, features: str, num_frames: int) -> SyncLoss
         raise UserError(f"num_frames: the sync expert sees {WINDOW_FRAMES} frames or more, got {num_frames}")
     expert = load_sync_expert(path)
     if expert.features != features:
-        raise UserError(f"sync_expert: {path} hears {expert.features}, expected {features} as the networks do")
+        raise UserError(f"sync_expert: {path} was trained on {expert.features}, expected {features} as the networks")
     return SyncLoss(expert)

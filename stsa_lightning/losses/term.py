@@ -23,9 +23,9 @@ class GeneratorStep:
     Attributes:
         batch: windows, see `data.windows.Batch`.
         guidance: heatmaps and keypoints (B, T, ...), where the phase predicts them.
-        synthesis: F frames, where the phase draws them: the centre of each window, or all, B * T.
+        synthesis: F frames, where the phase renders them: the centre of each window, or all, B * T.
         target: their true faces (F, 3, S, S).
-        frames: of a window that were drawn, 1 or T.
+        frames: of a window that were rendered, 1 or T.
     """
 
     batch: Mapping[str, Any]
@@ -36,9 +36,9 @@ class GeneratorStep:
 
 
 class LossTerm(nn.Module):
-    """A term of one's own: a subclass says where it looks and what it costs.
+    """A term of one's own: a subclass says where it acts and what it costs.
 
-    `place` is what it looks at, and so in which phases it is there: `heatmap` (`step.guidance`: guidance and end
+    `place` is what it acts on, and so in which phases it is computed: `heatmap` (`step.guidance`: guidance and end
     to end), `warped` (`step.synthesis.warped` and the paths' maps: from phase warp on) or `face`
     (`step.synthesis.face` alone, so that it can be balanced: synthesis and end to end). Its parameters, if it has
     any, learn with the networks and are in the checkpoint.

@@ -209,7 +209,7 @@ class _Sound:
 
     @contextmanager
     def _opened(self) -> Iterator[InputContainer]:
-        """The file; what goes wrong while it is open is told with its name."""
+        """The file; errors while it is open name it."""
         import av
 
         if not self.path.is_file():

@@ -93,10 +93,10 @@ def measured(
         if end is not None and frame.pts is not None:
             count = min(count, round((end - frame.pts) * base * frame.sample_rate))
         tick = base * frame.sample_rate
-        told = (frame.duration or 0) * tick
+        stated = (frame.duration or 0) * tick
         # Durations are rounded, too: one that is short by less than a tick says nothing.
-        if not waiting and told and told + max(Fraction(1), tick) < frame.samples:
-            count = min(count, round(told))
+        if not waiting and stated and stated + max(Fraction(1), tick) < frame.samples:
+            count = min(count, round(stated))
         if count > 0:
             yield frame, count
 

@@ -1,4 +1,4 @@
-"""Channels to one, so that nothing cancels: what networks and measures hear of stereo and surround sound."""
+"""Channels to one, so that nothing cancels: how networks and metrics get stereo and surround sound."""
 
 from __future__ import annotations
 

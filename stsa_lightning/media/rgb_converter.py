@@ -202,7 +202,7 @@ def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # beside it lies something that PyAV has no name for
-        turned = round(frame.rotation / 90) % 4  # counterclockwise; a mirroring is not told
+        turned = round(frame.rotation / 90) % 4  # counterclockwise; mirroring is not stated
         return turned % 2 == 1, turned in (2, 3), turned in (1, 2)
     if matrix is None:
         return False, False, False

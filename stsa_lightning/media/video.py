@@ -27,7 +27,7 @@ from stsa_lightning.utils.files import Part
 AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 MOST_CHANNELS = 8  # of sound
 _USUAL_LAYOUTS = ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")  # of so many channels
-# Channels at the sides are told as channels at the back, which lie in the same order: AAC's standard has no others.
+# Channels at the sides are labelled as channels at the back, which lie in the same order: AAC's standard has no others.
 _AAC_LAYOUTS = {
     **{name: name for name in ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "6.1", "7.1")},
     **{"quad(side)": "quad", "5.0(side)": "5.0", "5.1(side)": "5.1"},

@@ -12,7 +12,7 @@ from stsa_lightning.media.video import info_of
 
 SLOWEST_FPS, RAISED_FPS = Fraction(15_000, 1001), Fraction(25)  # 15 as NTSC counts it, 14.985
 _HOLE_S, _HOLE_FRAMES = 0.1, 2.5  # a frame that is shown longer than both stands where others are missing
-_TOLD = 3  # holes that are told one by one
+_LISTED = 3  # gaps that are listed one by one
 
 
 class VideoSource(Frames):
@@ -56,9 +56,9 @@ class VideoSource(Frames):
                 f"{RAISED_FPS}, each of the video's shown several times"
             )
         starts_s, lengths_s = self.holes(shown)
-        places = ", ".join(f"{s:.2f} s (for {n:.2f} s)" for s, n in zip(starts_s[:_TOLD], lengths_s, strict=False))
-        if len(starts_s) > _TOLD:
-            places += f" and {len(starts_s) - _TOLD} more, {lengths_s.sum():.2f} s together"
+        places = ", ".join(f"{s:.2f} s (for {n:.2f} s)" for s, n in zip(starts_s[:_LISTED], lengths_s, strict=False))
+        if len(starts_s) > _LISTED:
+            places += f" and {len(starts_s) - _LISTED} more, {lengths_s.sum():.2f} s together"
         if len(starts_s):
             found.append(f"{self.path}: frames are missing; the picture around the mouth stands still at {places}")
         return found

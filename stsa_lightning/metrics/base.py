@@ -77,7 +77,7 @@ class FrameMean(Metric):
 
 
 class NetworkMetric(Metric):
-    """A metric that looks through a frozen network.
+    """A metric that compares activations of a frozen network.
 
     The network is held outside the registered modules: it is in no `state_dict`, in no `parameters()`, and
     `train()` does not reach it. It follows `.to(...)`.

@@ -72,8 +72,8 @@ def lip_aperture_sync(lip_aperture: np.ndarray, wave: np.ndarray, max_shift: int
         return 0, 0.0
     frames = np.arange(len(lip_aperture))
     mouth = quick_changes(np.interp(frames, frames[seen], lip_aperture[seen]))
-    heard = aperture_from_audio(wave, len(lip_aperture))
-    clearness = np.array([_clearness(mouth, heard, seen, shift) for shift in range(-max_shift, max_shift + 1)])
+    predicted = aperture_from_audio(wave, len(lip_aperture))
+    clearness = np.array([_clearness(mouth, predicted, seen, shift) for shift in range(-max_shift, max_shift + 1)])
     best = int(clearness.argmax())
     if best in (0, 2 * max_shift) or clearness[best] <= 0:
         return 0, 0.0
@@ -82,11 +82,11 @@ def lip_aperture_sync(lip_aperture: np.ndarray, wave: np.ndarray, max_shift: int
     return round(best - max_shift + fraction - APERTURE_BIAS), float(peak)
 
 
-def _clearness(mouth: np.ndarray, heard: np.ndarray, seen: np.ndarray, shift: int) -> float:
-    """atanh(r) sqrt(n) of the mouth of frame t and the sound of frame t - shift; 0 where it cannot be told."""
+def _clearness(mouth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, shift: int) -> float:
+    """atanh(r) sqrt(n) of the mouth of frame t and the sound of frame t - shift; 0 where it cannot be computed."""
     first, last = max(0, shift), min(len(mouth), len(mouth) + shift)
     kept = seen[first:last]
-    a, b = mouth[first:last][kept], heard[first - shift : last - shift][kept]
+    a, b = mouth[first:last][kept], predicted[first - shift : last - shift][kept]
     if len(a) < MIN_FRAMES or min(a.std(), b.std()) < 1e-9:
         return 0.0
     return float(np.arctanh(np.clip(np.corrcoef(a, b)[0, 1], -0.999, 0.999)) * np.sqrt(len(a)))

@@ -269,7 +269,7 @@ def video_samples(frames: Tensor, network: nn.Module) -> Tensor:
 class FVD(FrechetDistance):
     """Fréchet distance of video features: torchvision's R3D-18 (Kinetics-400), 512-d, of 16 frames at a time.
 
-    Its name in tables is `label`; it is not the FVD of papers, which looks through I3D. How a clip is seen:
+    Its name in tables is `label`; it is not the FVD of papers, which uses I3D. How a clip is seen:
     `video_samples`.
 
     Raises:

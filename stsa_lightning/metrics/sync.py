@@ -79,7 +79,7 @@ def sync_score(lip: Tensor, speech: Tensor, max_shift: int = MAX_SHIFT) -> SyncS
 
 
 def speech_mfcc(wave: np.ndarray) -> Tensor:
-    """SyncNet's hearing: (samples,) float in [-1, 1] at 16 kHz -> (13, steps) float32 at 100 Hz, of 16-bit samples.
+    """SyncNet's MFCC: (samples,) float in [-1, 1] at 16 kHz -> (13, steps) float32 at 100 Hz, of 16-bit samples.
 
     Raises:
         MissingPackageError: python_speech_features is not installed.

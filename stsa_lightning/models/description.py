@@ -50,7 +50,7 @@ def check_description(path: Path, described: object) -> dict[str, Any]:
         `described`, in which "guidance", "synthesis" and "meta" are mappings that make sense.
 
     Raises:
-        UserError: one of them is missing, or holds a value of another type or out of its range; file and name are told.
+        UserError: one of them is missing, or holds a value of another type or out of its range.
     """
     if not isinstance(described, dict) or not {"guidance", "synthesis", "meta"} <= described.keys():
         raise UserError(

@@ -55,12 +55,12 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """`images` (B, C, H, W) -> per scale, the features of each layer, the last one the score (B, 1, h, w)."""
-        answers: Features = []
+        outputs: Features = []
         for i, layers in enumerate(self.scales):
             if i:
                 images = F.avg_pool2d(images, 3, 2, 1, count_include_pad=False)
-            answers.append(_features(layers, images))  # type: ignore[arg-type]
-        return answers
+            outputs.append(_features(layers, images))  # type: ignore[arg-type]
+        return outputs
 
 
 @dataclass  # not frozen: Lightning copies hyperparameters field by field

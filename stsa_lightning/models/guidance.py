@@ -28,7 +28,7 @@ MAX_TOKENS = 512  # longest window the time code covers
 
 @dataclass
 class GuidanceOutput:
-    """Answer of the guidance network for windows of T frames.
+    """Output of the guidance network for windows of T frames.
 
     `lip`, `jaw`: heatmaps (B, T, 1, S, S) in [0, 1). `keypoints`: (B, T, 2, 57), x and y in the face box, 17 jaw
     points then 40 lip points. `heatmap`: (B, T, 1, S, S), the sum of lip, jaw (and masked) heatmaps, at most 1.
@@ -114,7 +114,7 @@ class TimeCode(nn.Module):
 
 
 class TokenFusion(nn.Module):
-    """Transformer encoder over [N reference | T audio | T masked] tokens; its answers drive the lips and the jaw."""
+    """Transformer encoder over [N reference | T audio | T masked] tokens; its outputs drive the lips and the jaw."""
 
     def __init__(self, width: int, layers: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -181,8 +181,8 @@ class Guidance(nn.Module):
         audio_dropout: see `AudioWindowEncoder`.
         add_masked: add the masked heatmap to the predicted one (paper); the released inference does not.
         heatmap_sigma: render the heatmap that drives the picture from the predicted keypoints, with lines of this
-            width in pixels; 0: as the decoders say (paper). This is ours: until they have heard hours of speech,
-            decoders answer with the mean of what lips could look like, a blur that nothing can be drawn from, while
+            width in pixels; 0: as the decoders say (paper). This is ours: until they were trained on hours of speech,
+            decoders predict the mean of possible lips, a blur that no picture can be rendered from, while
             keypoints follow the speech already.
     """
 

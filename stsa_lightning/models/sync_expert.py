@@ -1,8 +1,8 @@
 """A lip-sync expert of one's own: SyncNet's two towers, sized for the faces and features that clip files hold.
 
 Where SyncNet v2 sees 224 px of a whole video and 13 cepstral coefficients, this one sees the lower half of a face crop
-and any of the audio features, so that it can be trained on any prepared corpus, in any language, and judge what the
-synthesis network draws without leaving its pixels.
+and any of the audio features, so that it can be trained on any prepared corpus, in any language, and score what the
+synthesis network renders without leaving its pixels.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SyncExpert(nn.Module):
             nn.Flatten(),
         )
         self.lip_head = _head(wide * _GRID[0] * _GRID[1], dim, dropout)
-        self.hearing = nn.Sequential(
+        self.audio_encoder = nn.Sequential(
             nn.BatchNorm1d(FEATURE_DIMS[features]),
             *_block(nn.Conv1d(FEATURE_DIMS[features], wide, 3, 1, 1)),
             *_block(nn.Conv1d(wide, wide, 3, 1, 1)),
@@ -93,7 +93,7 @@ class SyncExpert(nn.Module):
         """Embeddings of the sound of the same runs, from the windows of each frame.
 
         Args:
-            audio: (B, T, D, 10): what is heard around each frame (see `features.base.feature_windows`).
+            audio: (B, T, D, 10): the audio around each frame (see `features.base.feature_windows`).
                 The window of a run's centre frame is the sound of the run.
 
         Returns:
@@ -101,9 +101,9 @@ class SyncExpert(nn.Module):
         """
         check_shape("audio", audio, None, None, FEATURE_DIMS[self.features], WINDOW_STEPS)
         margin = WINDOW_FRAMES // 2
-        heard = audio[:, margin : audio.shape[1] - margin]
-        codes = self.speech_head(self.hearing(heard.flatten(0, 1)))
-        return F.normalize(codes, dim=-1).unflatten(0, heard.shape[:2])
+        centred = audio[:, margin : audio.shape[1] - margin]
+        codes = self.speech_head(self.audio_encoder(centred.flatten(0, 1)))
+        return F.normalize(codes, dim=-1).unflatten(0, centred.shape[:2])
 
     def forward(self, faces: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """`lip` and `speech` of the same T frames: two (B, T - 4, E)."""

@@ -99,7 +99,7 @@ class SyncNet(nn.Module):
         return self.netfclip(torch.cat(features, dim=1).T)
 
     def speech(self, mfcc: Tensor) -> Tensor:
-        """Embeddings of the sound of every video frame; entry t hears steps 4 t to 4 t + 19.
+        """Embeddings of the sound of every video frame; entry t covers steps 4 t to 4 t + 19.
 
         Windows are computed one beside the other: their layers fill the edges of each window with zeros, so almost
         nothing that one window computes is what its neighbour needs.

@@ -55,7 +55,7 @@ class References:
 
 @dataclass
 class SynthesisOutput:
-    """Answer of the synthesis network for B frames.
+    """Output of the synthesis network for B frames.
 
     `face` (B, 3, S, S) in (0, 1); `warped` (B, 3, S, S): the references moved by the flow; `spatial`,
     `temporal`, `fused`: maps (B, C, s, s) of either path and of both at S, S/2, S/4; `flow` (B, N, 2, S, S) in
@@ -131,7 +131,7 @@ class Synthesis(nn.Module):
         flow_kernel: kernel of the flow and confidence convolutions.
         on_warped, base_reduction: correct the warped reference instead of painting from nothing, see `Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
-        align_references: references are moved onto each frame's pose before anything looks at them, see
+        align_references: references are moved onto each frame's pose before any path encodes them, see
             `warp_references` (ours; preset `small` laid references of two poses over each other).
         paths: which paths the face is made of; for ablations. The other one's maps are zeros to the fusion, and without
             the temporal path `on_warped` corrects the mean of the references, which nothing moves.

@@ -11,7 +11,7 @@ from torch import nn
 
 from stsa_lightning.data.datamodule import STSADataModule
 from stsa_lightning.models.checkpoint import averaged_weights, load_networks
-from stsa_lightning.training.checks import check_optimisers, check_parts, check_settings, told_settings
+from stsa_lightning.training.checks import check_optimisers, check_parts, check_settings, log_changed_settings
 from stsa_lightning.utils.own import description, is_own
 
 
@@ -34,9 +34,9 @@ class Checkpointed(LightningModule):
 def load_generator(path: str | Path, guidance: nn.Module, synthesis: nn.Module) -> None:
     """Take both networks' weights, averaged ones where there are such, from a checkpoint of the same settings."""
     mine = {"guidance": guidance, "synthesis": synthesis}
-    # Classes that this run is told to use are used for the checkpoint, too.
+    # Classes that this run names are allowed for the checkpoint, too.
     described = [description(network) for network in mine.values()]
-    *theirs, _ = load_networks(path, [told["class_path"] for told in described if is_own(told)])
+    *theirs, _ = load_networks(path, [entry["class_path"] for entry in described if is_own(entry)])
     for (name, network), said, stored in zip(mine.items(), described, theirs, strict=True):
         check_settings(str(path), name, description(stored), said)
         network.load_state_dict(stored.state_dict())
@@ -62,7 +62,7 @@ def check_checkpoint(checkpoint: dict[str, Any], module: LightningModule) -> Non
         check_settings("the checkpoint", name, checkpoint["networks"][name], description(getattr(module, name)))
     fitting = module._trainer is not None and module.trainer.state.fn == TrainerFn.FITTING
     theirs = checkpoint.get("hyper_parameters", {})
-    told_settings(theirs, module.hparams)
+    log_changed_settings(theirs, module.hparams)
     if fitting:
         check_optimisers(theirs, module.hparams)
     check_parts(checkpoint["state_dict"], module.state_dict())

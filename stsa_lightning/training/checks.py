@@ -45,8 +45,8 @@ def check_agreement(module: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """
     differ = [name for name in AGREED if name in data and data[name] != module[name]]
     if differ:
-        told = "; ".join(f"{name}: {data[name]!r} in the data, {module[name]!r} in the module" for name in differ)
-        raise UserError(f"data and networks must agree. {told}. Give both the same value")
+        apart = "; ".join(f"{name}: {data[name]!r} in the data, {module[name]!r} in the module" for name in differ)
+        raise UserError(f"data and networks must agree. {apart}. Give both the same value")
 
 
 def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[int, ...]]:
@@ -188,8 +188,8 @@ def _named(settings: Mapping[str, Any], above: str = "model.") -> dict[str, Any]
     return found
 
 
-def told_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Say in which settings a run differs from the checkpoint that it goes on from: its own hold."""
+def log_changed_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Log the settings in which a run differs from the checkpoint that it resumes; the run's own are used."""
     there, here = (_named(plain(dict(settings))) for settings in (theirs, mine))
     differ = [
         f"{name} {here[name]} (the checkpoint: {value})"
@@ -219,9 +219,9 @@ def memory_advice(batch_size: int) -> Iterator[None]:
         # On a CPU it is a plain RuntimeError of the allocator.
         if not isinstance(error, torch.cuda.OutOfMemoryError) and "not enough memory" not in str(error):
             raise
-        told = str(error).split(". ")[0]
+        reason = str(error).split(". ")[0]
         raise OutOfMemoryError(
-            f"out of memory with {batch_size} windows in a batch ({told}). Lower data.batch_size (now {batch_size}) "
+            f"out of memory with {batch_size} windows in a batch ({reason}). Lower data.batch_size (now {batch_size}) "
             "and raise model.optim.accumulate_grad_batches as much, to keep the step's size; or try a smaller "
             "data.num_frames or data.num_references, --trainer.precision bf16-mixed, and "
             "model.losses.weights.temporal_adversarial 0, which generates one frame of a window instead of all"

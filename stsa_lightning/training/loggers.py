@@ -25,7 +25,7 @@ WANDB_ID = "wandb_id"
 
 @dataclass(frozen=True)
 class WandbSettings:
-    """What the logger `wandb` is told.
+    """Settings of the logger `wandb`.
 
     Attributes:
         project: name of the project.
@@ -114,7 +114,7 @@ def check_login() -> None:
         )
 
 
-def kept(logger: Logger) -> Logger:
+def with_rows_kept(logger: Logger) -> Logger:
     """Lightning's own CSVLogger as one that keeps its rows, with the same settings; others as they are."""
     if type(logger) is not CSVLogger:
         return logger
@@ -154,7 +154,7 @@ def make_loggers(names: str | Sequence[str], folder: Path, wandb: WandbSettings,
 
 
 def _wandb(folder: Path, settings: WandbSettings, going_on: bool) -> WandbLogger:
-    told = {name: value for name, value in asdict(settings).items() if value and name != "checkpoints"}
+    given = {name: value for name, value in asdict(settings).items() if value and name != "checkpoints"}
     # In a sweep W&B has chosen both.
     trial = os.environ.get("WANDB_SWEEP_ID")
     name = settings.name or (None if trial else folder.name)
@@ -165,7 +165,7 @@ def _wandb(folder: Path, settings: WandbSettings, going_on: bool) -> WandbLogger
         _keep(path, identity)
     folder.mkdir(parents=True, exist_ok=True)  # else W&B writes into some temporary folder
     return ToldWandbLogger(
-        **{**told, "name": name}, save_dir=folder, id=None if trial else identity, log_model=settings.checkpoints
+        **{**given, "name": name}, save_dir=folder, id=None if trial else identity, log_model=settings.checkpoints
     )
 
 

@@ -58,7 +58,7 @@ class STSA(Adversarial, Phased, Checkpointed):
         face_size: S, pixels.
         num_references: N, reference frames per window.
         num_frames: T, frames per window.
-        heatmap_sigma: width of the heatmaps' lines, pixels; for whoever uses the networks later.
+        heatmap_sigma: width of the heatmaps' lines, pixels; stored in checkpoints for dubbing.
         losses: the loss terms, their weights and what they need.
         cil: weight of Consistent Information Learning, and how it estimates mutual information.
         discriminator: of single faces; the package's or one's own.
@@ -235,7 +235,7 @@ class STSA(Adversarial, Phased, Checkpointed):
         return {"terms": {name: value.detach() for name, value in terms.items()}}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Draw as dubbing does (predicted heatmaps), whatever the phase; callbacks measure and show what comes back."""
+        """Render as dubbing does (predicted heatmaps), whatever the phase; callbacks measure and show the outputs."""
         prediction, output, target = self(batch)
         self.log_terms("val", self.objective.guidance_terms(prediction, batch), len(batch["frame"]))
         self.log_terms("val", {"pixel": F.l1_loss(output.face, target)}, len(batch["frame"]))

@@ -49,9 +49,9 @@ from stsa_lightning.utils.scratch import scratch_folder
 from stsa_lightning.utils.weights import cache_dir
 
 RECIPE = 5  # to be raised when what comes out of the same video and checkpoint changes: nothing older is reused
-LEAST_SECONDS = 3.0  # of the speaker: two to learn from, one to be judged by
-STEPS = 16  # between two looks at the held-out second
-PATIENCE = 6  # looks without anything better, after which it ends
+LEAST_SECONDS = 3.0  # of the speaker: two to train on, one to validate on
+STEPS = 16  # between two validations on the held-out second
+PATIENCE = 6  # validations without improvement, after which it ends
 WEIGHTS = LossWeights(
     heatmap=0.0,
     keypoints=0.0,
@@ -88,9 +88,9 @@ class Adaptation:
 
     def __str__(self) -> str:
         scores = ", ".join(f"{name} {value:.3g} -> {self.after[name]:.3g}" for name, value in self.before.items())
-        kept = "kept from an earlier time" if self.cached else f"{self.steps} steps in {self.seconds:.0f} s"
+        source = "from the cache" if self.cached else f"{self.steps} steps in {self.seconds:.0f} s"
         better = "" if self.after != self.before else "; nothing better was found, the networks stay as they were"
-        return f"adapted to the speaker ({kept}); held-out second: {scores}{better}"
+        return f"adapted to the speaker ({source}); held-out second: {scores}{better}"
 
     def json(self) -> dict[str, Any]:
         """What JSON holds of it."""
@@ -141,12 +141,12 @@ def adapt(
             raise FileNotFoundError(f"{path}: no such {what}")
     path = _place(Path(cache) if cache else cache_dir() / "adapted", checkpoint, video, minutes, lr)
     if path.is_file():
-        return _kept(path)
+        return _cached(path)
     guidance, synthesis, meta = load_networks(checkpoint)
     with scratch_folder("stsa-adapt-") as folder, progress_bars(progress) as bars, _quietly():
         seconds = _prepared(video, folder, meta["features"], guidance.face_size, landmark_model, bars)
         data = _data(folder, seconds, meta, synthesis)
-        module = _Looks(
+        module = _UnderTrueHeatmaps(
             guidance=settings_of(GuidanceSettings, guidance),
             synthesis=settings_of(SynthesisSettings, synthesis),
             features=meta["features"],
@@ -172,9 +172,9 @@ def adapt(
     return taken
 
 
-class _Looks(STSA):
-    """Judged by how lips look that are where they truly are: where the guidance network, which does not learn here,
-    puts them would only add its own error, and a sharper picture beside its place counts as a worse one."""
+class _UnderTrueHeatmaps(STSA):
+    """Validated under the true heatmaps: those that the guidance network predicts, which does not learn here, would add
+    its own error, and a sharper mouth in another place scores worse."""
 
     def forward(self, batch: Batch, every_frame: bool = False) -> tuple[GuidanceOutput, SynthesisOutput, Tensor]:
         """As the module's own, under the true heatmaps."""
@@ -187,7 +187,7 @@ def _place(folder: Path, checkpoint: Path, video: Path, minutes: float, lr: floa
     return folder / f"{key[:32]}.safetensors"
 
 
-def _kept(path: Path) -> Adaptation:
+def _cached(path: Path) -> Adaptation:
     record = load_networks(path)[2]["adaptation"]
     return Adaptation(path, record["before"], record["after"], record["steps"], record["seconds"], cached=True)
 
@@ -258,16 +258,16 @@ def _trainer(
 
 
 def _fit(trainer: Trainer, module: STSA, data: STSADataModule) -> None:
-    answer = signal.getsignal(signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, data)
     except SystemExit as left:  # Lightning's answer to Ctrl-C, which it also turns off
-        signal.signal(signal.SIGINT, answer)
+        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from left
 
 
 class _HeldOut(Callback):
-    """Looks at the held-out second, keeps the best state, ends the training: by time, or when nothing gets better."""
+    """Keeps the state that is best on the held-out second; ends the training by time, or when nothing improves."""
 
     def __init__(self, until: float, bars: Bars) -> None:
         self.until = until
@@ -278,13 +278,13 @@ class _HeldOut(Callback):
         self._began = time.monotonic()
         total = max(1, int(until - self._began))
         self._seconds = iter(bars.track(itertools.count(), total, description="adapting to the speaker"))
-        self._told = 0
+        self._shown_s = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self.steps += 1
         now = time.monotonic()
-        while self._told < now - self._began:
-            self._told = next(self._seconds) + 1
+        while self._shown_s < now - self._began:
+            self._shown_s = next(self._seconds) + 1
         trainer.should_stop = trainer.should_stop or now > self.until
 
     # After EvaluationCallback, which logs the scores, and while GeneratorEMA's averages are in place.

@@ -171,7 +171,7 @@ def check_options(words: Sequence[str], phases: Mapping[str, PhaseSettings]) -> 
 
 
 def epochs_without_picture(phases: Mapping[str, PhaseSettings]) -> int:
-    """Epochs at the beginning of a run in which nothing is drawn."""
+    """Epochs at the beginning of a run in which nothing is rendered."""
     return sum(spec.epochs for spec in takewhile(lambda spec: spec.name in WITHOUT_PICTURE, phase_specs(phases)))
 
 

@@ -78,7 +78,7 @@ class RunFolder:
         if not self.holds():
             return
         written = self.holds(WRITTEN)
-        told = ", ".join(path.name for path in written)
+        names = ", ".join(path.name for path in written)
         last = self.newest("last")
         if overwrite:
             if asked == "last" or (checkpoint and any(path.samefile(checkpoint) for path in written)):
@@ -87,10 +87,10 @@ class RunFolder:
                     "out one of them, or begin elsewhere with --run FOLDER"
                 )
             remove(written)
-            rank_zero_info(f"--overwrite: removed from {self.path}/: {told}")
+            rank_zero_info(f"--overwrite: removed from {self.path}/: {names}")
         elif asked != "last" and not (checkpoint and last and checkpoint.samefile(last)):
             raise UserError(
-                f"{self.path}: holds a run already ({told}). Go on with it: --ckpt_path last; begin elsewhere: "
+                f"{self.path}: holds a run already ({names}). Go on with it: --ckpt_path last; begin elsewhere: "
                 f"--run FOLDER; or begin anew here: --overwrite, which removes these files"
             )
 

@@ -52,7 +52,7 @@ class Row:
 
 
 def read_text(path: str | Path) -> Text:
-    """Read a text in UTF-8, UTF-16 or UTF-32, told by its byte order mark or its zero bytes, else in Windows-1252.
+    """Read a text in UTF-8, UTF-16 or UTF-32, by its byte order mark or its zero bytes, else in Windows-1252.
 
     Raises:
         FileNotFoundError: there is no such file.

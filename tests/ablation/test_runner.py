@@ -79,7 +79,7 @@ def test_two_variants_are_trained_measured_and_compared_and_one_failure_does_not
     text = (out / "ablations.md").read_text()
     assert "Failed" not in text
     assert "no\\_cil − base" in text
-    assert "one seed tells nothing" in text
+    assert "one seed says nothing" in text
     assert json.loads((out / "ablations.json").read_text())["differences"][0]["column"] == "psnr_mouth"
 
 

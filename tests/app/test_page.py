@@ -138,7 +138,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_upload_dub_play_download(page: Page, served: Served, video: Path, speech: Any, tmp_path: Path) -> None:
     page.give(video, speech(1.2))
-    assert page.dub().startswith("All 30 frames redrawn. 1.2 s of 256 x 256 at 25 frames/s")
+    assert page.dub().startswith("All 30 frames re-rendered. 1.2 s of 256 x 256 at 25 frames/s")
 
     page.tab.click("#together")
     page.tab.wait_for_function("document.querySelector('#after video').currentTime > 0.3")
@@ -324,7 +324,7 @@ def test_a_closed_desk_gives_up_its_dub_and_removes_its_results(video: Path, spe
             out.write_bytes(b"half")
             begun.set()
             while True:  # until the progress is refused
-                progress("redrawing", 0.5)
+                progress("re-rendering", 0.5)
                 time.sleep(0.01)
 
     desk = Desk(Endless(), tmp_path / "results", Limits())  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stsa_lightning.data.filters import Filters, apply_filters, failures, judged_values, reasons, suggested_filters
+from stsa_lightning.data.filters import Filters, apply_filters, failures, filtered_values, reasons, suggested_filters
 from stsa_lightning.utils.errors import UserError
 
 GOOD = {
@@ -85,7 +85,7 @@ def test_what_was_not_measured_does_not_pass():
 
 def test_offset_is_what_remains_after_the_correction():
     lines = index({"sync_offset": -5.0, "sync_shift": -5}, {"sync_offset": -5.0})
-    assert judged_values(lines, "max_offset").tolist() == [0, 5]
+    assert filtered_values(lines, "max_offset").tolist() == [0, 5]
     assert apply_filters(lines, Filters(max_offset=2))["clip"].tolist() == ["a/0"]
 
 

@@ -11,7 +11,7 @@ from stsa_lightning.data.filters import Filters, suggested_filters
 from stsa_lightning.data.index import COLUMNS, INDEX_FILE
 from stsa_lightning.data.measures import MEASURES
 from stsa_lightning.data.report import corpus_report
-from stsa_lightning.data.report.figures import histograms
+from stsa_lightning.data.report.histograms import histograms
 from stsa_lightning.data.report.tables import duration, groups, rejections, removals, speakers
 from stsa_lightning.data.report.worst import badness, worst_clips
 from stsa_lightning.utils.errors import UserError

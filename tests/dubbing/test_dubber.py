@@ -364,7 +364,7 @@ def test_errors(tmp_path: Path, speech: Any) -> None:
 
 def test_networks_that_do_not_fit() -> None:
     guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
-    with pytest.raises(DubError, match=r"hear 80 audio features a step \(logmel\), got steps with 1"):
+    with pytest.raises(DubError, match=r"take 80 audio features a step \(logmel\), got steps with 1"):
         Dubber(guidance, synthesis, Steps())
     other = Synthesis(**{**SYNTHESIS["tiny"], "face_size": 128})
     with pytest.raises(DubError, match="face_size is 64 in guidance, 128 in synthesis"):

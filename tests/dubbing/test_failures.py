@@ -108,7 +108,7 @@ def test_a_manifest_goes_on_past_failures_and_resumes(
     failed, done = (json.loads(line) for line in output.out.splitlines())
     assert ended.value.code == 1
     assert f"{list_csv}: line 2: {tmp_path / 'none.mp4'}: no such file" in failed["error"]
-    assert (done["frames"], done["redrawn"], done["passed"]) == (13, 13, {})
+    assert (done["frames"], done["rendered"], done["passed"]) == (13, 13, {})
     assert {"decode", "prepare", "render", "blend", "encode", "find: landmarks"} <= set(done["stages"])
     assert "1 dubbed, 0 skipped (they exist), 1 failed" in output.err
     list_csv.write_text(f"video,audio,out\n{clip},speech.wav,b.mp4\n")

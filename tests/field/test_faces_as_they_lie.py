@@ -114,7 +114,7 @@ def test_mouths_beyond_the_edge_pass_through(upright: np.ndarray, landmarks: np.
     assert not faces.weight.any()
 
 
-def test_a_chin_just_beyond_the_edge_is_redrawn(upright: np.ndarray, landmarks: np.ndarray) -> None:
+def test_a_chin_just_beyond_the_edge_is_rendered(upright: np.ndarray, landmarks: np.ndarray) -> None:
     chin = int(landmarks[:, 1].max() - 0.03 * np.ptp(landmarks, axis=0).max())
     assert OUT_OF_FRAME not in found_in(upright[:, : chin - chin % 2]).why
 

@@ -22,7 +22,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from stsa_lightning.cli import main
 from stsa_lightning.data.datamodule import Shared
-from stsa_lightning.training.loggers import KeptCSVLogger, chosen_names, kept
+from stsa_lightning.training.loggers import KeptCSVLogger, chosen_names, with_rows_kept
 from stsa_lightning.training.run_folder import RunFolder, sweep_trial
 from stsa_lightning.utils.errors import UserError
 
@@ -243,7 +243,7 @@ def test_a_row_that_was_cut_off_does_not_take_the_next_with_it(tmp_path: Path):
 
 def test_lightning_s_own_logger_keeps_its_rows_too(tmp_path: Path):
     logged(tmp_path, {"a": 1.0})
-    logger = kept(CSVLogger(tmp_path, name=None, version="logs"))
+    logger = with_rows_kept(CSVLogger(tmp_path, name=None, version="logs"))
     logger.log_metrics({"a": 2.0}, 0)
     logger.finalize("success")
     assert [row["a"] for row in rows(tmp_path)] == ["1.0", "2.0"]

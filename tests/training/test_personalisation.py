@@ -60,7 +60,7 @@ def test_the_held_out_second_gets_better_and_the_result_is_kept(checkpoint, vide
     again = adapt(checkpoint, copy, 0.25, device="cpu", cache=tmp_path / "kept", progress=False)
     assert (again.path, again.before, again.after) == (first.path, first.before, first.after)
     assert again.cached
-    assert "kept from an earlier time" in str(again)
+    assert "from the cache" in str(again)
 
 
 def test_networks_that_get_no_better_stay_as_they_were(checkpoint, video, tmp_path, monkeypatch) -> None:

@@ -161,7 +161,7 @@ def test_a_training_step_with_the_expert_draws_all_frames(trained: Path, prepare
 def test_an_expert_that_does_not_fit(trained: Path, tmp_path: Path):
     with pytest.raises(UserError, match="needs a lip-sync expert"):
         load_sync_loss(None, "logmel", 5)
-    with pytest.raises(UserError, match="hears logmel, expected wav2vec2"):
+    with pytest.raises(UserError, match="trained on logmel, expected wav2vec2"):
         load_sync_loss(str(trained), "wav2vec2", 5)
     with pytest.raises(UserError, match="5 frames or more, got 3"):
         load_sync_loss(str(trained), "logmel", 3)

@@ -62,10 +62,10 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     if not splits and lists:
         raise LayoutError(places[0], "expected the lists train.csv, val.csv and test.csv, found none", TREE)
     splits = splits or {path.relative_to(video).as_posix()[:-4]: "" for path in video.glob("s[0-9]*/*/*.mp4")}
-    makers = {}
+    builders = {}
     for name, split in splits.items():
         sound = next((p for p in (root / "audio", video.parent / "audio") if (p / f"{name}.wav").is_file()), None)
-        makers[f"{name}.mp4"] = partial(
+        builders[f"{name}.mp4"] = partial(
             source_of,
             root,
             video / f"{name}.mp4",
@@ -75,7 +75,7 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
             split=split,
             language="zh",
         )
-    return those_there(root, TREE, makers)
+    return those_there(root, TREE, builders)
 
 
 def _splits(places: list[Path]) -> dict[str, str]:

@@ -82,15 +82,15 @@ def find(root: Path | str, lists: Path | str | None = None, with_pretrain: bool 
 
 
 def _sources(root: Path, base: Path, named: list[tuple[str, str, str]]) -> list[Source]:
-    makers = {}
+    builders = {}
     for part, name, split in named:
         speaker, clip = name.split("/")
         inside = clip if part == "main" else f"pretrain/{clip}"
         file = f"{part}/{name}.mp4"
-        makers[file] = partial(
+        builders[file] = partial(
             source_of, root, base / file, speaker=speaker, clip=f"{speaker}/{inside}", split=split, language="en"
         )
-    return those_there(root, TREE, makers)
+    return those_there(root, TREE, builders)
 
 
 def _pretrain(base: Path, places: list[Path]) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 from stsa_lightning.data.filters import Filters, failures, suggested_filters
 from stsa_lightning.data.index import load_index
 from stsa_lightning.data.measures import MEANINGS
-from stsa_lightning.data.report.figures import HEIGHT, WIDTH, histograms
+from stsa_lightning.data.report.histograms import HEIGHT, WIDTH, histograms
 from stsa_lightning.data.report.tables import Rejection, duration, groups, rejections, removals, speakers
 from stsa_lightning.data.report.worst import worst_clips
 from stsa_lightning.utils.files import written_whole

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stsa_lightning.data.clip import Clip, ClipError, encode_picture
-from stsa_lightning.data.filters import Filters, judged_values
+from stsa_lightning.data.filters import Filters, filtered_values
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.utils.html import data_uri
 
@@ -57,7 +57,7 @@ def badness(clips: pd.DataFrame, limits: Filters) -> pd.DataFrame:
         least = name.startswith("min_") and name != "min_valid"
         if not isinstance(limit, (int, float)) or (least and limit <= 0):
             continue
-        values = judged_values(clips, name).astype("float64")
+        values = filtered_values(clips, name).astype("float64")
         if name == "min_valid":
             values, limit = 1 - values, 1 - limit
         missed = 1 - (values / limit if least else limit / values)
@@ -78,7 +78,7 @@ def worst_clips(root: Path | str, clips: pd.DataFrame, limits: Filters, count: i
 def _described(root: Path | str, clip: pd.Series, missed: pd.Series, limits: Filters) -> WorstClip:
     name, line = str(clip["clip"]), clip.to_frame().T
     order = [str(limit) for limit in missed.dropna().sort_values(ascending=False, kind="stable").index]
-    said = {limit: _said(limit, float(judged_values(line, limit).iloc[0]), limits) for limit in order}
+    said = {limit: _said(limit, float(filtered_values(line, limit).iloc[0]), limits) for limit in order}
     first, *rest = said
     pictures, missing = _pictures(clip_path(root, name))
     others = [said[limit] for limit in rest if missed[limit] > 0]

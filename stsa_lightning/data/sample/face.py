@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.data.sample import photo
-from stsa_lightning.data.sample.looks import Speaker, paint, shape_map
+from stsa_lightning.data.sample.speakers import Speaker, paint, shape_map
 
 MAX_APERTURE = 16.5
 """Inner-lip gap at aperture 1, canonical pixels."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.data.sample.face import Face, Pose
-from stsa_lightning.data.sample.looks import make_speaker
+from stsa_lightning.data.sample.speakers import make_speaker
 from stsa_lightning.data.sample.speech import articulate, phones_at, script, synthesise
 from stsa_lightning.utils.files import written_whole
 

@@ -103,8 +103,8 @@ def _lmv_columns(options: Options) -> list[Column]:
 
 def _lip_aperture_columns(options: Options) -> list[Column]:
     common = "of the inner lip aperture"
-    corr = f"Pearson correlation {common} with that of who really said it, mean over clips"
-    amplitude = f"standard deviation {common}, over that of who really said it (pixels of the crops), mean over clips"
+    corr = f"Pearson correlation {common} with that of the driving speaker, mean over clips"
+    amplitude = f"standard deviation {common}, over that of the driving speaker (pixels of the crops), mean over clips"
     return [
         Column("lip_aperture_corr", "lip aperture r", "", "higher", corr, 2),
         Column("lip_aperture_amplitude", "lip amplitude", "", "one", amplitude, 2),

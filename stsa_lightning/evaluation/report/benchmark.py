@@ -285,7 +285,7 @@ def _seed_notes(groups: Sequence[Group]) -> list[str]:
     if not single:
         return []
     return [
-        f"One seed of {', '.join(sorted(single))}: one seed tells nothing of how far another training of the same "
+        f"One seed of {', '.join(sorted(single))}: one seed says nothing about how far another training of the same "
         "system would end up; intervals are over videos alone."
     ]
 

@@ -264,8 +264,8 @@ def _cautions(group: Group, lines: Sequence[Difference]) -> list[str]:
     single = [system.name for system in group.systems if system.trained and len(system.reports) == 1]
     if single:
         notes.append(
-            f"{group.title}: one seed of {', '.join(single)}: one seed tells nothing of the system, only of this one "
-            "training; a difference between two seeds of the same system can be as large. Train more seeds."
+            f"{group.title}: one seed of {', '.join(single)}: one seed says nothing about the system, only about this "
+            "one training; a difference between two seeds of the same system can be as large. Train more seeds."
         )
     return notes
 

@@ -1,4 +1,4 @@
-"""A table of text with sections, bold cells and notes, in Markdown and LaTeX; its figures as CSV."""
+"""A table of text with sections, bold cells and notes, in Markdown and LaTeX; its values as CSV."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table. `records`: its figures, a flat line each, for CSV; `marks`: sign of a note -> what it says."""
+    """A table. `records`: its values, a flat line each, for CSV; `marks`: sign of a note -> what it says."""
 
     title: str
     headings: list[str]

@@ -12,7 +12,7 @@ from stsa_lightning.evaluation.metrics.registry import METRICS, Options
 from stsa_lightning.evaluation.report.report import Report, load_report
 from stsa_lightning.utils.errors import UserError
 
-# What a figure depends on beside its column's variant: settings of a report, as its tables name them.
+# What a value depends on beside its column's variant: settings of a report, as its tables name them.
 _CONDITIONS = ("references", "crop", "detector", "whole frames", "boxes", "audio features")
 
 
@@ -25,7 +25,7 @@ class System:
 
     @property
     def trained(self) -> bool:
-        """Whether its figures are those of a checkpoint, so that another seed would give others."""
+        """Whether its values are those of a checkpoint, so that another seed would give others."""
         return any(report.identity for report in self.reports)
 
 

@@ -29,8 +29,8 @@ from stsa_lightning.utils.files import unused
 class EvaluationCallback(Callback):
     """Any metrics of the registry, in validation and test, exact across ranks; nothing of them enters the checkpoint.
 
-    Metrics of single frames and of whole sets look at every validation window. Those of clips (motion, sound, silence)
-    draw whole clips of the split as dubbing does, paired, with references from the clip itself. Logged as
+    Metrics of single frames and of whole sets use every validation window. Those of clips (motion, sound, silence)
+    need whole clips of the split, rendered as in dubbing, paired, with references from the clip itself. Logged as
     `val/COLUMN` and `test/COLUMN`; what has no weights or packages is left out with a warning. The best and the
     worst of the first rank's clips (PSNR of the mouth) go to the logger, and as files to `evaluation/` in the run's
     folder.
@@ -38,8 +38,8 @@ class EvaluationCallback(Callback):
     Args:
         metrics: names, see `evaluation.metrics.registry`.
         regions: of picture metrics.
-        clips: whole clips that are drawn, over all ranks; 0: none, and no metrics of clips.
-        every_n_validations: draw them at each n-th validation of a training; in `validate` and `test` always.
+        clips: whole clips that are rendered, over all ranks; 0: none, and no metrics of clips.
+        every_n_validations: render them at each n-th validation of a training; in `validate` and `test` always.
         landmark_frames: frames per rank in which metrics of frames look for landmarks, from the first batches on.
         landmark_model: a FaceLandmarker `.task` file in place of FaceMesh.
         sync, identity, weights_dir: see `stsa evaluate`.
@@ -141,7 +141,7 @@ class EvaluationCallback(Callback):
 
     # ---- whole clips
 
-    def _draw_clips(self, trainer: Trainer, pl_module: Any, split: str) -> None:
+    def _render_clips(self, trainer: Trainer, pl_module: Any, split: str) -> None:
         """Draw and measure this rank's share of the clips."""
         from stsa_lightning.evaluation.checkpoint import PreparedClips, evenly
         from stsa_lightning.evaluation.generate import Networks
@@ -151,7 +151,7 @@ class EvaluationCallback(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         lines = getattr(datamodule, "splits", {}).get(split)
         if lines is None:
-            rank_zero_warn("no clips are drawn: the data module has no splits of a prepared corpus")
+            rank_zero_warn("no clips are rendered: the data module has no splits of a prepared corpus")
             return
         networks = Networks(pl_module.guidance, pl_module.synthesis, dict(pl_module.hparams), pl_module.device)
         protocol = Protocol(tasks=("paired",), references="same-clip", baselines=False)
@@ -166,7 +166,7 @@ class EvaluationCallback(Callback):
             self.pictures.append((_mouth_error(samples[0]), name, scores.pictures["paired"]))
 
     def _show(self, trainer: Trainer, folder: Path, stage: str) -> None:
-        """Best and worst of the clips drawn, to loggers and files."""
+        """Best and worst of the rendered clips, to loggers and files."""
         import cv2
 
         if not self.pictures or trainer.global_rank:
@@ -200,7 +200,7 @@ class EvaluationCallback(Callback):
         # With the first batch, since the averaged weights are in place only between the epoch's hooks.
         due = trainer.state.fn != "fit" or self.validations % self.every_n_validations == 0
         if batch_idx == 0 and self.clips and due and not trainer.sanity_checking and self.detector is not None:
-            self._draw_clips(trainer, pl_module, split)
+            self._render_clips(trainer, pl_module, split)
         self._update(outputs)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -235,7 +235,7 @@ def _mouth_error(sample: ClipSample) -> float:
 
 
 def batch_prediction(generated: Tensor, true: Tensor, find: Any) -> Prediction:
-    """Unrelated frames (B, 3, S, S) in [0, 1] as metrics of frames look at them."""
+    """Unrelated frames (B, 3, S, S) in [0, 1] as metrics of single frames take them."""
     made, real = to_uint8(generated), to_uint8(true)
     every = np.ones(len(real), bool)
     boxes = np.tile(np.array([0, 0, real.shape[2], real.shape[1]]), (len(real), 1))

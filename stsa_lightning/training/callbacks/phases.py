@@ -25,7 +25,7 @@ class PhaseSchedule(Callback):
         if not phases:
             raise UserError("phases: expected at least one, such as {name: guidance, epochs: 10}, got an empty list")
         self.phases = phases
-        self._told: int | None = None  # the epoch of the phase that was said last
+        self._announced: int | None = None  # the epoch of the phase that was announced last
 
     def place_at(self, epoch: int) -> tuple[PhaseSpec, int]:
         """The phase of an epoch, counted from 0, and the epoch it began with."""
@@ -76,10 +76,10 @@ class PhaseSchedule(Callback):
         """Before the first step: do the phases fit the run, are there such parts?"""
         total, limit = sum(spec.epochs for spec in self.phases), trainer.max_epochs
         if limit is not None and -1 < limit < total and not getattr(trainer, "fast_dev_run", False):
-            told = " + ".join(f"{spec.name} {spec.epochs}" for spec in self.phases)
+            lengths = " + ".join(f"{spec.name} {spec.epochs}" for spec in self.phases)
             raise UserError(
-                f"phases: {told} = {total} epochs do not fit trainer.max_epochs {limit}; make it at least {total}, or "
-                "the phases shorter"
+                f"phases: {lengths} = {total} epochs do not fit trainer.max_epochs {limit}; make it at least "
+                f"{total}, or the phases shorter"
             )
         self._check_mouth_swap(trainer)
         module = cast(STSA, pl_module)
@@ -120,8 +120,8 @@ class PhaseSchedule(Callback):
         spec, begun = self.place_at(epoch)
         pl_module.set_phase(spec.name, spec.freeze)
         lr, discriminator_lr = self.rates_at(pl_module, epoch, spec.warmup)
-        if epoch == begun != self._told:
-            self._told = begun
+        if epoch == begun != self._announced:
+            self._announced = begun
             besides = f", frozen besides: {', '.join(spec.freeze)}" if spec.freeze else ""
             rank_zero_info(
                 f"epoch {epoch}: phase {spec.name}, learning rate {lr:g}, discriminators {discriminator_lr:g}{besides}"

@@ -1,4 +1,4 @@
-"""What the networks draw, as pictures beside the curves."""
+"""Generated faces, as pictures beside the curves."""
 
 from __future__ import annotations
 

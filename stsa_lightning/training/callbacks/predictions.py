@@ -23,7 +23,7 @@ class Predictions(Callback):
     """Writes `pictures/` and `videos/` into the folder of a run's predictions.
 
     Pictures: a row per window of the test split, as `ValidationPictures` has them, one file for each batch.
-    Videos: whole clips of it with their sound, drawn as dubbing draws them: true faces left, generated ones right.
+    Videos: whole clips of it with their sound, rendered as in dubbing: true faces left, generated ones right.
 
     Args:
         clips: videos over all ranks, evenly out of the split; None: all, 0: none.
@@ -60,7 +60,7 @@ class Predictions(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         lines = getattr(datamodule, "splits", {}).get("test")
         if lines is None:
-            rank_zero_warn("no videos are drawn: the data module has no splits of a prepared corpus")
+            rank_zero_warn("no videos are rendered: the data module has no splits of a prepared corpus")
             return
         networks = Networks(pl_module.guidance, pl_module.synthesis, dict(pl_module.hparams), pl_module.device)
         protocol = Protocol(tasks=("paired",), references="same-clip", baselines=False)

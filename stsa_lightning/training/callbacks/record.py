@@ -29,7 +29,7 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.record = versions() | self._data(trainer)
-        self._tell(trainer)
+        self._log(trainer)
 
     @staticmethod
     def _data(trainer: Trainer) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class RunRecord(Callback):
         return {"data/index_sha256": sha256_of(index), **clips}
 
     @rank_zero_only
-    def _tell(self, trainer: Trainer) -> None:
+    def _log(self, trainer: Trainer) -> None:
         machine = {"machine/devices": trainer.world_size, "machine/device": device_name(trainer)}
         for logger in trainer.loggers:
             logger.log_hyperparams(self.record | machine)

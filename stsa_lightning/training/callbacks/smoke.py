@@ -29,7 +29,7 @@ class Part:
 
 
 def peak_bytes() -> float:
-    """The most memory that this process had until now; not a number where the system does not tell."""
+    """The most memory that this process had until now; NaN where the system does not report it."""
     if resource is None:
         return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -32,17 +32,17 @@ class WholeFiles(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(part, path)
         except OSError as error:
-            raise UserError(_told(path, error)) from error
-        except RuntimeError as error:  # as PyTorch's writer tells what the disk told it
+            raise UserError(_message(path, error)) from error
+        except RuntimeError as error:  # PyTorch's writer reports the disk's error so
             cause = error.__context__
             if not isinstance(cause, OSError):
                 raise
-            raise UserError(_told(path, cause)) from error
+            raise UserError(_message(path, cause)) from error
         finally:
             part.unlink(missing_ok=True)
 
 
-def _told(path: Path, error: OSError) -> str:
+def _message(path: Path, error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     what = "the disk is full; make room" if full else f"cannot be written ({error.strerror}); choose another folder"
     earlier = " The checkpoint that was there stands." if path.is_file() else ""

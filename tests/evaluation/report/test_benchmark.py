@@ -67,8 +67,8 @@ def test_seeds_are_mean_and_spread_and_one_checkpoint_is_not_two():
     one, two = (made.report(made.flat({"1": value}), identity=str(value)) for value in (20.0, 22.0))
     sheet = benchmark_sheet([("A", one), ("A", two)])
     assert (cell(sheet, "A", 1).text, cell(sheet, "A", 1).small) == ("21.00", "± 1.41")
-    assert not any("one seed tells nothing" in note for note in sheet.notes)
-    assert any("one seed tells nothing" in note for note in benchmark_sheet([("A", one)]).notes)
+    assert not any("one seed says nothing" in note for note in sheet.notes)
+    assert any("one seed says nothing" in note for note in benchmark_sheet([("A", one)]).notes)
     with pytest.raises(UserError, match="same checkpoint"):
         benchmark_sheet([("A", one), ("A", one)])
 

@@ -126,9 +126,9 @@ def test_seeds_are_paired_and_one_seed_tells_nothing():
     comparison = one(named)
     (line,) = comparison.differences
     assert (line.mean, line.seeds) == (2.0, (1.0, 3.0))
-    assert not any("one seed tells nothing" in note for note in comparison.notes)
+    assert not any("one seed says nothing" in note for note in comparison.notes)
     lone = one([named[0], named[2]])
-    assert "one seed of base, more: one seed tells nothing" in lone.notes[-1]
+    assert "one seed of base, more: one seed says nothing" in lone.notes[-1]
     text = comparison_sheet([comparison]).text("markdown")
     assert "+2.000 ± 1.414 (2)" in text
     # As ablations do it: over the seeds that both have, and a base that failed compares to nothing.
