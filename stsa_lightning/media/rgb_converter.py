@@ -153,7 +153,8 @@ class RGBConverter:
         name = frame.format.name
         if name.startswith("gray"):
             return self._codec in _RANGE_IN_THE_STREAM
-        return name.startswith(("yuv", "nv", "p0", "p2", "p4", "uyvy", "y2")) and not name.startswith("yuvj")
+        stored_as_yuv = len(frame.format.components) >= 3 and not frame.format.is_rgb
+        return stored_as_yuv and not name.startswith(("yuvj", "xyz"))
 
 
 def _planes(frame: VideoFrame) -> list[np.ndarray]:

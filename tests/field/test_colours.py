@@ -96,6 +96,18 @@ def test_gray_video_without_a_range_is_limited(tmp_path: Path) -> None:
     assert np.abs(found[..., 0] - (ramp.astype(float) - 16) * 255 / 219).max() <= 2
 
 
+@pytest.mark.parametrize("packed", ["yuyv422", "uyvy422", "nv12", "nv21", "y210le"])
+def test_uncompressed_pixels_in_any_order_are_limited(tmp_path: Path, packed: str) -> None:
+    """As capture cards and cameras store them; the reference is the colour that went in."""
+    picture = patches(*SD) // 2 + 60
+    planar = yuv_frame(picture, "yuv444p", 6, False)
+    same = {"src_colorspace": 5, "dst_colorspace": 5, "src_color_range": 1, "dst_color_range": 1}
+    frame = planar.reformat(format=packed, **same)
+    path = encode(tmp_path / "a.nut", [frame], "rawvideo", packed)
+    found = next(iter(VideoStream(path)))
+    assert np.abs(inner(found) - inner(picture)).max() <= 2
+
+
 def test_usual_matrix_follows_the_size() -> None:
     sizes = [(640, 480), (720, 576), (1024, 576), (1280, 544), (960, 720), (1080, 1920), (1280, 720), (3840, 2160)]
     assert [usual_matrix(*size) for size in sizes] == [5, 5, 5, 1, 1, 1, 1, 1]
