@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stsa_lightning.utils.errors import UserError
 
-SEPARATORS = (",", ";", "\t")
+SEPARATORS = (",", ";", "\t", "|")
 _ADVICE = "save it as text in UTF-8 (in a spreadsheet: CSV UTF-8)"
 _MARKS = {  # UTF-32's little-endian mark begins like UTF-16's
     codecs.BOM_UTF32_LE: "utf-32",
@@ -106,7 +106,7 @@ def list_rows(path: str | Path) -> Iterator[Row]:
         As `read_text`.
     """
     for number, line in list_lines(read_text(path)):
-        words = [word.strip("\"'") for word in re.split(r"[\s,;]+", line)]
+        words = [word.strip("\"'") for word in re.split(r"[\s,;|]+", line)]
         words = [word for word in words if word]
         if words and (number > 1 or re.search(r"\d", line)):
             yield Row(f"{path}: line {number}", words)
@@ -121,8 +121,8 @@ def list_lines(text: Text) -> Iterator[tuple[int, str]]:
 def read_table(path: str | Path, columns: Sequence[str]) -> tuple[Text, list[Row]]:
     """The rows of a table whose first line names its columns; of each row the fields of `columns`, in this order.
 
-    Fields are separated by commas, semicolons or tabs, whichever the first line uses, and may stand in quotes. Order
-    and case of the names, space around them, and further columns are of no matter.
+    Fields are separated by commas, semicolons, tabs or bars (`|`), whichever the first line uses, and may stand in
+    quotes. Order and case of the names, space around them, and further columns are of no matter.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -165,9 +165,9 @@ def read_table(path: str | Path, columns: Sequence[str]) -> tuple[Text, list[Row
 def _separator(lines: list[str]) -> tuple[str, int]:
     """What separates fields, and the number of lines to pass over before the header."""
     for number, line in enumerate(lines):
-        if found := re.fullmatch(r'"?sep=([,;\t])"?[,;\t]*', line.strip(" "), re.IGNORECASE):  # a line of Excel's own
+        if found := re.fullmatch(r'"?sep=([,;\t|])"?[,;\t|]*', line.strip(" "), re.IGNORECASE):  # a line of Excel's own
             return found[1], number + 1
-        if line.strip(" ,;\t"):
+        if line.strip(" ,;\t|"):
             return max(SEPARATORS, key=line.count), number
     return SEPARATORS[0], 0
 

@@ -41,7 +41,7 @@ def _table(rows: list[list[str]], separator: str, end: str, header: str) -> str:
 
 
 @pytest.mark.parametrize("encoding", list(ENCODINGS))
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_manifest_of_any_encoding_and_separator_is_read(
     encoding: str, separator: str, end: str, tmp_path: Path
