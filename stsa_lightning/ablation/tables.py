@@ -13,7 +13,7 @@ import pandas as pd
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.report.paired import Comparison, compare, comparison_sheet
 from stsa_lightning.evaluation.report.report import Report
-from stsa_lightning.evaluation.report.tables import NOTHING, number, task_title
+from stsa_lightning.evaluation.report.tables import NOTHING, markdown_table, number, task_title
 from stsa_lightning.utils.files import written_whole
 
 FILES = ("ablations.md", "ablations.csv", "ablations.json")
@@ -77,10 +77,10 @@ def markdown(
     """The tables, differences to the base, what they depend on, and what failed."""
     lines = ["# Ablations", ""]
     for task, table in tables.items():
-        lines += [f"## {task_title(task)}", "", _row(["variant", *table.columns])]
-        lines.append(_row(["---", *["---:"] * table.shape[1]]))
-        lines += [_row([str(variant), *cells]) for variant, cells in zip(table.index, table.to_numpy(), strict=True)]
-        lines.append("")
+        named = zip(table.index, table.to_numpy(), strict=True)
+        rows = ([str(variant).replace("|", "\\|"), *cells] for variant, cells in named)
+        # Not escaped further: the terminal shows this text, too.
+        lines += [f"## {task_title(task)}", "", *markdown_table(["variant", *table.columns], rows, escaped=True), ""]
     lines += ["Mean ± sample standard deviation over seeds, of means over clips.", ""]
     if differences:
         lines += [comparison_sheet(differences, "Differences to the base, clip by clip").text("markdown")]
@@ -93,10 +93,6 @@ def markdown(
 def without_nan(line: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON holds it: null for what is no number."""
     return {name: None if value != value else value for name, value in line.items()}
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
 
 def write(

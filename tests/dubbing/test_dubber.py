@@ -20,7 +20,6 @@ from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.inference.reference import PlainEngine, PlainReferences
 from stsa_lightning.media.audio import AudioError, load_audio, write_wav
 from stsa_lightning.media.video import VideoError, VideoReader, VideoWriter, probe, write_video
-from stsa_lightning.models.checkpoint import save_networks
 from stsa_lightning.models.guidance import Guidance, GuidanceOutput
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.models.synthesis import Synthesis
@@ -374,14 +373,6 @@ def test_networks_that_do_not_fit() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- with the networks
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
-    path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
-    return save_networks(path, guidance, synthesis, {"features": "logmel", "num_frames": 5})
 
 
 def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, checkpoint: Path, speech: Any) -> None:

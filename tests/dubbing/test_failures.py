@@ -14,26 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber, DubError
 from stsa_lightning.dubbing.manifest import read_manifest
 from stsa_lightning.media.audio import write_wav
 from stsa_lightning.media.video import VideoError, VideoWriter
-from stsa_lightning.models.checkpoint import save_networks
-from stsa_lightning.models.guidance import Guidance
-from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
-from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    guidance, synthesis = Guidance(**GUIDANCE["tiny"]), Synthesis(**SYNTHESIS["tiny"])
-    path = tmp_path_factory.mktemp("networks") / "tiny.safetensors"
-    return save_networks(path, guidance, synthesis, {"features": "logmel", "num_frames": 5})
 
 
 @pytest.fixture

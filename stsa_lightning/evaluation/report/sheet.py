@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from stsa_lightning.evaluation.report.tables import escape_markdown, tex
+from stsa_lightning.evaluation.report.tables import escape_markdown, markdown_table, tex
 from stsa_lightning.utils.files import written_whole
 
 SheetFormat = Literal["markdown", "latex", "csv"]
@@ -64,17 +63,12 @@ class Sheet:
 def _markdown(sheet: Sheet) -> str:
     lines = [f"# {escape_markdown(sheet.title)}", ""]
     for section in sheet.sections:
-        lines += [f"## {escape_markdown(section.title)}", "", _row([escape_markdown(h) for h in sheet.headings])]
-        lines.append(_row(["---"] + ["---:"] * (len(sheet.headings) - 1)))
-        lines += [_row([_markdown_cell(cell) for cell in row]) for row in section.rows]
-        lines.append("")
+        headings, rows = map(escape_markdown, sheet.headings), ([*map(_markdown_cell, row)] for row in section.rows)
+        table = markdown_table([*headings], rows, escaped=True)
+        lines += [f"## {escape_markdown(section.title)}", "", *table, ""]
     lines += [f"- {escape_markdown(mark)} {escape_markdown(said)}" for mark, said in sheet.marks.items()]
     lines += [f"- {escape_markdown(note)}" for note in sheet.notes]
     return "\n".join(lines) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _markdown_cell(cell: TextCell) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,11 @@ def markdown(report: Report) -> str:
     for task in report.tasks:
         columns = report.task_columns(task)
         headings = ["method", *(column.heading for column in columns), "videos", "no face"]
-        lines += [f"## {task_title(task)}", "", _md_row(headings), _md_row(["---"] + ["---:"] * (len(headings) - 1))]
-        for row in report.task_rows(task):
-            values = [cell_text(row.cells.get(column.name), column) for column in columns]
-            lines.append(_md_row([row.method, *values, *_tail(row)]))
-        lines.append("")
+        rows = [
+            [row.method, *(cell_text(row.cells.get(column.name), column) for column in columns), *_tail(row)]
+            for row in report.task_rows(task)
+        ]
+        lines += [f"## {task_title(task)}", "", *markdown_table(headings, rows), ""]
     lines += [
         "Means over videos with bootstrapped 95 % intervals. *no face*: scored frames in which no face was found."
     ]
@@ -154,8 +155,12 @@ def escape_markdown(text: str) -> str:
     return text.replace("\n", " ")
 
 
-def _md_row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell if set(cell) <= set("-:") else escape_markdown(cell) for cell in cells) + " |"
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], escaped: bool = False) -> list[str]:
+    """Lines of a table whose first column is text and whose others are numbers; `escaped`: cells are Markdown."""
+    ruler = ["---", *["---:"] * (len(headings) - 1)]
+    plain = str if escaped else escape_markdown
+    cells = [[plain(text) for text in headings], ruler, *([plain(text) for text in row] for row in rows)]
+    return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def tex(text: str) -> str:
