@@ -173,7 +173,7 @@ def test_ping_pong_keeps_a_varying_pace_and_single_frames() -> None:
 
 
 @pytest.mark.parametrize(("fps", "seconds"), [(25, 1.2), (30, 1.0), (15, 2.0), (30, 3.0)])
-def test_every_frame_hears_and_sees_its_own_time(tmp_path: Path, speech: Any, fps: int, seconds: float) -> None:
+def test_every_frame_gets_audio_and_pose_of_its_own_time(tmp_path: Path, speech: Any, fps: int, seconds: float) -> None:
     write_video(tmp_path / "a.mp4", numbered(40), fps)
     blind, detector = (7, 8, 20), Detector((7, 8, 20))
     dubber = stub_dubber(detector=detector, block=7, check=False)
@@ -236,7 +236,7 @@ class ChoosingEngine(PlainEngine):
 
 
 @pytest.mark.parametrize("align_references", [False, True])
-def test_aligned_networks_look_at_frames_of_the_same_pose(tmp_path: Path, speech: Any, align_references: bool) -> None:
+def test_aligned_networks_get_references_of_the_same_pose(tmp_path: Path, speech: Any, align_references: bool) -> None:
     write_video(tmp_path / "a.mp4", numbered(40), 25)
     guidance, synthesis = EchoGuidance(), GreenSynthesis()
     synthesis.align_references = align_references

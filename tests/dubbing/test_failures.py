@@ -57,7 +57,7 @@ def test_a_disk_that_takes_no_more(
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files, such as Linux's /proc")
-def test_a_folder_that_takes_no_files_is_told_before_the_work(clip: Path, speech: Path, checkpoint: Path) -> None:
+def test_a_folder_that_takes_no_files_is_reported_before_the_work(clip: Path, speech: Path, checkpoint: Path) -> None:
     dubber = Dubber.from_checkpoint(checkpoint)
     dubber._find_faces = lambda *_: pytest.fail("worked first")  # type: ignore[method-assign]
     with pytest.raises(VideoError, match=r"/proc/x\.mp4: its folder takes no files .* choose another one"):

@@ -29,7 +29,7 @@ def chunks(wave: np.ndarray, samples: int) -> Iterator[np.ndarray]:
     yield from (wave[i : i + samples] for i in range(0, len(wave), samples))
 
 
-def test_a_file_is_heard_as_at_once(tmp_path: Path, wave: np.ndarray) -> None:
+def test_features_of_a_file_are_those_of_the_whole_wave(tmp_path: Path, wave: np.ndarray) -> None:
     write_wav(tmp_path / "a.wav", wave)
     heard = np.round(wave * 32768).clip(-32768, 32767).astype(np.float32) / 32768
     centres = np.array([-3.0, 0.0, 7.5, 30.0, 74.9, 90.0])
@@ -42,7 +42,7 @@ def test_a_file_is_heard_as_at_once(tmp_path: Path, wave: np.ndarray) -> None:
 
 @pytest.mark.parametrize("extractor", [LogMel(), MFCC()], ids=["logmel", "mfcc"])
 @pytest.mark.parametrize("samples", [100, 1234, 100_000])
-def test_live_speech_is_heard_as_the_whole(extractor: AudioFeatures, samples: int, wave: np.ndarray) -> None:
+def test_live_features_are_those_of_the_whole_wave(extractor: AudioFeatures, samples: int, wave: np.ndarray) -> None:
     true = extractor(wave)
     with LiveSpeech(chunks(wave, samples), extractor) as speech:
         for frame in range(0, 78, 3):
@@ -98,7 +98,7 @@ def test_pauses_are_the_quiet_parts(wave: np.ndarray) -> None:
     assert not pauses(wave[:RATE]).any()  # all of it is speech
 
 
-def test_silence_is_heard_in_pauses_alone(tmp_path: Path, wave: np.ndarray) -> None:
+def test_silence_replaces_pauses_alone(tmp_path: Path, wave: np.ndarray) -> None:
     write_wav(tmp_path / "a.wav", wave)
     with Speech(tmp_path / "a.wav", LogMel()) as kept, Speech(tmp_path / "a.wav", LogMel(), "close") as closed:
         np.testing.assert_array_equal(closed.rows(0, 48), kept.rows(0, 48))

@@ -86,7 +86,9 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert any("no other clip" in note for note in report.notes)
 
 
-def test_a_perfect_answer_scores_as_the_truth(checkpoint, prepared_sample, tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_a_perfect_prediction_scores_as_the_truth(
+    checkpoint, prepared_sample, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(Networks, "generate", generate_truth)
     protocol = FAST.changed(tasks=("paired",), metrics=("psnr", "ssim", "lmd", "lmv", "lip_aperture", "jitter", "flow"))
     report = evaluate_checkpoint(checkpoint, prepared_sample, tmp_path, protocol.changed(baselines=False))

@@ -66,7 +66,7 @@ def test_face_mesh_detector_after_forgetting_looks_for_the_face_anew() -> None:
     np.testing.assert_array_equal(detector(frames[11]), fresh(frames[11]))
 
 
-def test_face_mesh_detector_beyond_the_frame_answers_none() -> None:
+def test_face_mesh_detector_beyond_the_frame_returns_none() -> None:
     detector = FaceMeshDetector()
     assert detector(photo()) is not None
     assert detector(photo()[300:]) is None  # the region is there, the face is not

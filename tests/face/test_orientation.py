@@ -57,7 +57,7 @@ def test_faces_are_found_whichever_way_up_they_are(quarters: int) -> None:
     assert frame[int(y), int(x), 0] == 99
 
 
-def test_a_clear_face_is_looked_at_every_way_once() -> None:
+def test_a_clear_face_is_searched_every_way_once() -> None:
     pictures = Pictures()
     orientation = Orientation(pictures)  # type: ignore[arg-type]
     assert [orientation.look(picture(0)) for _ in range(3)] == [1, 1, 1]

@@ -66,7 +66,7 @@ def test_references_follow_a_head_that_turns_and_are_held_while_they_are_near():
     assert len(np.unique(PoseFollower(heads(turns), aperture, 2)(trembling), axis=0)) == 1
 
 
-def test_what_is_not_allowed_is_not_looked_at():
+def test_what_is_not_allowed_is_not_chosen():
     turns, aperture = np.linspace(0, 1, 50), np.random.default_rng(2).permutation(50).astype(float)
     apart = np.abs(np.arange(50)[:, None] - np.arange(50))
     allowed = apart >= 12

@@ -73,7 +73,7 @@ def test_states_are_of_the_spectrum_at_their_time(extract: Moonshine, speech: np
     assert abs(min(errors, key=errors.__getitem__)) <= 2, errors  # 40 ms: one frame of video
 
 
-def test_long_sound_is_heard_in_chunks_of_its_surroundings(extract: Moonshine) -> None:
+def test_long_audio_is_encoded_in_chunks_with_context(extract: Moonshine) -> None:
     wave = noise(20 * RATE)
     pieces = list(extract.chunks(wave))
     assert [len(piece) for piece in pieces] == [200] * 5

@@ -73,7 +73,7 @@ def test_footage_read_and_written_again_looks_the_same_in_another_decoder(
     assert np.abs(difference).max() <= 2
 
 
-def test_footage_hdr_keeps_its_marks_and_is_told(tmp_path: Path) -> None:
+def test_footage_hdr_keeps_its_marks_and_is_reported(tmp_path: Path) -> None:
     frame = yuv_frame(patches(*HD), "yuv420p10le", 9, False)
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:bframes=0"})

@@ -58,7 +58,7 @@ def test_result_with_a_leading_dash_is_hinted_at(capsys: pytest.CaptureFixture[s
     assert "./-take1.mp4" in _refused(["dub", "-gone.mp4", "b.wav", "-o", "out.mp4"], capsys)
 
 
-def test_option_before_the_command_is_told_the_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_option_before_the_command_gets_the_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the command comes first: stsa fit -c a.yaml" in _refused(["-c", "a.yaml", "fit"], capsys)
     assert "expected a command before --root" in _refused(["--root", "x"], capsys)
 

@@ -85,7 +85,7 @@ class Shot:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_engine_called_from_threads_of_any_number_of_cores_draws_the_same_bits(
+def test_engine_called_from_threads_of_any_number_of_cores_renders_the_same_bits(
     precision: Precision, torch_threads: None
 ) -> None:
     guidance, synthesis, _ = load_networks(BUNDLED)
@@ -113,7 +113,7 @@ def test_engine_leaves_the_threads_of_others_as_they_are(torch_threads: None) ->
 
 
 @needs_int8
-def test_engine_given_up_the_fast_mode_for_one_shot_draws_the_next_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_given_up_the_fast_mode_for_one_shot_renders_the_next_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     guidance, synthesis = networks()
     hard, shot = Shot(synthesis, 1), Shot(synthesis, 2)
     expected = shot.rendered(RenderEngine(guidance, synthesis))

@@ -96,7 +96,7 @@ def test_manifest_that_cannot_be_read_says_how_to_save_it(data: bytes, message: 
     assert "\n" not in str(caught.value)
 
 
-def test_line_of_a_file_that_is_not_there_is_named_and_the_guess_told(tmp_path: Path) -> None:
+def test_line_of_a_file_that_is_not_there_is_named_and_the_guess_reported(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes("video,audio,out\nвидео.mp4,b.wav,c.mp4\n".encode("cp1251"))
     (result,) = dub_all(None, read_manifest(tmp_path / "list.csv"))  # type: ignore[arg-type]
     assert f"{tmp_path / 'list.csv'}: line 2: " in str(result.error)
@@ -177,7 +177,7 @@ def test_hdtf_empty_range_costs_its_clip_alone(tmp_path: Path) -> None:
     assert "empty time range, 00:50-00:40" in faults[2]
 
 
-def test_hdtf_overlapping_ranges_are_told(tmp_path: Path) -> None:
+def test_hdtf_overlapping_ranges_are_reported(tmp_path: Path) -> None:
     with pytest.warns(MissingVideosWarning, match=r"1 pairs of clips overlap in time.*Radio1_0 and 1"):
         assert len(find_sources("hdtf", _hdtf(tmp_path, "Radio1.mp4 00:10-00:20 00:15-00:30\n"))) == 2
 
@@ -201,7 +201,7 @@ def _source(**part: object) -> Source:
         ((0, 230, 100, 100), (320, 240), "partly outside the picture"),
     ],
 )
-def test_crop_outside_the_picture_is_told_with_both_sizes(
+def test_crop_outside_the_picture_is_reported_with_both_sizes(
     crop: tuple[int, int, int, int], size: tuple[int, int], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -216,7 +216,7 @@ def test_crop_outside_the_picture_is_told_with_both_sizes(
         (8.0, 12.5, None),
     ],
 )
-def test_range_beyond_the_end_is_told(start_s: float, stop_s: float, message: str | None) -> None:
+def test_range_beyond_the_end_is_reported(start_s: float, stop_s: float, message: str | None) -> None:
     info = VideoInfo(Path("a.mp4"), 320, 240, 25, 300, 12.0, True)  # type: ignore[arg-type]
     source = _source(start_s=start_s, stop_s=stop_s)
     if message is None:

@@ -166,7 +166,7 @@ def test_animation_any_format_is_a_video(tmp_path: Path, suffix: str) -> None:
         assert float(video_source.rate) == pytest.approx(12.5, rel=0.05)
 
 
-def test_still_that_is_damaged_is_told_with_its_name(tmp_path: Path) -> None:
+def test_still_that_is_damaged_is_reported_with_its_name(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
     with pytest.raises(VideoError, match=r"a\.jpg: cannot be read as a picture"):
@@ -177,7 +177,7 @@ def test_still_that_is_damaged_is_told_with_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fps", [1, 3, 6, 10])
-def test_schedule_rate_too_low_for_lips_is_raised_and_told(tmp_path: Path, fps: int) -> None:
+def test_schedule_rate_too_low_for_lips_is_raised_and_reported(tmp_path: Path, fps: int) -> None:
     path = encode(tmp_path / "a.mkv", numbered(2 * fps), base=Fraction(1, fps))
     with VideoSource(path) as video_source:
         list(video_source.scan())
@@ -190,7 +190,7 @@ def test_schedule_rate_too_low_for_lips_is_raised_and_told(tmp_path: Path, fps: 
 
 
 @pytest.mark.parametrize("hole_s", [0.2, 0.6])
-def test_footage_hole_in_the_picture_is_told_and_filled(tmp_path: Path, hole_s: float) -> None:
+def test_footage_hole_in_the_picture_is_reported_and_filled(tmp_path: Path, hole_s: float) -> None:
     stamps = [k + (round(25 * hole_s) if k > 9 else 0) for k in range(20)]
     path = encode(tmp_path / "a.mp4", numbered(20), stamps=stamps)
     with VideoSource(path) as video_source:

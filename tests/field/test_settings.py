@@ -196,7 +196,7 @@ def watched(monitor: str, *callbacks: Callback, validates: bool = True) -> None:
     check_monitor(monitor, trainer, module)  # type: ignore[arg-type]
 
 
-def test_a_monitor_that_nothing_logs_is_told_at_the_start():
+def test_a_monitor_that_nothing_logs_is_reported_at_the_start():
     for monitor in ("val/psnr_mouth", "val/keypoints", "val/pixel", "train/loss"):
         watched(monitor)
     with pytest.raises(UserError, match=r"logs val/fid; each logs val/keypoints, val/pixel, val/psnr_face"):
@@ -249,7 +249,7 @@ def test_batch_norm_over_processes_of_processors_is_refused():
     check_synchronised(SimpleNamespace(world_size=1, strategy=strategy), True)  # type: ignore[arg-type]
 
 
-def test_nobody_logged_in_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nobody_logged_in_is_reported_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     for key, mode, fine in ((None, "online", False), ("k" * 40, "online", True), (None, "offline", True)):
@@ -277,7 +277,7 @@ def test_complaints_are_a_line_or_two(capsys: pytest.CaptureFixture[str]):
     assert "--model.help" in message
 
 
-def test_a_corpus_that_is_not_there_is_told_before_weights_are_looked_for(
+def test_a_corpus_that_is_not_there_is_reported_before_weights_are_searched(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     def fetched(*_: Any, **__: Any) -> None:

@@ -55,7 +55,7 @@ def test_without_a_recording_the_function_is_called(caplog: pytest.LogCaptureFix
     assert caplog.text.count("not permitted when stream is capturing") == 1
 
 
-def test_memory_that_runs_out_is_told() -> None:
+def test_memory_that_runs_out_is_reported() -> None:
     """The function would not have it either."""
 
     def full(function: Function, *inputs: Tensor) -> tuple[Tensor, Callable[[], None]]:

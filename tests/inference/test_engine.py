@@ -226,7 +226,7 @@ def test_each_frame_uses_the_references_chosen_for_it() -> None:
     assert not torch.allclose(found, rendered(engine, given), atol=0.01)
 
 
-def test_cores_draw_side_by_side_what_one_draws() -> None:
+def test_cores_render_side_by_side_what_one_renders() -> None:
     guidance, synthesis = networks("tiny")
     given, engine = inputs(synthesis, frames=9), RenderEngine(guidance, synthesis, precision="exact")
     engine.batch, engine.workers = 2, None
@@ -274,7 +274,7 @@ def as_on_a_gpu(guidance: Guidance, synthesis: Synthesis, precision: Precision, 
 
 
 @pytest.mark.parametrize("align_references", [False, True])
-def test_recorded_shots_of_any_length_are_drawn_as_ever(align_references: bool, recorded_plainly: Record) -> None:
+def test_recorded_shots_of_any_length_are_rendered_as_ever(align_references: bool, recorded_plainly: Record) -> None:
     guidance, synthesis = networks("tiny", align_references)
     engine = as_on_a_gpu(guidance, synthesis, "exact", recorded_plainly)
     plain = RenderEngine(guidance, synthesis, precision="exact")
@@ -356,7 +356,7 @@ def test_on_a_gpu(size: str, align_references: bool, caplog: pytest.LogCaptureFi
     assert not caplog.records  # all was recorded
 
 
-def test_cores_that_draw_take_the_smallest_numbers_as_zero() -> None:
+def test_cores_that_render_take_the_smallest_numbers_as_zero() -> None:
     workers = engine_module._workers(torch.get_num_threads())
     assert float(workers.submit(lambda: torch.tensor([1e-39]) * 1).result()) == 0
     assert workers.submit(torch.get_num_threads).result() == 1

@@ -35,13 +35,13 @@ class Doubled(Convolution):
     factor = 2.0
 
 
-def test_int8_is_fast_where_the_answer_is_near(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_int8_is_fast_where_the_output_is_near(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setattr(int8, "Int8Conv2d", Convolution)
     assert int8.int8_is_fast()
     assert not caplog.records
 
 
-def test_int8_is_fast_of_other_answers_is_false_and_said(
+def test_int8_is_fast_of_other_outputs_is_false_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(int8, "Int8Conv2d", Doubled)

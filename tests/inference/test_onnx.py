@@ -23,7 +23,7 @@ from stsa_lightning.utils.errors import UserError
 
 @pytest.mark.slow
 @pytest.mark.parametrize("align_references", [False, True])
-def test_onnx_draws_as_the_networks_do(
+def test_onnx_renders_as_the_networks_do(
     tiny_guidance: Guidance, tiny_synthesis: Synthesis, tmp_path: Path, align_references: bool
 ) -> None:
     pytest.importorskip("onnx")

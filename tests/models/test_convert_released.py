@@ -51,7 +51,7 @@ def published(
 
 
 @torch.no_grad()
-def test_imported_networks_answer_in_rgb(
+def test_imported_networks_give_rgb(
     published: tuple[Path, Path], parity: Path, seeded: ModuleType, tmp_path: Path
 ) -> None:
     out = import_released(*published, tmp_path / "released.safetensors")
@@ -199,7 +199,7 @@ def released_answer(
     return torch.cat(faces).flip(1)
 
 
-def test_released_files_dub_as_the_released_program_draws(
+def test_released_files_dub_as_the_released_program_renders(
     published: tuple[Path, Path],
     guidance_state: State,
     synthesis_state: State,

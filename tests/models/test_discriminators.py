@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from stsa_lightning.models.discriminators import PatchDiscriminator, TemporalDiscriminator
 
 
-def test_each_scale_answers_with_its_features_and_a_score() -> None:
+def test_each_scale_returns_its_features_and_a_score() -> None:
     answers = PatchDiscriminator()(torch.rand(2, 3, 64, 64))
     assert [len(features) for features in answers] == [5, 5]
     assert [f.shape[1] for f in answers[0]] == [64, 128, 256, 512, 1]
@@ -15,7 +15,7 @@ def test_each_scale_answers_with_its_features_and_a_score() -> None:
 
 
 @torch.no_grad()
-def test_the_second_scale_judges_the_half_size_image() -> None:
+def test_the_second_scale_scores_the_half_size_image() -> None:
     network, images = PatchDiscriminator(width=8), torch.rand(2, 3, 64, 64)
     small = F.avg_pool2d(images, 3, 2, 1, count_include_pad=False)
     for layer, feature in zip(network.scales[1], network(images)[1], strict=True):

@@ -174,7 +174,7 @@ def test_aligned_references_follow_each_frame():
             torch.testing.assert_close(every.face[frame], expected, atol=1e-5, rtol=0)
 
 
-def test_every_frame_of_a_window_can_be_drawn():
+def test_every_frame_of_a_window_can_be_rendered():
     module = STSA(**SMALL, losses={"weights": PLAIN}).eval()
     example = batch()
     with torch.no_grad():

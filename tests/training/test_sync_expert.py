@@ -108,7 +108,7 @@ def trained(prepared_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder / "expert.ckpt"
 
 
-def test_it_learns_to_tell_moments_apart_and_is_what_its_checkpoint_holds(trained: Path, prepared_sample: Path):
+def test_it_learns_to_distinguish_moments_and_is_what_its_checkpoint_holds(trained: Path, prepared_sample: Path):
     data = corpus(prepared_sample, num_frames=25, batch_size=2)
     data.setup()
     expert = load_sync_expert(trained)
@@ -143,7 +143,7 @@ def test_distance_by_hand():
         sync_distance(a, b[:1])
 
 
-def test_a_training_step_with_the_expert_draws_all_frames(trained: Path, prepared_sample: Path):
+def test_a_training_step_with_the_expert_renders_all_frames(trained: Path, prepared_sample: Path):
     weights = LossWeights(warp=0, perceptual=0, pixel=1, adversarial=0, feature_matching=0, sync=0.1)
     losses = {"weights": weights, "sync_expert": str(trained)}
     module = STSA("tiny", face_size=64, num_references=2, losses=losses)

@@ -116,7 +116,7 @@ def test_columns_with_an_ideal_compare_the_distance_from_it():
     assert (flow.base, flow.mean) == (2.0, -1.0)
 
 
-def test_seeds_are_paired_and_one_seed_tells_nothing():
+def test_seeds_are_paired_and_one_seed_is_flagged():
     def seeds(name: str, *values: tuple[float, float]) -> list:
         return [
             (name, made.report(made.flat({"1": x, "2": y}), identity=f"{name}{i}")) for i, (x, y) in enumerate(values)

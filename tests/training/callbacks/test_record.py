@@ -47,7 +47,7 @@ def run(folder: Path, data: Path, logger: str) -> Path:
     return folder / "run"
 
 
-def test_files_tell_versions_settings_and_the_balance(prepared_sample: Path, tmp_path: Path):
+def test_files_state_versions_settings_and_the_balance(prepared_sample: Path, tmp_path: Path):
     folder = run(tmp_path, prepared_sample, "csv")
     record = yaml.safe_load((folder / "logs" / "hparams.yaml").read_text())
     digest = sha256_of(prepared_sample / INDEX_FILE)
