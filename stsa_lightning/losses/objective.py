@@ -52,6 +52,8 @@ class LossWeights:
         warp_pixel: L1 of the warped reference to the true face.
         perceptual: VGG perceptual + style distance of the generated face.
         pixel: L1 of the generated face.
+        painted: L1 of the painted face, before `synthesis.blend` lays it over the warped reference (ours): without a
+            term of its own it would be taught only where it is already seen.
         adversarial: least-squares GAN on single faces.
         feature_matching: L1 of the discriminator's features.
         temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are rendered.
@@ -68,6 +70,7 @@ class LossWeights:
     warp_pixel: float = 0.0
     perceptual: float = 4.0
     pixel: float = 0.0
+    painted: float = 0.0
     adversarial: float = 0.25
     feature_matching: float = 2.5
     temporal_adversarial: float = 0.0
@@ -227,6 +230,10 @@ class Objective(nn.Module):
         if self.perceptual is not None and self.weights.warp:
             terms["warp"] = self.perceptual(self._looked_at(output.warped), activations, with_style=False)
         return terms
+
+    def painted_terms(self, output: SynthesisOutput, target: Tensor, mouth: Tensor | None) -> Terms:
+        """The term of the painted face alone; arguments as those of `warp_terms`."""
+        return {"painted": weighted_l1(output.painted, target, mouth)} if self.weights.painted else {}
 
     def cil_terms(self, output: SynthesisOutput) -> Terms:
         """What both paths' feature maps have in common."""

@@ -44,6 +44,7 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "on_warped": False,
         "paths": "both",
         "base_reduction": 1,
+        "blend": False,
         "temporal_dropout": 0.0,
     },
     "small": {
@@ -72,6 +73,9 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "flow_kernel": 3,
         "residuals": 1,
         "on_warped": True,
+        "base_reduction": 8,
+        "blend": True,
+        "temporal_dropout": 0.3,
     },
 }
 

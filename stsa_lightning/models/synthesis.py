@@ -57,12 +57,14 @@ class References:
 class SynthesisOutput:
     """Output of the synthesis network for B frames.
 
-    `face` (B, 3, S, S) in (0, 1); `warped` (B, 3, S, S): the references moved by the flow; `spatial`,
-    `temporal`, `fused`: maps (B, C, s, s) of either path and of both at S, S/2, S/4; `flow` (B, N, 2, S, S) in
-    pixels, x then y; `confidence` (B, N, 1, S, S) in (0, 1); `audio` (B, `audio_width`): the audio code.
+    `face` (B, 3, S, S) in (0, 1); `painted` (B, 3, S, S): what the inpainting makes of it, before it is blended with
+    the warped reference; `warped` (B, 3, S, S): the references moved by the flow; `spatial`, `temporal`, `fused`: maps
+    (B, C, s, s) of either path and of both at S, S/2, S/4; `flow` (B, N, 2, S, S) in pixels, x then y; `confidence`
+    (B, N, 1, S, S) in (0, 1); `audio` (B, `audio_width`): the audio code.
     """
 
     face: Tensor
+    painted: Tensor
     warped: Tensor
     spatial: tuple[Tensor, ...]
     temporal: tuple[Tensor, ...]
@@ -129,7 +131,7 @@ class Synthesis(nn.Module):
         align_kernels: the two large kernels of the alignment encoder.
         stem_kernel: kernel of the first convolutions and of the last.
         flow_kernel: kernel of the flow and confidence convolutions.
-        on_warped, base_reduction: correct the warped reference instead of painting from nothing, see `Inpainting`.
+        on_warped, base_reduction, blend: start from the warped reference instead of from nothing, see `Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
         align_references: references are moved onto each frame's pose before any path encodes them, see
             `warp_references` (ours; preset `small` laid references of two poses over each other).
@@ -155,6 +157,7 @@ class Synthesis(nn.Module):
         align_references: bool = False,
         paths: Paths = "both",
         base_reduction: int = 1,
+        blend: bool = False,
         temporal_dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -174,7 +177,7 @@ class Synthesis(nn.Module):
         self.spatial = SpatialPath(face_size, num_references, width, audio_width, align_kernels, stem_kernel, residuals)
         self.temporal = TemporalPath(width, audio_width, spade_hidden, stem_kernel, flow_kernel)
         self.fusion = Fusion(self.channels)
-        self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped, base_reduction)
+        self.inpainting = Inpainting(width, audio_width, spade_hidden, stem_kernel, on_warped, base_reduction, blend)
 
     def encode_references(self, images: Tensor, heatmaps: Tensor, theta: Tensor | None = None) -> References:
         """`images` (B, N, 3, S, S) in [0, 1] and their `heatmaps` (B, N, 1, S, S).
@@ -218,8 +221,9 @@ class Synthesis(nn.Module):
             temporal = tuple(maps * kept.to(maps.dtype) for maps in temporal)
             base_image = torch.lerp(references.images.mean(1).to(base_image.dtype), base_image, kept)
         fused = self.fusion(*self._used(spatial, temporal))
-        face = self.inpainting(masked, heatmap, fused, code, base_image)
-        return SynthesisOutput(face, warped.image, spatial, warped.maps, fused, warped.flow, warped.confidence, code)
+        face, painted = self.inpainting(masked, heatmap, fused, code, base_image)
+        flow = warped.flow, warped.confidence
+        return SynthesisOutput(face, painted, warped.image, spatial, warped.maps, fused, *flow, code)
 
     def forward(
         self,

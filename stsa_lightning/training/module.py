@@ -207,7 +207,7 @@ class STSA(Adversarial, Phased, Checkpointed):
             return GeneratorOutput(terms, places)
         # What the discriminators make of true faces serves feature matching here and their own step after.
         real = objective.discriminate(target, frames)
-        terms |= objective.cil_terms(output)
+        terms |= objective.cil_terms(output) | objective.painted_terms(output, target, mouth)
         with self.frozen_discriminators():
             terms |= objective.face_terms(output.face, target, activations, real, frames, mouth, batch["audio"])
             terms |= objective.own_terms("face", step)

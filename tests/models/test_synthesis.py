@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -126,11 +127,15 @@ def test_references_repeat_for_the_frames_of_a_window(tiny_synthesis: Synthesis)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
+# The warped reference, corrected.
+RESIDUAL = {"on_warped": True, "base_reduction": 1, "blend": False}
+
+
 def test_painting_starts_from_the_warped_reference_on_demand(tiny_synthesis: Synthesis) -> None:
     given = inputs()
     with torch.no_grad():
-        output = Synthesis(**{**tiny_synthesis.settings, "on_warped": True}).eval()(**given)
-        plain = Synthesis(**{**tiny_synthesis.settings, "on_warped": False}).eval()(**given)
+        output = Synthesis(**{**tiny_synthesis.settings, **RESIDUAL}).eval()(**given)
+        plain = Synthesis(**{**tiny_synthesis.settings, "on_warped": False, "blend": False}).eval()(**given)
     inside = (..., slice(32, -4), slice(4, -4))  # the flow may draw in black at the rim
     assert (output.face - output.warped)[inside].abs().mean() < 0.02
     torch.testing.assert_close(output.face[..., :32, :], given["masked"][..., :32, :], atol=0.05, rtol=0)
@@ -139,7 +144,7 @@ def test_painting_starts_from_the_warped_reference_on_demand(tiny_synthesis: Syn
 
 def test_a_coarse_base_keeps_the_detail_of_the_warped_reference_out_of_the_picture(tiny_synthesis: Synthesis) -> None:
     given = inputs()
-    network = Synthesis(**{**tiny_synthesis.settings, "on_warped": True, "base_reduction": 8}).eval()
+    network = Synthesis(**{**tiny_synthesis.settings, **RESIDUAL, "base_reduction": 8}).eval()
     torch.nn.init.zeros_(network.inpainting.last.weight)  # nothing is painted: the base alone
     with torch.no_grad():
         output = network(**given)
@@ -149,6 +154,23 @@ def test_a_coarse_base_keeps_the_detail_of_the_warped_reference_out_of_the_pictu
     torch.testing.assert_close(output.face[..., :32, :], given["masked"][..., :32, :].clamp(0.02, 0.98))
     with pytest.raises(ValueError, match="base_reduction must divide face_size"):
         Synthesis(**{**tiny_synthesis.settings, "base_reduction": 7})
+
+
+def test_blend_lays_the_painted_face_over_the_warped_reference_by_its_mask(tiny_synthesis: Synthesis) -> None:
+    given = inputs()
+    network = Synthesis(**{**tiny_synthesis.settings, "on_warped": True, "blend": True}).eval()
+    assert network.inpainting.mask is not None
+    torch.nn.init.zeros_(network.inpainting.mask.weight)
+    lower = (..., slice(32, None), slice(None))
+    for share, bias in {0.0: -50.0, 0.25: -math.log(3), 1.0: 50.0}.items():
+        torch.nn.init.constant_(network.inpainting.mask.bias, bias)
+        with torch.no_grad():
+            output = network(**given)
+        expected = (1 - share) * output.warped + share * output.painted
+        torch.testing.assert_close(output.face[lower], expected[lower], atol=1e-5, rtol=0)
+    assert (output.painted - output.warped)[lower].abs().mean() > 0.02
+    with pytest.raises(ValueError, match=r"blend .* needs on_warped"):
+        Synthesis(**{**tiny_synthesis.settings, "on_warped": False, "blend": True})
 
 
 def test_temporal_dropout_renders_some_frames_of_a_training_step_by_the_spatial_path(tiny_synthesis: Synthesis) -> None:
