@@ -95,12 +95,10 @@ def _draw(landmarks: np.ndarray, kinds: Sequence[HeatmapKind], size: int, sigma:
     lines, kind_of_line = _lines(tuple(kinds))
     inside = (faces >= 0) & (faces <= 1)
     inside = inside[..., 0] & inside[..., 1]  # (faces, 131)
-    pixels = np.floor(np.where(inside[..., None], faces, 0) * size).astype(np.int64)
+    # As in the released code, a point at 1, the far edge, is drawn to the last pixel.
+    pixels = np.minimum(np.where(inside[..., None], faces, 0) * size, size - 1).astype(np.int64)
     face, line = np.nonzero(inside[:, lines[:, 0]] & inside[:, lines[:, 1]])
     ends, maps = pixels[face[:, None], lines[line]], kind_of_line[line] * len(faces) + face
-    if (pixels == size).any():
-        drawn = _cut(ends, size)
-        ends, maps = ends[drawn], maps[drawn]
     return _stamp(ends, maps, len(kinds) * len(faces), size, sigma).reshape(
         len(kinds), *landmarks.shape[:-2], size, size
     )
@@ -111,17 +109,6 @@ def _lines(kinds: tuple[HeatmapKind, ...]) -> tuple[np.ndarray, np.ndarray]:
     """(lines, 2) positions of the ends of all lines, and (lines,) the number of each one's kind."""
     lines = [LINES[kind] for kind in kinds]
     return np.concatenate(lines), np.repeat(np.arange(len(kinds)), [len(of_kind) for of_kind in lines])
-
-
-def _cut(ends: np.ndarray, size: int) -> np.ndarray:
-    """Cut lines (n, 2 ends, 2) to the picture, as OpenCV cuts them: (n,) bool, which have something within it.
-
-    A point at 1, the far edge, is still drawn to, though its pixel is the first one outside.
-    """
-    drawn = np.ones(len(ends), bool)
-    for i in np.flatnonzero((ends == size).any(axis=(1, 2))):
-        drawn[i], *ends[i] = cv2.clipLine((0, 0, size, size), ends[i, 0].tolist(), ends[i, 1].tolist())
-    return drawn
 
 
 def _stamp(ends: np.ndarray, maps: np.ndarray, count: int, size: int, sigma: float) -> np.ndarray:

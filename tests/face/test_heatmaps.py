@@ -75,14 +75,14 @@ def test_all_kinds_at_once_equal_each_alone(scattered: np.ndarray) -> None:
 def test_equals_a_drawing_by_opencv_pixel_by_pixel(
     scattered: np.ndarray, kind: HeatmapKind, size: int, sigma: float
 ) -> None:
-    """Also where points lie on the edges of the box, and lines are single points."""
+    """Also where points lie on the edges of the box, the far one drawn to the last pixel, and lines are points."""
     on_a_grid = np.round(scattered * 4) / 4
     for face in (*scattered, *on_a_grid):
         canvas = np.full((size, size), 255, np.uint8)
         for line in LINES[kind]:
             ends = face[line]
             if ((ends >= 0) & (ends <= 1)).all():
-                cv2.polylines(canvas, [np.floor(ends * size).astype(np.int32)], False, (0,))
+                cv2.polylines(canvas, [np.minimum(np.floor(ends * size), size - 1).astype(np.int32)], False, (0,))
         distance = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
         expected = np.where(distance < 3 * sigma, np.exp(np.square(distance) * (-0.5 / sigma**2)), 0)
         np.testing.assert_array_equal(draw_heatmap(face, kind, size, sigma), expected.astype(np.float32))
