@@ -63,7 +63,7 @@ class LossWeights:
     heatmap: float = 1.0
     keypoints: float = 1.0
     keypoint_velocity: float = 1.0
-    heatmap_velocity: float = 0.0
+    heatmap_velocity: float = 1.0
     lip_aperture: float = 0.0
     audio_lip_aperture: float = 0.0
     warp: float = 2.5

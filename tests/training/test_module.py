@@ -112,7 +112,7 @@ def test_losses_are_those_of_the_definitions():
     torch.testing.assert_close(target, example["faces"][:, 1])
     torch.testing.assert_close(losses["pixel"], (output.face - target).abs().mean())
     torch.testing.assert_close(losses["warp_pixel"], (output.warped - target).abs().mean())
-    assert set(losses) == {"heatmap", "keypoints", "keypoint_velocity", "pixel", "warp_pixel"}
+    assert set(losses) == {"heatmap", "keypoints", "keypoint_velocity", "heatmap_velocity", "pixel", "warp_pixel"}
 
 
 def test_the_warp_phase_leaves_the_face_and_cil_alone():
@@ -127,7 +127,7 @@ def test_every_term_of_a_step_shows_its_gradient_at_the_predicted_heatmaps():
     module = STSA(**SIZES, losses={"weights": PLAIN})
     generated = module.generate(batch())
     heatmaps, terms = generated.places["heatmap"], generated.terms
-    assert set(terms) == {"heatmap", "keypoints", "keypoint_velocity", "pixel", "warp_pixel", "cil"}
+    assert set(terms) == {"heatmap", "keypoints", "keypoint_velocity", "heatmap_velocity", "pixel", "warp_pixel", "cil"}
     norms = gradient_norms(terms, heatmaps)
     assert set(norms) == set(terms)
     assert all(norm > 0 for norm in norms.values())
