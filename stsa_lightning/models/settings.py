@@ -107,6 +107,7 @@ class SynthesisSettings(NetworkSettings):
         align_references: warp references onto each frame's pose first.
         paths: which paths the face is made of.
         base_reduction: how many times smaller the warped reference is that `on_warped` corrects.
+        blend: lay what is painted over the warped reference by a mask, with `on_warped`.
         temporal_dropout: probability that a frame is rendered without the temporal path in training.
     """
 
@@ -121,6 +122,7 @@ class SynthesisSettings(NetworkSettings):
     align_references: bool | None = None
     paths: Paths | None = None
     base_reduction: int | None = None
+    blend: bool | None = None
     temporal_dropout: float | None = None
 
 
