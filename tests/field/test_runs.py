@@ -101,6 +101,11 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str, command: str = "fit
     return capsys.readouterr().err.splitlines()[-1]
 
 
+def own_environment() -> dict[str, str]:
+    """Without W&B's service of this process, which knows the runs of all its tests and holds a killed one for alive."""
+    return {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | {"OMP_NUM_THREADS": "1"}
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file, without W&B's links to the newest run, which it makes when it comes to it."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
@@ -328,7 +333,7 @@ def trial(sweep: Path, run_id: str, sweep_id: str, drawn: dict[str, Any], *words
     for word in create_sweep_command(yaml.safe_load(sweep.read_text())["command"]):
         command += parts[word[2:-1]] if word.startswith("${") and word.endswith("}") else [word]
     command = ["mine.yaml" if word == "experiments/hdtf.yaml" else word for word in command]
-    environment = {**os.environ, "WANDB_SWEEP_ID": sweep_id, "WANDB_RUN_ID": run_id, "OMP_NUM_THREADS": "1"}
+    environment = own_environment() | {"WANDB_SWEEP_ID": sweep_id, "WANDB_RUN_ID": run_id}
     done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -435,12 +440,10 @@ def test_days_of_a_researcher_in_one_tree_lose_nothing(tree: Path):
         seen.clear()
         seen.update({name: data for name, data in now.items() if not half(name)})
 
-    # Without W&B's service of this process, in which the victim's run would go on as if it lived.
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    environment["OMP_NUM_THREADS"] = "1"
     fit = [sys.executable, "-m", "stsa_lightning", "fit", "-c", "mine.yaml", "--logger=csv,wandb"]
     more = ["--epochs=40", "--resume.every_n_steps=1", "--trainer.check_val_every_n_epoch=1"]
-    victim = subprocess.Popen([*fit, *more], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    victim = subprocess.Popen([*fit, *more], env=own_environment(), **quiet)
     while not list((tree / "runs/mine").glob("logs/pictures/epoch-0001.png")):
         assert victim.poll() is None
         time.sleep(0.2)
