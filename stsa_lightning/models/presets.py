@@ -73,9 +73,6 @@ SYNTHESIS: dict[str, dict[str, Any]] = {
         "flow_kernel": 3,
         "residuals": 1,
         "on_warped": True,
-        "base_reduction": 8,
-        "blend": True,
-        "temporal_dropout": 0.3,
     },
 }
 

@@ -158,7 +158,7 @@ def test_a_coarse_base_keeps_the_detail_of_the_warped_reference_out_of_the_pictu
 
 def test_blend_lays_the_painted_face_over_the_warped_reference_by_its_mask(tiny_synthesis: Synthesis) -> None:
     given = inputs()
-    network = Synthesis(**{**tiny_synthesis.settings, "on_warped": True, "blend": True}).eval()
+    network = Synthesis(**{**tiny_synthesis.settings, "on_warped": True, "base_reduction": 8, "blend": True}).eval()
     assert network.inpainting.mask is not None
     torch.nn.init.zeros_(network.inpainting.mask.weight)
     lower = (..., slice(32, None), slice(None))
