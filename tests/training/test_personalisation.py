@@ -36,6 +36,7 @@ def video(sample_root: Path) -> Path:
     return sorted(sample_root.rglob("*.mp4"))[0]
 
 
+@pytest.mark.slow
 def test_the_held_out_second_gets_better_and_the_result_is_kept(checkpoint, video, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(adaptation, "LEAST_SECONDS", 1.5)
     monkeypatch.setattr(adaptation, "STEPS", 4)
