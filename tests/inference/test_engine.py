@@ -32,9 +32,9 @@ CPU = torch.device("cpu")
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
 
 
-def networks(size: str, align_references: bool = False) -> tuple[Guidance, Synthesis]:
+def networks(size: str, align_references: bool = False, **others: Any) -> tuple[Guidance, Synthesis]:
     """`small` without rendered heatmaps: a rounding error of a keypoint's place is the largest on a line's flanks."""
-    settings = {**SYNTHESIS[size], "align_references": align_references}
+    settings = {**SYNTHESIS[size], "align_references": align_references, **others}
     return seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": 0})), seeded(Synthesis(**settings))
 
 
@@ -97,9 +97,9 @@ def make_engine(request: pytest.FixtureRequest, recorded_plainly: Record, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("align_references", [False, True])
-def test_every_engine_renders_as_the_plain_one(make_engine: Callable[..., Engine], align_references: bool) -> None:
-    guidance, synthesis = networks("tiny", align_references)
+@pytest.mark.parametrize("settings", [{}, {"align_references": True}, {"blend": True, "base_reduction": 8}], ids=str)
+def test_every_engine_renders_as_the_plain_one(make_engine: Callable[..., Engine], settings: dict[str, Any]) -> None:
+    guidance, synthesis = networks("tiny", **settings)
     given, engine, plain = inputs(synthesis), make_engine(guidance, synthesis), PlainEngine(guidance, synthesis, CPU)
     expected, found = rendered(plain, given), rendered(engine, given)
     assert expected.std() > 0.02
