@@ -10,7 +10,7 @@ import numpy as np
 from stsa_lightning.media.frames import Frames
 from stsa_lightning.media.video import info_of
 
-SLOWEST_FPS, RAISED_FPS = Fraction(15_000, 1001), Fraction(25)  # 15 as NTSC counts it, 14.985
+SLOWEST_FPS, RAISED_FPS = Fraction("14.98"), Fraction(25)  # 15 as NTSC counts it, 15000 / 1001, also where rounded
 _HOLE_S, _HOLE_FRAMES = 0.1, 2.5  # a frame that is shown longer than both stands where others are missing
 _LISTED = 3  # gaps that are listed one by one
 

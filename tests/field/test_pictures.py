@@ -189,6 +189,17 @@ def test_schedule_rate_too_low_for_lips_is_raised_and_reported(tmp_path: Path, f
         assert f"has {fps} frames/s" in message
 
 
+@pytest.mark.parametrize("fps", [Fraction(15), Fraction(15_000, 1001), Fraction(2997, 200)], ids=str)
+def test_schedule_rate_of_15_however_it_is_counted_is_the_video_s_own(
+    tmp_path: Path, fps: Fraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VideoSource(encode(tmp_path / "a.mkv", numbered(9), base=1 / fps)) as video_source:
+        monkeypatch.setattr(VideoSource, "rate", fps)  # as a container that holds a fraction states it
+        list(video_source.scan())
+        assert video_source.out_fps == fps
+        assert video_source.warnings(9) == []
+
+
 @pytest.mark.parametrize("hole_s", [0.2, 0.6])
 def test_footage_hole_in_the_picture_is_reported_and_filled(tmp_path: Path, hole_s: float) -> None:
     stamps = [k + (round(25 * hole_s) if k > 9 else 0) for k in range(20)]
