@@ -76,7 +76,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, clip: Path, checkpoint: Path) -> 
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, output = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, output
     assert "stsa: stopped" in output
     assert "Traceback" not in output
     assert not list(out.iterdir())
