@@ -54,9 +54,9 @@ class AugmentSettings:
     voice: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("geometry", "colour", "resolution", "jpeg", "voice"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augment.{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name, strength in vars(self).items():
+            if not 0 <= strength <= 1:
+                raise UserError(f"augment.{name}: expected 0 to 1, got {strength}")
 
     def pictures(
         self, faces: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from stsa_lightning.models.inpainting import completed
 from stsa_lightning.models.synthesis import Paths, Synthesis, SynthesisOutput
 
 Render = Callable[..., SynthesisOutput]
@@ -50,9 +50,8 @@ def ablated_predictions(synthesis: Synthesis, generate: Callable[..., Any], spee
 
 def _warped(render: Render) -> Render:
     def rendered(masked_face: Tensor, *inputs: Any) -> SynthesisOutput:
-        output, half = render(masked_face, *inputs), masked_face.shape[-2] // 2
-        face = torch.cat([masked_face[..., :half, :], output.warped[..., half:, :]], dim=-2)
-        return replace(output, face=face)
+        output = render(masked_face, *inputs)
+        return replace(output, face=completed(masked_face, output.warped))
 
     return rendered
 

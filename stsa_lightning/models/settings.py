@@ -65,8 +65,6 @@ class GuidanceSettings(NetworkSettings):
     """Settings of the guidance network that differ from the preset's, see `Guidance`.
 
     Attributes:
-        network: class path of a subclass of `Guidance` of one's own; it is given the preset.
-        options: its further arguments.
         width: size of every embedding.
         base: channels of the first heatmap convolution.
         layers: of the transformer.
@@ -94,8 +92,6 @@ class SynthesisSettings(NetworkSettings):
     """Settings of the synthesis network that differ from the preset's, see `Synthesis`.
 
     Attributes:
-        network: class path of a subclass of `Synthesis` of one's own; it is given the preset.
-        options: its further arguments.
         width: channels at full size.
         audio_width: size of the audio code, of the alignment code and of AdaIN's hidden layer.
         spade_hidden: channels inside SPADE.

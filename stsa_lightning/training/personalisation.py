@@ -56,6 +56,7 @@ WEIGHTS = LossWeights(
     heatmap=0.0,
     keypoints=0.0,
     keypoint_velocity=0.0,
+    heatmap_velocity=0.0,
     warp=0.0,
     warp_pixel=2.0,
     perceptual=0.0,

@@ -379,7 +379,7 @@ def test_fewer_windows_than_processes_are_refused():
 
 
 def process(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = own_environment() | {"GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "stsa_lightning", *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
