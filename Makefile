@@ -10,6 +10,9 @@ OUT := outputs/demo
 RUN := $(OUT)/run
 VIDEOS := $(OUT)/sample/videos
 
+# Setuptools warns of every editable installation, whatever is in it.
+INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable
+
 .PHONY: demo test test-slow lint docs install clean
 
 install: $(VENV)/.installed
@@ -18,12 +21,12 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.14 found. Install one, or call make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) .
 	@touch $@
 
 # What tests and checks need besides, which the demo does not wait for.
 $(VENV)/.developed: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(INSTALL) '.[dev]'
 	@touch $@
 
 $(OUT)/sample/index.parquet: | $(VENV)/.installed
@@ -63,7 +66,7 @@ test-slow: $(VENV)/.developed
 
 # The pages, into site/. The variable silences an advertisement.
 docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(INSTALL) '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.developed
