@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
@@ -97,6 +98,10 @@ def encode(
             frame.pts, frame.time_base = (number if stamps is None else stamps[number]), base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    # SVT-AV1 gives the thread that starts it real-time priority where it may (as root), and all processes that this one
+    # starts later would have it, too: one that waits in a loop then stops the machine.
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 
