@@ -34,6 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="many dubs: a CSV file with columns video, audio, out (paths relative to it); results that exist are "
         "skipped, failures do not stop the others",
     )
+    parser.add_argument("--encoding", help="of the manifest, where it is not Unicode: cp1251, gb18030, mac_roman, ...")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -90,7 +91,7 @@ def _dub(arguments: argparse.Namespace) -> None:
     from stsa_lightning.dubbing import Dubber
     from stsa_lightning.dubbing.manifest import dub_all, read_manifest
 
-    jobs = read_manifest(arguments.manifest) if arguments.manifest else None
+    jobs = read_manifest(arguments.manifest, arguments.encoding) if arguments.manifest else None
     adapted = _adapted(arguments) if arguments.adapt else None
     dubber = Dubber.from_checkpoint(
         adapted.path if adapted else arguments.checkpoint,
@@ -135,6 +136,8 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.manifest is not None and any(value is not None for value in single):
         raise UserError("--manifest names videos, speech and results itself: leave VIDEO, AUDIO and --out away")
+    if arguments.encoding is not None and arguments.manifest is None:
+        raise UserError("--encoding is that of --manifest LIST.csv, which is not given")
     if arguments.adapt < 0:
         raise UserError(f"--adapt: expected minutes, 0 or more, got {arguments.adapt:g}")
     if arguments.adapt and arguments.manifest is not None:

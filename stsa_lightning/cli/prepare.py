@@ -11,7 +11,12 @@ from pathlib import Path
 from stsa_lightning.cli.command import command
 
 # Options of each corpus, as `find_sources` takes them.
-_OWN = {"folder": ("speaker", "language"), "lrs2": ("lists", "with_pretrain"), "hdtf": ("lists",), "cmlr": ("lists",)}
+_OWN: dict[str, tuple[str, ...]] = {
+    "folder": ("speaker", "language"),
+    "lrs2": ("lists", "encoding", "with_pretrain"),
+    "hdtf": ("lists", "encoding"),
+    "cmlr": ("lists", "encoding"),
+}
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -37,6 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     cmlr = _corpus(prepare, "cmlr", "CMLR (Mandarin); --root is the folder of video and audio")
     for parser in (lrs2, hdtf, cmlr):
         parser.add_argument("--lists", type=Path, help="folder of the authors' lists, where they are not found")
+        parser.add_argument("--encoding", help="of the lists, where they are not Unicode: cp1251, gb18030, ...")
     report = command(prepare, "report", _report, "a page about a prepared corpus: counts, reasons, spread, worst clips")
     report.add_argument("--data", type=Path, required=True, help="the prepared corpus (--out of its preparation)")
     report.add_argument("-o", "--out", type=Path, required=True, help="the HTML file")

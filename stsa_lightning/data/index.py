@@ -15,7 +15,7 @@ from stsa_lightning.data.measures import MEASURES, no_measures
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.names import storable
-from stsa_lightning.utils.tables import list_lines, read_text
+from stsa_lightning.utils.tables import Text, list_lines, read_text
 
 INDEX_FILE = "index.parquet"
 
@@ -184,8 +184,12 @@ def read_clip_list(path: Path | str, known: Collection[str] = ()) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list of clips; expected a text file with a clip name on each line")
-    lines = [line for _, line in list_lines(read_text(path)) if not line.startswith("#")]
-    names = [name for line in lines if (name := _named(line, known))]
+
+    def named(text: Text) -> list[str]:
+        lines = (line for _, line in list_lines(text) if not line.startswith("#"))
+        return [name for line in lines if (name := _named(line, known))]
+
+    names = named(read_text(path, found=lambda text: sum(name in known for name in named(text))))
     if not names:
         raise UserError(f"{path}: expected a clip name on each line, found none")
     return names

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stsa_lightning.dubbing.dubber import Dubber
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.utils.errors import UserError
-from stsa_lightning.utils.tables import read_table
+from stsa_lightning.utils.names import as_stored, legible
+from stsa_lightning.utils.tables import Text, read_text, table_rows
 
 COLUMNS = ("video", "audio", "out")
 
@@ -57,26 +60,62 @@ class JobResult:
         return {**fields, "skipped": True} if self.skipped else {**fields, "error": self.error}
 
 
-def read_manifest(path: str | Path) -> list[Job]:
+def read_manifest(path: str | Path, encoding: str | None = None) -> list[Job]:
     """The jobs of a CSV file with the columns video, audio and out; relative paths are relative to the file.
+
+    Args:
+        path: the file.
+        encoding: what it is in; None: told by the file itself, or by which videos and sounds there are.
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: as `read_table`, or two lines write the same file.
+        UserError: as `read_text` and `table_rows`; two lines write the same file; what a line means depends on an
+            encoding that nothing tells.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such manifest")
-    text, rows = read_table(path, COLUMNS)
-    jobs = []
-    for row in rows:
-        video, audio, out = (path.parent / field for field in row.fields)
-        jobs.append(Job(video, audio, out, row.where, text.doubt))
+    there = cache(os.path.exists)
+
+    def found(text: Text) -> int:
+        try:
+            return sum(there(job.video) + there(job.audio) for job in _jobs(text))
+        except UserError:
+            return -1
+
+    text = read_text(path, encoding, found)
+    jobs = _jobs(text)
+    for job, *others in zip(jobs, *map(_jobs, text.others), strict=False):
+        _check_sure(job, [text, *text.others], [job, *others])
     firsts: dict[Path, Job] = {}
     for job in jobs:
         if firsts.setdefault(job.out.resolve(), job) is not job:
             raise DubError(f"{job.where}: {job.out} is the result of more than one line; give each a name of its own")
     return jobs
+
+
+def _jobs(text: Text) -> list[Job]:
+    rows = table_rows(text, COLUMNS)
+    jobs = []
+    for row in rows:
+        video, audio, out = (text.path.parent / field for field in row.fields)
+        jobs.append(Job(as_stored(video), as_stored(audio), out, row.where, text.doubt))
+    return jobs
+
+
+def _check_sure(job: Job, texts: list[Text], readings: list[Job]) -> None:
+    """Raises `DubError` where the readings of a line would dub other files, or into another one."""
+    for name in ("video", "audio", "out"):
+        meant: dict[Path, str] = {}
+        for reading, text in zip(readings, texts, strict=True):
+            meant.setdefault(getattr(reading, name), text.encoding)
+        usable = [path for path in meant if name == "out" or os.path.exists(path)]
+        if len(usable) > 1:
+            raise DubError(
+                f"{job.where}: expected UTF-8, found bytes that stand for other names in each encoding: {name} is "
+                + " or ".join(f"{legible(path.name)} ({meant[path]})" for path in usable[:3])
+                + "; say which with --encoding, or save the list as text in UTF-8 (in a spreadsheet: CSV UTF-8)"
+            )
 
 
 def dub_all(

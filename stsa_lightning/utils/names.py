@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
+from pathlib import Path
 
 # Bytes that are no UTF-8 (as Python holds them), control characters, line ends and marks that turn the direction of
 # writing, and the backslash, which begins what stands for them.
@@ -27,6 +29,12 @@ def legible_text(words: str) -> str:
 def from_legible(text: str) -> str:
     """The name that `legible` made `text` of."""
     return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(text)))
+
+
+def as_stored(path: Path) -> Path:
+    """The path, or, where nothing is there, one that is: systems compose the accents of names, or decompose them."""
+    forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return path if os.path.exists(path) else next(filter(os.path.exists, forms), path)
 
 
 def storable(name: str) -> str:

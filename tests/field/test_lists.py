@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,11 @@ from stsa_lightning.data.corpora import MissingVideosWarning, find_sources
 from stsa_lightning.data.corpora.source import Source
 from stsa_lightning.data.extract import RejectedError, _check_range
 from stsa_lightning.data.index import select_clips
-from stsa_lightning.dubbing.manifest import dub_all, read_manifest
+from stsa_lightning.dubbing.manifest import Job, dub_all, read_manifest
 from stsa_lightning.evaluation.protocol import load_protocol
 from stsa_lightning.media.video import VideoInfo
 from stsa_lightning.utils.errors import UserError
-from stsa_lightning.utils.tables import read_table, read_text
+from stsa_lightning.utils.tables import read_text, table_rows
 
 ENCODINGS = {
     "utf-8": ("utf-8", b""),
@@ -50,9 +52,132 @@ def test_manifest_of_any_encoding_and_separator_is_read(
     codec, mark = ENCODINGS[encoding]
     path = tmp_path / "list.csv"
     path.write_bytes(mark + text.encode(codec))
-    jobs = read_manifest(path)
-    assert [[p.name for p in (job.video, job.audio, job.out)] for job in jobs] == ROWS
-    assert bool(jobs[0].doubt) == (encoding == "cp1252")
+    for name in (name for row in ROWS for name in row[:2]):
+        (tmp_path / name).touch()
+    assert _names(read_manifest(path)) == ROWS
+
+
+def _names(jobs: list[Job]) -> list[list[str]]:
+    return [[path.name for path in (job.video, job.audio, job.out)] for job in jobs]
+
+
+LEGACY = {
+    "cp850": ["Müller très ñandú.mp4", "Größe.wav", "öut.mp4"],
+    "cp1250": ["Łódź žlutý.mp4", "řeč.wav", "výsledek.mp4"],
+    "cp1251": ["видео.mp4", "речь.wav", "итог.mp4"],
+    "koi8_r": ["видео.mp4", "речь.wav", "итог.mp4"],
+    "cp866": ["видео.mp4", "речь.wav", "итог.mp4"],
+    "mac_roman": ["vidéo è.mp4", "ça va.wav", "été.mp4"],
+    "gb18030": ["视频.mp4", "语音.wav", "结果.mp4"],
+    "cp950": ["影片.mp4", "語音.wav", "結果.mp4"],
+    "shift_jis": ["動画ソ.mp4", "音声.wav", "結果.mp4"],
+    "euc_kr": ["영상.mp4", "음성.wav", "결과.mp4"],
+    "cp1255": ["וידאו.mp4", "קול.wav", "פלט.mp4"],
+    "cp1256": ["فيديو.mp4", "صوت.wav", "نتيجة.mp4"],
+    "cp1253": ["βίντεο.mp4", "φωνή.wav", "έξοδος.mp4"],
+}
+
+
+@pytest.mark.parametrize("encoding", list(LEGACY))
+def test_manifest_in_a_legacy_encoding_is_read_as_its_files_are_called(encoding: str, tmp_path: Path) -> None:
+    row = LEGACY[encoding]
+    (tmp_path / "list.csv").write_bytes(f"video,audio,out\n{','.join(row)}\n".encode(encoding))
+    for name in row[:2]:
+        (tmp_path / name).touch()
+    assert _names(read_manifest(tmp_path / "list.csv")) == [row]
+    assert _names(read_manifest(tmp_path / "list.csv", encoding)) == [row]
+
+
+@pytest.mark.parametrize("encoding", list(LEGACY))
+def test_manifest_whose_results_alone_are_in_a_legacy_encoding_is_refused_until_it_is_named(
+    encoding: str, tmp_path: Path
+) -> None:
+    out = LEGACY[encoding][2]
+    (tmp_path / "list.csv").write_bytes(f"video,audio,out\na.mp4,b.wav,{out}\n".encode(encoding))
+    with pytest.raises(UserError, match=r"list.csv: line 2: .* out is .* or .*; say which with --encoding") as caught:
+        read_manifest(tmp_path / "list.csv")
+    assert "\n" not in str(caught.value)
+    (job,) = read_manifest(tmp_path / "list.csv", encoding)
+    assert job.out.name == out
+
+
+def test_manifest_that_names_files_in_two_encodings_is_refused(tmp_path: Path) -> None:
+    data = "vidéo.mp4".encode("cp1252")
+    for encoding in ("cp1252", "cp1251"):
+        (tmp_path / data.decode(encoding)).touch()
+    (tmp_path / "list.csv").write_bytes(b"video,audio,out\n" + data + b",b.wav,c.mp4\n")
+    with pytest.raises(UserError, match=r"video is vidйo.mp4 .cp1251. or|video is vidéo.mp4 .cp1252. or vidйo.mp4"):
+        read_manifest(tmp_path / "list.csv")
+
+
+def test_manifest_with_lines_in_two_encodings_is_read(tmp_path: Path) -> None:
+    rows = [["видео.mp4", "b.wav", "c.mp4"], ["фильм.mp4", "речь.wav", "d.mp4"]]
+    for name in (name for row in rows for name in row[:2]):
+        (tmp_path / name).touch()
+    lines = [",".join(row) for row in rows]
+    (tmp_path / "list.csv").write_bytes(b"video,audio,out\n" + lines[0].encode() + b"\n" + lines[1].encode("cp1251"))
+    assert _names(read_manifest(tmp_path / "list.csv")) == rows
+
+
+def test_manifest_in_the_bytes_of_its_files_names_is_read(tmp_path: Path) -> None:
+    name = "видео.mp4".encode("cp1251")
+    try:
+        (tmp_path / os.fsdecode(name)).touch()
+    except OSError:
+        pytest.skip("the file system takes Unicode alone")
+    (tmp_path / "list.csv").write_bytes(b"video,audio,out\n" + name + b",b.wav,c.mp4\n")
+    (job,) = read_manifest(tmp_path / "list.csv")
+    assert job.video.is_file()
+
+
+def test_manifest_with_decomposed_accents_finds_composed_names_and_the_other_way_round(tmp_path: Path) -> None:
+    forms = ("NFC", "NFD")
+    for form, other in (forms, forms[::-1]):
+        folder = tmp_path / form
+        folder.mkdir()
+        (folder / unicodedata.normalize(form, "vidéo.mp4")).touch()
+        text = unicodedata.normalize(other, "video,audio,out\nvidéo.mp4,b.wav,c.mp4\n")
+        (folder / "list.csv").write_text(text, encoding="utf-8")
+        (job,) = read_manifest(folder / "list.csv")
+        assert job.video.is_file()
+
+
+def test_joined_manifests_marks_are_no_part_of_names(tmp_path: Path) -> None:
+    lines = ("video,audio,out\n", "a.mp4,b.wav,c.mp4\n")
+    (tmp_path / "list.csv").write_bytes(b"".join(codecs.BOM_UTF8 + line.encode() for line in lines))
+    assert _names(read_manifest(tmp_path / "list.csv")) == [["a.mp4", "b.wav", "c.mp4"]]
+
+
+def test_encoding_that_does_not_exist_or_does_not_fit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes("video,audio,out\nvidéo.mp4,b.wav,c.mp4\n".encode("cp1252"))
+    for name in ("martian", "base64"):
+        with pytest.raises(UserError, match=f"--encoding: expected the name of an encoding.*{name}"):
+            read_manifest(tmp_path / "list.csv", name)
+    with pytest.raises(UserError, match="line 2: expected utf-8, found bytes that are none"):
+        read_manifest(tmp_path / "list.csv", "utf-8")
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "gb18030", "shift_jis", "mac_roman"])
+def test_corpus_lists_in_a_legacy_encoding_are_read_as_their_videos_are_called(encoding: str, tmp_path: Path) -> None:
+    name = LEGACY[encoding][0].removesuffix(".mp4").replace(" ", "")
+    _hdtf(tmp_path, "Radio1.mp4 00:00-00:01\n")
+    (tmp_path / f"{name}.mp4").write_bytes(b"x")
+    (tmp_path / "RD_annotion_time.txt").write_bytes(f"{name}.mp4 00:02-00:03\n".encode(encoding))
+    (tmp_path / "RD_crop_wh.txt").write_bytes(f"{name}_0.mp4 0 8 0 8\n".encode(encoding))
+    (clip,) = find_sources("hdtf", tmp_path)
+    assert (clip.path.stem, clip.start_s, clip.crop) == (name, 2.0, (0, 0, 8, 8))
+    assert find_sources("hdtf", tmp_path, encoding=encoding) == [clip]
+    clips = pd.DataFrame({"clip": [f"ann/{name}", "ann/b"]})
+    (tmp_path / "list.txt").write_bytes(f"ann/{name}\n".encode(encoding))
+    assert select_clips(clips, tmp_path / "list.txt")["clip"].tolist() == [f"ann/{name}"]
+
+
+def test_lists_whose_odd_names_nothing_has_point_at_their_encoding(tmp_path: Path) -> None:
+    _hdtf(tmp_path, "Radio1.mp4 00:00-00:01\n")
+    (tmp_path / "RD_crop_wh.txt").write_text("видео_0.mp4 0 8 0 8\n", encoding="cp1251")
+    (tmp_path / "RD_annotion_time.txt").write_text("видео.mp4 00:00-00:01\n", encoding="cp1251")
+    with pytest.raises(UserError, match="if names look wrong, give the encoding of the lists: --encoding"):
+        find_sources("hdtf", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +226,9 @@ def test_line_of_a_file_that_is_not_there_is_named_and_the_guess_reported(tmp_pa
     (result,) = dub_all(None, read_manifest(tmp_path / "list.csv"))  # type: ignore[arg-type]
     assert f"{tmp_path / 'list.csv'}: line 2: " in str(result.error)
     assert "no such file" in str(result.error)
-    assert "was read as Windows-1252: if names look wrong, save it as text in UTF-8" in str(result.error)
+    assert "was read as cp1252: if names look wrong, name its encoding, or save it as text in UTF-8" in str(
+        result.error
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*not usable in this corpus .name")
@@ -151,7 +278,7 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
         data = rng.integers(0, 256, size, np.uint8).tobytes()
         for start in (b"", b"video,audio,out\n", codecs.BOM_UTF16_LE, codecs.BOM_UTF8 + b"video;audio;out\n"):
             path.write_bytes(start + data)
-            for read in (read_text, lambda path: read_table(path, ("video", "audio", "out"))):
+            for read in (read_text, lambda path: table_rows(read_text(path), ("video",)), read_manifest):
                 try:
                     read(path)
                 except UserError as error:

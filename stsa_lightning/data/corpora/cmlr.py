@@ -11,6 +11,7 @@ The splits share all speakers: for a test on people never seen give `validation_
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -25,7 +26,7 @@ from stsa_lightning.data.corpora.source import (
     those_there,
 )
 from stsa_lightning.utils.errors import UserError
-from stsa_lightning.utils.tables import list_lines, read_text
+from stsa_lightning.utils.tables import Text, list_lines, read_text
 
 TREE = """
 CMLR/                                       <- --root
@@ -38,12 +39,13 @@ _SENTENCE = re.compile(r"(?:^|/)(s\d{1,2}/\w+/[^/]+)$")
 _SUFFIX = re.compile(r"\.(mp4|avi|wav|txt|csv|align|npy)$")
 
 
-def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
+def find(root: Path | str, lists: Path | str | None = None, encoding: str | None = None) -> list[Source]:
     """The sentences that the lists name, each with its split; all of the tree, without splits, where there are none.
 
     Args:
         root: folder of `video` and `audio`, or of `s1` ... `s11`.
         lists: folder of the csv files; None: looked for in `root` and in `video`.
+        encoding: of the csv files; None: told by themselves, or by which videos there are.
 
     Raises:
         FileNotFoundError: `root` or `lists` is no folder.
@@ -58,7 +60,7 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     if video is None:
         raise LayoutError(root, "expected CMLR as its authors give it out, found no video/s1/DATE/SECTION.mp4", TREE)
     places = [existing_folder(lists)] if lists else [root, video, root.parent]
-    splits = _splits(places)
+    splits = _splits(places, video, encoding)
     if not splits and lists:
         raise LayoutError(places[0], "expected the lists train.csv, val.csv and test.csv, found none", TREE)
     splits = splits or {path.relative_to(video).as_posix()[:-4]: "" for path in video.glob("s[0-9]*/*/*.mp4")}
@@ -78,26 +80,34 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     return those_there(root, TREE, builders)
 
 
-def _splits(places: list[Path]) -> dict[str, str]:
+def _splits(places: list[Path], video: Path, encoding: str | None) -> dict[str, str]:
     """Sentence -> split, of the lists that there are."""
     lists: dict[str, Iterable[str]] = {}
     for split, names in SPLITS.items():
         paths = (place / f"{name}.csv" for place in places for name in names)
         path = next((path for path in paths if path.is_file()), None)
         if path is not None:
-            lists[split] = _sentences(path)
+            lists[split] = _sentences(path, video, encoding)
     return splits_by_name(places[0], lists)
 
 
-def _sentences(path: Path) -> list[str]:
+def _sentences(path: Path, video: Path, encoding: str | None) -> list[str]:
+    def found(text: Text) -> int:
+        names = (_sentence(line) for _, line in list_lines(text))
+        return sum(os.path.exists(video / f"{name}.mp4") for name in names if name)
+
     sentences = []
-    for number, line in list_lines(read_text(path)):
-        fields = re.split(r"[,;\t ]+", line.replace("\\", "/"))
-        found = [match[1] for field in fields if (match := _SENTENCE.search(_SUFFIX.sub("", field.strip("\"'"))))]
-        if found:
-            sentences.append(found[0])
+    for number, line in list_lines(read_text(path, encoding, found)):
+        if name := _sentence(line):
+            sentences.append(name)
         elif number > 1:  # the first line may be a header
             raise UserError(
                 f"{path}: line {number}: expected a sentence such as s1/20120904/section_4_003, got {line!r}"
             )
     return sentences
+
+
+def _sentence(line: str) -> str:
+    """The name of the sentence that a line of a list holds; empty: none."""
+    fields = (_SUFFIX.sub("", field.strip("\"'")) for field in re.split(r"[,;\t ]+", line.replace("\\", "/")))
+    return next((match[1] for field in fields if (match := _SENTENCE.search(field))), "")

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from stsa_lightning.data.corpora.source import (
     existing_folder,
     report_missing,
     some,
+    some_missing,
     source_of,
     unique_clips,
 )
@@ -60,7 +63,7 @@ class Listed:
     fault: str = ""
 
 
-def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
+def find(root: Path | str, lists: Path | str | None = None, encoding: str | None = None) -> list[Source]:
     """The clips of the lists whose videos are below `root`, or clips that are already cut.
 
     A clip is called SPEAKER/VIDEO_NUMBER. A cut clip is used as it is; otherwise a clip is a time range and a crop of
@@ -69,6 +72,7 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     Args:
         root: folder with the videos.
         lists: folder of the lists; None: looked for below `root`.
+        encoding: of the lists; None: told by themselves, or by which videos there are.
 
     Raises:
         FileNotFoundError: `root` or `lists` is no folder.
@@ -83,7 +87,7 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
     tree = search(root, once=False)
     for relative in (*tree.videos, *sorted(tree.faults)):
         videos.setdefault(_SET.sub("", legible(relative.stem)), root / relative)
-    listed = read_lists(existing_folder(lists) if lists else root)
+    listed = read_lists(existing_folder(lists) if lists else root, videos, encoding)
     if not listed:
         return _cut_clips(root, videos)
     cropped = [clip for clip in listed if clip.crop]
@@ -102,7 +106,9 @@ def find(root: Path | str, lists: Path | str | None = None) -> list[Source]:
             missing.append(f"{clip.video}.mp4")
     if not sources:
         raise LayoutError(
-            root, f"none of the {len(set(missing))} videos that the lists name is there ({missing[0]})", TREE
+            root,
+            f"none of the {len(set(missing))} videos that the lists name is there ({some_missing(missing, 1)})",
+            TREE,
         )
     report_missing(root, missing, len(listed), "their videos are not there")
     uncropped = [f"{clip.video}_{clip.number}" for clip in listed if clip not in usable]
@@ -116,18 +122,24 @@ def speaker(video: str) -> str:
     return video if re.fullmatch(r"Radio\d+", video) else re.sub(r"(?<=.)\d+$", "", video)
 
 
-def read_lists(folder: Path) -> list[Listed]:
+def read_lists(folder: Path, videos: Collection[str] = (), encoding: str | None = None) -> list[Listed]:
     """All clips of the lists below a folder, in their order; empty without `*_annotion_time.txt`.
+
+    Args:
+        folder: of the lists.
+        videos: names of those that are there, which tell the encoding of the lists.
+        encoding: of the lists, where it is known.
 
     Raises:
         UserError: a line of another form.
     """
     clips: dict[tuple[str, int], Listed] = {}
+    table = partial(_table, videos=videos, encoding=encoding)
     for times in sorted(folder.rglob("*_anno*tion_time.txt")):  # should the spelling be put right one day
         name = times.name.split("_anno")[0]
-        crops = _table(times.with_name(f"{name}_crop_wh.txt"))
-        lines = _table(times.with_name(f"{name}_resolution.txt"))
-        for video, (where, ranges) in _table(times).items():
+        crops = table(times.with_name(f"{name}_crop_wh.txt"))
+        lines = table(times.with_name(f"{name}_resolution.txt"))
+        for video, (where, ranges) in table(times).items():
             for number, text in enumerate(ranges):
                 start_s, stop_s = _range(text, where)
                 crop = _crop(crops.get(f"{video}_{number}"))
@@ -157,7 +169,7 @@ def _report_overlaps(root: Path, clips: list[Listed]) -> None:
 _Row = tuple[str, list[str]]  # where it stands, for messages; the values
 
 
-def _table(path: Path) -> dict[str, _Row]:
+def _table(path: Path, videos: Collection[str], encoding: str | None) -> dict[str, _Row]:
     """Name without suffix -> its row of a list; empty where there is no such list.
 
     Raises:
@@ -166,12 +178,16 @@ def _table(path: Path) -> dict[str, _Row]:
     if not path.is_file():
         return {}
     table: dict[str, _Row] = {}
-    for row in list_rows(path):
-        name, values = row.fields[0].removesuffix(".mp4"), row.fields[1:]
+    for row in list_rows(path, encoding, lambda word: re.sub(r"_\d+$", "", _name(word)) in videos):
+        name, values = _name(row.fields[0]), row.fields[1:]
         first, known = table.setdefault(name, (row.where, values))
         if known != values:
             raise UserError(f"{row.where}: expected each name once, found {name} here and in {first}")
     return table
+
+
+def _name(word: str) -> str:
+    return legible(word.removesuffix(".mp4"))
 
 
 def _range(text: str, where: str) -> tuple[float, float]:

@@ -8,6 +8,7 @@ for one speaker (it is a broadcast), and that the marks mean near-frontal and mu
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,12 @@ train.txt, val.txt, test.txt    beside mvlrs_v1, in it, or in --lists: 553541569
 SPLITS = ("train", "val", "test")
 
 
-def find(root: Path | str, lists: Path | str | None = None, with_pretrain: bool = False) -> list[Source]:
+def find(
+    root: Path | str,
+    lists: Path | str | None = None,
+    with_pretrain: bool = False,
+    encoding: str | None = None,
+) -> list[Source]:
     """The clips that the lists name, each with its split; the speaker is the folder `<id>`.
 
     A clip of `pretrain` trains, is called `<id>/pretrain/<clip>`, and is left out if its broadcast validates or tests.
@@ -43,6 +49,7 @@ def find(root: Path | str, lists: Path | str | None = None, with_pretrain: bool 
         root: `mvlrs_v1`, the folder above it, or its `main`.
         lists: folder of the lists; None: looked for beside and in `mvlrs_v1`.
         with_pretrain: use `pretrain` too (twice as many clips as `main`).
+        encoding: of the lists; None: told by themselves, or by which videos there are.
 
     Raises:
         FileNotFoundError: `root` or `lists` is no folder.
@@ -72,11 +79,12 @@ def find(root: Path | str, lists: Path | str | None = None, with_pretrain: bool 
             MissingVideosWarning,
             stacklevel=2,
         )
-    splits = splits_by_name(root, {split: _names(path) for split, path in paths.items() if path})
+    main = base / "main"
+    splits = splits_by_name(root, {split: _names(path, main, encoding) for split, path in paths.items() if path})
     named = [("main", name, split) for name, split in splits.items()]
     if with_pretrain:
         held_out = {name.split("/")[0] for _, name, split in named if split != "train"}
-        pretrain = [name for name in _pretrain(base, places) if name.split("/")[0] not in held_out]
+        pretrain = [name for name in _pretrain(base, places, encoding) if name.split("/")[0] not in held_out]
         named += [("pretrain", name, "train") for name in pretrain]
     return _sources(root, base, named)
 
@@ -93,21 +101,25 @@ def _sources(root: Path, base: Path, named: list[tuple[str, str, str]]) -> list[
     return those_there(root, TREE, builders)
 
 
-def _pretrain(base: Path, places: list[Path]) -> list[str]:
+def _pretrain(base: Path, places: list[Path], encoding: str | None) -> list[str]:
     listed = next((p / "pretrain.txt" for p in places if (p / "pretrain.txt").is_file()), None)
     if listed:
-        return _names(listed)
+        return _names(listed, base / "pretrain", encoding)
     if not (base / "pretrain").is_dir():
         raise LayoutError(base, "--with-pretrain: expected the folder pretrain, found none", TREE)
     return sorted(f"{path.parent.name}/{path.stem}" for path in (base / "pretrain").glob("*/*.mp4"))
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Path, videos: Path, encoding: str | None) -> list[str]:
     names = []
-    for row in list_rows(path):
-        name = row.fields[0].replace("\\", "/").removesuffix(".mp4")
+    for row in list_rows(path, encoding, lambda word: os.path.exists(videos / f"{_name(word)}.mp4")):
+        name = _name(row.fields[0])
         if name.count("/") != 1 or not all(name.split("/")):
             found = " ".join(row.fields)
             raise UserError(f"{row.where}: expected ID/CLIP such as 5535415699068794046/00001, got {found!r}")
         names.append(name)
     return names
+
+
+def _name(word: str) -> str:
+    return word.replace("\\", "/").removesuffix(".mp4")

@@ -187,7 +187,7 @@ def report_missing(root: Path, missing: Sequence[str], total: int, why: str) -> 
     """A warning that counts what of a corpus is left out, and names some of it."""
     if missing:
         warnings.warn(
-            f"{root}: {len(missing)} of {total} clips are left out: {why} ({some(missing)})",
+            f"{root}: {len(missing)} of {total} clips are left out: {why} ({some_missing(missing)})",
             MissingVideosWarning,
             stacklevel=3,
         )
@@ -209,7 +209,9 @@ def those_there(root: Path, tree: str, named: Mapping[str, Callable[[], Source]]
         except FileNotFoundError:
             missing.append(name)
     if not sources:
-        raise LayoutError(root, f"none of the {len(named)} videos that the lists name is there ({missing[0]})", tree)
+        raise LayoutError(
+            root, f"none of the {len(named)} videos that the lists name is there ({some_missing(missing, 1)})", tree
+        )
     report_missing(root, missing, len(named), "named by the lists, but not there")
     return unique_clips(root, sources)
 
@@ -236,6 +238,12 @@ def unique_clips(root: Path, sources: Iterable[Source]) -> list[Source]:
 def some(names: Sequence[str], count: int = 3) -> str:
     """The first names, for a message."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def some_missing(names: Sequence[str], count: int = 3) -> str:
+    """The first of the names that nothing has, for a message; and where they may come from, if they are no ASCII."""
+    odd = "" if all(map(str.isascii, names)) else "; if names look wrong, give the encoding of the lists: --encoding"
+    return some(list(map(legible, names)), count) + odd
 
 
 def _first_entries(root: Path, count: int = 8) -> list[str]:
