@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 # FFmpeg's names of formats that can be put end to end, and by how much stamps may rise in one step: FFmpeg's own limit,
 # or any, where a picture that stands still needs no frames.
 _AHEAD_S = {"mpegts": 10.0, "mpeg": 10.0, "flv": float("inf"), "matroska,webm": float("inf")}
-_BACK_S = 0.5  # stamps that fall by more begin anew
+# Stamps that fall by more begin anew: by FFmpeg's own limit where a decoder can begin, elsewhere by what the order of
+# storing makes of them where times of decoding are missing.
+_BACK_S, _BACK_MIDWAY_S = 0.1, 0.5
 _NEAR_S = 5.0  # of its picture, a recording's sound begins
 
 
@@ -116,7 +118,9 @@ def _parts(container: InputContainer, streams: list[Any], step_s: Fraction, ahea
         # Times of showing fall wherever frames are stored in another order.
         last_shown_s, last_decoded_s = before.get(index, (shown_s, decoded_s))
         before[index] = shown_s, decoded_s
-        if not parts[index] or decoded_s - last_decoded_s < -_BACK_S or shown_s - last_shown_s > ahead_s:
+        fell_s = last_decoded_s - decoded_s
+        anew = fell_s > (_BACK_S if packet.is_keyframe else _BACK_MIDWAY_S)
+        if not parts[index] or anew or shown_s - last_shown_s > ahead_s:
             parts[index].append(_Part(number, place, shown_s, end_s))
         part = parts[index][-1]
         part.first_s, part.end_s = min(part.first_s, shown_s), max(part.end_s, end_s)

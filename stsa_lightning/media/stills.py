@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from stsa_lightning.media.container import VideoError
@@ -20,6 +21,7 @@ _ANIMATED = ("WEBP", "AVIF")
 _VIDEO = ("PNG", "GIF")  # FFmpeg's, where they hold more than one frame
 _STREAMS = (".mjpg", ".mjpeg")  # JPEG pictures end to end: a video
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_ORIENTATION, _PHOTOMETRIC, _YCBCR, _COMPRESSION, _UNCOMPRESSED = 274, 262, 6, 259, 1  # of TIFF
 _DEFAULT_MS = 40  # of a frame that does not say how long it is shown
 
 
@@ -43,8 +45,8 @@ class Still:
         for number in range(self.frames):
             try:
                 self._image.seek(number)
-                self._image.load()
-                yield time_ms, _upright(self._image)
+                image = _with_pixels(self._image, self.path)
+                yield time_ms, _upright(image)
             except (OSError, SyntaxError, ValueError, EOFError) as error:
                 raise VideoError(f"{self.path}: cannot be read as a picture ({error}); is it damaged?") from error
             time_ms += int(self._image.info.get("duration") or 0) or _DEFAULT_MS
@@ -101,6 +103,24 @@ def _can_read_heif(path: Path) -> None:
             f"{path}: reading HEIC pictures needs a package: pip install 'stsa_lightning[heif]'; or save it as JPEG"
         ) from error
     register_heif_opener()
+
+
+def _with_pixels(image: Image, path: Path) -> Image:
+    """The picture, read; by OpenCV where Pillow takes one kind of pixels for another."""
+    from PIL import Image as Pictures
+
+    tags = getattr(image, "tag_v2", {})
+    if (tags.get(_PHOTOMETRIC), tags.get(_COMPRESSION)) != (_YCBCR, _UNCOMPRESSED):
+        image.load()
+        return image
+    if tags.get(_ORIENTATION, 1) != 1:  # which OpenCV heeds by half
+        raise VideoError(f"{path}: is a TIFF of uncompressed YCbCr that is stored turned; save it as PNG or JPEG")
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise OSError("its pixels end early")
+    found = Pictures.fromarray(pixels[..., ::-1])
+    found.info = image.info
+    return found
 
 
 def _upright(image: Image) -> np.ndarray:

@@ -233,6 +233,26 @@ def test_hdtf_ranges_of_a_long_video_have_their_own_sound(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------- recordings put end to end
 
 
+@pytest.mark.parametrize("frames", [8, 12])
+@pytest.mark.parametrize("suffix", ["ts", "mkv"])
+def test_recordings_of_a_fraction_of_a_second_put_end_to_end_are_one(tmp_path: Path, suffix: str, frames: int) -> None:
+    seconds, count = frames / 25, {"ts": 5, "mkv": 2}[suffix]  # of Matroska FFmpeg reads no more
+    with open(tmp_path / f"all.{suffix}", "wb") as out:
+        for number in range(count):
+            sound = SoundTrack(noise(seconds, 48_000, number), 48_000, "mp2" if suffix == "ts" else "flac", 0.0)
+            grey = np.full((frames, 48, 64, 3), 60 + 30 * number, np.uint8)
+            options = {"mpegts_copyts": "1"} if suffix == "ts" else {}
+            part = make_media(tmp_path / f"{number}.{suffix}", sound, Picture(grey, 25, "libx264"), options=options)
+            out.write(part.read_bytes())
+    shown = np.array([frame.mean() for frame in VideoStream(tmp_path / f"all.{suffix}", 25)])
+    np.testing.assert_allclose(shown, np.repeat(60 + 30 * np.arange(count), frames), atol=4)
+    found = load_audio(tmp_path / f"all.{suffix}")
+    for number in range(count):
+        true = resampled(noise(seconds, 48_000, number), 48_000)
+        first = round(number * seconds * RATE)
+        assert_on_the_clock(found[first : first + len(true)], true, within_ms=40 if suffix == "ts" else 1.0)
+
+
 @pytest.mark.parametrize("sound_late_s", [0.0, 0.3])
 @pytest.mark.parametrize(
     ("suffix", "codecs", "starts_s"),

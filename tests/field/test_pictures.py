@@ -155,6 +155,31 @@ def test_still_any_kind_of_pixel_is_shown_on_white(tmp_path: Path) -> None:
         assert expected is None or same(found, expected, limit=12), name
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("packing", ["raw", "packbits", "lzw", "deflate"])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p"])
+def test_still_tiff_of_luma_and_chroma_is_read(tmp_path: Path, pixels: str, packing: str) -> None:
+    picture, path = corners(64, 48), tmp_path / "a.tiff"
+    with av.open(str(path), "w", format="image2") as file:
+        stream = file.add_stream("tiff", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        stream.options = {"compression_algo": packing}
+        for packet in (*stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")), *stream.encode()):
+            file.mux(packet)
+    assert same(shown(path), picture, limit=12)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(VideoError, match="is it damaged"):
+        shown(path)
+
+
+def test_still_tiff_of_luma_and_chroma_that_is_stored_turned_is_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(corners(64, 48)).convert("YCbCr").save(tmp_path / "a.tiff", exif=exif)
+    with pytest.raises(VideoError, match=r"a.tiff: is a TIFF of uncompressed YCbCr.*; save it as PNG or JPEG"):
+        shown(tmp_path / "a.tiff")
+
+
 @pytest.mark.parametrize("suffix", ["webp", "gif", "png", "avif"])
 def test_animation_any_format_is_a_video(tmp_path: Path, suffix: str) -> None:
     frames = [Image.fromarray(frame) for frame in numbered(5)]
