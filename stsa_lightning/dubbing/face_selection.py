@@ -14,7 +14,7 @@ from stsa_lightning.dubbing.face_track import Faces, settle_faces
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.face.cuts import CutDetector
 from stsa_lightning.face.landmarks import LandmarkDetector
-from stsa_lightning.face.occlusion import PLACES, face_colours, lip_contrast
+from stsa_lightning.face.occlusion import CUES, PLACES, face_colours, lip_contrast
 from stsa_lightning.face.speaking import sound_level
 from stsa_lightning.face.topology import LANDMARKS
 from stsa_lightning.face.tracks import FaceFollower, FaceTrack, choose
@@ -121,7 +121,7 @@ class FaceSelector:
         """
         landmarks = np.full((self.frames, len(LANDMARKS), 2), np.nan, np.float32)
         colours = np.zeros((self.frames, PLACES, 3), np.uint8)
-        contrast = np.full((self.frames, 3), np.nan, np.float32)
+        contrast = np.full((self.frames, CUES), np.nan, np.float32)
         choices, starts = Counter[str](), []
         loudness = None if level is None else _at(level, times_s)
         for start, stop, people in self._follower.shots():
@@ -133,7 +133,7 @@ class FaceSelector:
             person.put(landmarks[start:stop], start)
             seen = np.frombuffer(self._colours[id(person)], np.uint8).reshape(-1, PLACES, 3)
             colours[person.frames] = seen
-            contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, 3)
+            contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, CUES)
             choices[reason] += 1
         self.close()
         message = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"

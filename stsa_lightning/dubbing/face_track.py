@@ -110,7 +110,7 @@ def settle_faces(
         size: width and height of the frames.
         choice: see `Faces`.
         steady: smooth over time; False takes each frame as it is found.
-        contrast: (F, 3) float32 of `lip_contrast`; None: lips are taken to be there.
+        contrast: (F, CUES) float32 of `lip_contrast`; None: lips are taken to be there.
     """
     count = len(landmarks)
     boxes, why = np.zeros((count, 4), np.int32), np.full(count, NO_FACE, np.uint8)

@@ -2,8 +2,10 @@
 
 Landmark models give no doubt away: behind a hand they guess a mouth. So colours are compared. What is held before a
 mouth for a while changes the colours around it, at places that follow the face, from what they are in the rest of the
-shot. Behind what covers it all the time, a mask, a cup, a scarf, a microphone, there are no lips: they are redder or
-darker than what is around them, their opening is darker still, and they are of the skin's colours, no less red.
+shot. Behind what covers it all the time, a mask, a cup, a hand, a scarf, a microphone, there are no lips: they are
+redder or darker than what is around them, to the left, in the middle and to the right; their opening is darker still;
+and they are of the skin's colours, no less red. Cloth may have a pattern that looks like lips, but skin has none as
+strong.
 """
 
 from __future__ import annotations
@@ -39,6 +41,17 @@ _NO_LIPS_BRIEFLY, _OF_USUAL = 7.0, 0.5
 # By how much less red and less yellow than the nose lips may be, as a share of its chroma. Of 549 frames of 130 real
 # people the furthest were 0.25 and 0.57; grey things are 0.3 to 0.9 less red, blue ones 0.9 and more less yellow.
 _LESS_RED, _LESS_YELLOW = 0.30, 0.85
+_PART_STRANGER = 1.4  # a third of the mouth may be that much further off: beyond a turned mouth is what is behind it
+# Thirds of the outer lips, from one corner to the other. Their contrast, variety left aside, below which there are no
+# lips for long: of all of them (157 real clips: 5.2 or more), weighed down where the skin around is uneven, as between
+# fingers; of the least of them (1.3 or more). Of all for a moment, and as a share of what is usual.
+_THIRDS = np.array([[0, 1, 2, 17, 16, 15], [3, 4, 5, 14, 13, 12], [6, 7, 8, 9, 10, 11]])
+_NO_THIRDS, _NO_THIRD, _NO_THIRDS_BRIEFLY, _THIRDS_OF_USUAL = 4.7, 1.1, 4.0, 0.23
+_EVEN, _USUAL_SLOPES = 40.0, 50.0
+# The upper quartile of the slopes (CIELAB lightness, Sobel) on the skin between lips and jaw: 95 at most on 157 real
+# clips, beards among them; 150 and more on striped and checked scarves.
+_PATTERN, _RING = 125.0, (0.5, 0.6, 0.7, 0.8)
+CUES = 6
 _CHROMA_NOISE = 6.0  # CIELAB: colours of a picture in black and white
 # Contrasts are less where there is less light or the skin is dark: they are taken as on a nose of this lightness.
 _NOSE_LIGHTNESS, _LARGEST_GAIN = 60.0, 2.5
@@ -83,21 +96,23 @@ def covered_share(colours: np.ndarray) -> np.ndarray:
 
 
 def lip_contrast(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """How far lips stand out, how far the colours around them are from those of the nose, and how far their own are.
+    """How far lips stand out, whether their colours are a mouth's, and how uneven the skin around them is.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
         landmarks: (131, 2) pixels of the frame.
 
     Returns:
-        (3,) float32; NaN where the face is not in the frame. The first two are in units of CIELAB; the third is above 1
-        where no lips have such colours.
+        (CUES,) float32; NaN where the face is not in the frame. How far the lips stand out; how far the colours around
+        them are from those of the nose; how far their own are, above 1 where no lips have such colours; how far the
+        thirds of the lips stand out on average, and the one that does least; slopes of the skin around them. Units of
+        CIELAB but for the third.
     """
     x0, y0 = np.floor(np.clip(landmarks.min(axis=0), 0, None)).astype(int)
     x1, y1 = np.ceil(landmarks.max(axis=0)).astype(int)
     face = frame[y0:y1, x0:x1]
     if not face.size:
-        return np.full(3, np.nan, np.float32)
+        return np.full(CUES, np.nan, np.float32)
     shrinks = min(face.shape[:2]) > _CLOSE_SIDE
     small = cv2.resize(face, (_CLOSE_SIDE,) * 2, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
@@ -107,30 +122,59 @@ def lip_contrast(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     places = ((points[_OUTER] + points[_INNER]) / 2, points[_OUTER] + _BESIDE * outward, points[_ABOVE])
     seen = [lab[tuple(np.clip(at.astype(int), 0, _CLOSE_SIDE - 1).T[::-1])].astype(np.float64) for at in places]
     lips, around, nose = (colours.mean(axis=0) for colours in seen)
-    darker, redder = around[0] - lips[0], lips[1] - around[1]
-    out = np.hypot(_REDNESS * max(redder, 0), max(darker, 0)) + _VARIETY * seen[0][:, 0].std()
+    out = _stand_out(lips, around) + _VARIETY * seen[0][:, 0].std()
+    thirds = [colours[_THIRDS].mean(axis=1) for colours in seen[:2]]
+    parts = _stand_out(*thirds)
     gain = np.clip(_NOSE_LIGHTNESS / max(nose[0], 1e-6), 1, _LARGEST_GAIN)
-    less = (nose - lips)[1:] / (np.linalg.norm(nose[1:]) + _CHROMA_NOISE)
-    strange = (less / (_LESS_RED, _LESS_YELLOW)).max()
-    return np.array([gain * out, np.linalg.norm((around - nose)[1:]), strange], np.float32)
+    less = (nose - np.vstack([lips, thirds[0]]))[:, 1:] / (np.linalg.norm(nose[1:]) + _CHROMA_NOISE)
+    strange = (less / (_LESS_RED, _LESS_YELLOW)).max(axis=1) / (1, *[_PART_STRANGER] * 3)
+    foreign = np.linalg.norm((around - nose)[1:])
+    slopes = np.percentile(_slopes(lab[..., 0], points), 75)
+    seen_of_lips = gain * np.array([out, parts.mean(), parts.min(), slopes])
+    return np.array([seen_of_lips[0], foreign, strange.max(), *seen_of_lips[1:]], np.float32)
+
+
+def _stand_out(lips: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """(..., 3) CIELAB of lips and of what is around them -> (...) by how much they are redder or darker."""
+    darker, redder = around[..., 0] - lips[..., 0], lips[..., 1] - around[..., 1]
+    return np.hypot(_REDNESS * np.maximum(redder, 0), np.maximum(darker, 0))
+
+
+def _slopes(lightness: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Of a small picture of a face, at places between its lips and its jaw."""
+    slopes = cv2.magnitude(cv2.Sobel(lightness, cv2.CV_32F, 1, 0), cv2.Sobel(lightness, cv2.CV_32F, 0, 1))
+    middle = points[_LIPS].mean(axis=0)
+    ring = np.concatenate([middle + share * (points[JAW] - middle) for share in _RING])
+    return slopes[tuple(np.clip(ring.astype(int), 0, _CLOSE_SIDE - 1).T[::-1])]
 
 
 def no_lips(contrast: np.ndarray, fps: float) -> np.ndarray:
     """Where no lips are seen for a while.
 
     Args:
-        contrast: (n, 3) of `lip_contrast`, of one person in one shot.
+        contrast: (n, CUES) of `lip_contrast`, of one person in one shot.
         fps: frames a second.
 
     Returns:
         (n,) bool.
     """
-    known = np.where(np.isfinite(contrast), contrast, [np.inf, 0, 0])
-    out, strange = known[:, 0] - _FOREIGN * known[:, 1], known[:, 2]
-    for_long, briefly = (_median(out, round(seconds * fps)) for seconds in (_LONG_S, _BRIEFLY_S))
-    usual = np.median(out) if len(out) else 0.0
-    hidden = briefly < min(_NO_LIPS_BRIEFLY, _OF_USUAL * usual)
-    return (for_long < _NO_LIPS) | hidden | (_median(strange, round(_BRIEFLY_S * fps)) > 1)
+    if not len(contrast):
+        return np.zeros(0, bool)
+    known = np.where(np.isfinite(contrast), contrast, [np.inf, 0, 0, np.inf, np.inf, 0])
+    out, foreign, strange, thirds, least, slopes = known.T
+    out = out - _FOREIGN * foreign
+
+    def long(values: np.ndarray) -> np.ndarray:
+        return _median(values, round(_LONG_S * fps))
+
+    def briefly(values: np.ndarray) -> np.ndarray:
+        return _median(values, round(_BRIEFLY_S * fps))
+
+    hidden = briefly(out) < min(_NO_LIPS_BRIEFLY, _OF_USUAL * np.median(out))
+    hidden |= briefly(thirds) < min(_NO_THIRDS_BRIEFLY, _THIRDS_OF_USUAL * np.median(thirds))
+    weighed = thirds * (_EVEN + _USUAL_SLOPES) / (_EVEN + slopes)
+    none = (long(out) < _NO_LIPS) | (long(weighed) < _NO_THIRDS) | (long(least) < _NO_THIRD)
+    return none | hidden | (briefly(strange) > 1) | (briefly(slopes) > _PATTERN)
 
 
 def _median(values: np.ndarray, frames: int) -> np.ndarray:

@@ -74,6 +74,54 @@ def test_a_microphone_before_the_lips_covers(colour: tuple[int, int, int]) -> No
     assert covered(with_microphone(colour))
 
 
+def with_half_microphone(side: int) -> np.ndarray:
+    frame = picture()
+    cv2.circle(frame, (100 + 24 * side, 142), 22, (45, 45, 48), -1)
+    return cv2.GaussianBlur(frame, (0, 0), 1)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_microphone_before_half_of_the_lips_covers(side: int) -> None:
+    assert covered(with_half_microphone(side))
+
+
+def with_scarf(colours: tuple[tuple[int, int, int], tuple[int, int, int]]) -> np.ndarray:
+    frame = picture()
+    for number, y in enumerate(range(112, 200, 9)):
+        frame[y : y + 9] = colours[number % 2]
+    return cv2.GaussianBlur(frame, (0, 0), 1)
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [((190, 40, 45), (225, 215, 200)), ((30, 30, 30), (220, 220, 215)), ((35, 45, 80), (130, 135, 150))],
+    ids=["red and white", "black and white", "blue"],
+)
+def test_a_scarf_with_stripes_as_dark_or_red_as_lips_covers(
+    colours: tuple[tuple[int, int, int], tuple[int, int, int]],
+) -> None:
+    assert covered(with_scarf(colours))
+
+
+def with_hand(frame: np.ndarray) -> np.ndarray:
+    """Fingers of the skin's own colour, dark where they meet."""
+    covered = frame.copy()
+    covered[116:170] = SKIN
+    for x in range(60, 150, 14):
+        cv2.line(covered, (x, 116), (x + 20, 170), tuple(v // 2 for v in SKIN), 2)
+    return cv2.GaussianBlur(covered, (0, 0), 1)
+
+
+def test_a_hand_of_the_skins_colour_covers() -> None:
+    assert covered(with_hand(picture()))
+
+
+def test_a_hand_of_the_skins_colour_for_half_a_second_covers_there_alone() -> None:
+    contrast = np.tile(lip_contrast(picture(), landmarks()), (40, 1))
+    contrast[14:27] = lip_contrast(with_hand(picture()), landmarks())
+    np.testing.assert_array_equal(no_lips(contrast, 25), (np.arange(40) >= 14) & (np.arange(40) < 27))
+
+
 def test_no_lips_for_two_frames_or_outside_the_frame_say_nothing() -> None:
     contrast = np.tile(lip_contrast(picture(), landmarks()), (40, 1))
     contrast[10:12] = lip_contrast(masked((225, 225, 225)), landmarks())

@@ -18,6 +18,8 @@ from stsa_lightning.face.upright_box import roll_degrees
 from stsa_lightning.media.audio import load_audio, write_wav
 from stsa_lightning.media.video import VideoReader, write_video
 from stsa_lightning.models import BUNDLED
+from tests.field.covers import COVERS
+from tests.field.covers import covered as cover
 
 FRAMES, FPS = 6, 25.0
 Change = Callable[[np.ndarray], np.ndarray]
@@ -146,6 +148,38 @@ def test_a_microphone_before_the_mouth_throughout_is_taken_for_covered(
     for frame in frames:
         cv2.circle(frame, np.round(middle).astype(int).tolist(), int(0.24 * size), (45, 45, 48), -1, cv2.LINE_AA)
     faces = found_in(frames)
+    assert {REASONS[i] for i in faces.why} <= {"occluded", "no face"}
+    assert OCCLUDED in faces.why
+
+
+@pytest.fixture(scope="session")
+def turned(corpus: Path) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Frames of a real person in three-quarter view, and landmarks of each."""
+    with VideoReader(corpus / "clips" / "spk48_01.mp4") as reader:
+        frames = reader.get(range(18))
+    detector = landmark_detector()
+    found = [detector(frame) for frame in frames]
+    detector.close()
+    assert all(points is not None for points in found)
+    return frames, found  # type: ignore[return-value]
+
+
+def test_a_real_head_turned_aside_is_rendered(turned: tuple[np.ndarray, list[np.ndarray]]) -> None:
+    assert not found_in(turned[0]).why.any()
+
+
+@pytest.mark.parametrize("kind", COVERS)
+def test_a_real_mouth_turned_aside_behind_anything_is_taken_for_covered(
+    turned: tuple[np.ndarray, list[np.ndarray]], kind: str
+) -> None:
+    faces = found_in(np.stack([cover(frame, points, kind) for frame, points in zip(*turned, strict=True)]))
+    assert {REASONS[i] for i in faces.why} <= {"occluded", "no face"}
+    assert OCCLUDED in faces.why
+
+
+@pytest.mark.parametrize("kind", [k for k in COVERS if k not in {"microphone", "skin-coloured scarf"}])
+def test_a_mouth_behind_anything_is_taken_for_covered(upright: np.ndarray, landmarks: np.ndarray, kind: str) -> None:
+    faces = found_in(np.stack([cover(frame, landmarks, kind) for frame in upright]))
     assert {REASONS[i] for i in faces.why} <= {"occluded", "no face"}
     assert OCCLUDED in faces.why
 
