@@ -13,6 +13,7 @@ import yaml
 from stsa_lightning import __version__
 from stsa_lightning.cli import build_parser, main
 from stsa_lightning.data.index import load_index
+from stsa_lightning.features.base import FEATURE_DIMS
 from stsa_lightning.features.moonshine import ENCODER
 from stsa_lightning.models import BUNDLED
 from stsa_lightning.models.checkpoint import load_networks
@@ -97,6 +98,12 @@ def test_prepare_says_what_of_the_lists_is_missing(
     assert index[["clip", "split", "features", "sync_method"]].values.tolist() == [
         ["7/00001", "train", "logmel,mfcc", "none"]
     ]
+
+
+def test_help_of_prepare_names_every_kind_of_features(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["prepare", "folder", "--help"])
+    assert ", ".join(FEATURE_DIMS) in " ".join(capsys.readouterr().out.split())
 
 
 def test_report_of_a_corpus(prepared_sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -66,9 +66,8 @@ def _corpus(commands: argparse._SubParsersAction, name: str, text: str) -> argpa
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for clip files and index")
     parser.add_argument("--face-size", type=int, default=128, help="side of the stored faces, pixels")
-    parser.add_argument(
-        "--features", default="logmel", help="of the sound: logmel, mfcc, wav2vec2, or some with commas"
-    )
+    kinds = "logmel, mfcc, moonshine, wav2vec2"
+    parser.add_argument("--features", default="logmel", help=f"of the sound: {kinds}, or some with commas")
     parser.add_argument("--min-frames", type=int, default=25, help="fewest frames with a face, at 25/s")
     parser.add_argument(
         "--sync",
