@@ -187,3 +187,18 @@ def test_reproduce_hdtf_from_its_videos_to_the_table_and_goes_on(
     with pytest.raises(UserError, match="other checkpoint"):
         reproduce(job)
     assert seconds(reproduction.find_sources("hdtf", root)[0]) == pytest.approx(1.6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_trial", "no_weights")
+@pytest.mark.parametrize(("corpus", "reports"), [("lrs2", ["lrs2_paired", "lrs2_unpaired"]), ("cmlr", ["cmlr"])])
+def test_reproduce_others_from_their_videos_to_the_table(
+    sample_root: Path, checkpoint: Path, tmp_path: Path, corpus: str, reports: list[str]
+):
+    (tmp_path / "root").mkdir()
+    root, out = getattr(miniatures, corpus)(tmp_path / "root", sorted(sample_root.rglob("*.mp4"))), tmp_path / "out"
+    where = ["--root", str(root), "--checkpoint", str(checkpoint), "--out", str(out), "--metrics", "psnr"]
+    main(["reproduce", corpus, *where, "--experiments", str(EXPERIMENTS)])
+    assert sorted(path.name for path in (out / "reports").iterdir()) == reports
+    table = pd.read_csv(out / "table.csv")
+    assert table.loc[table["system"] == "STSA", "psnr_mouth"].notna().any()

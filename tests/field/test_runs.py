@@ -25,6 +25,7 @@ from stsa_lightning.data.datamodule import Shared
 from stsa_lightning.training.loggers import KeptCSVLogger, chosen_names, with_rows_kept
 from stsa_lightning.training.run_folder import RunFolder, sweep_trial
 from stsa_lightning.utils.errors import UserError
+from tests.wandb_server import wandb_server
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NARROW = {
@@ -320,9 +321,18 @@ def test_a_run_that_goes_on_stays_one_run_in_wandb(tree: Path):
     for words in (["--epochs", "4"], ["--epochs", "5", "--ckpt_path", "last"]):
         stsa("--logger", "wandb", "--trainer.limit_val_batches", "1", *words)
         wandb.finish()
-    records = sorted(path.name for path in (tree / "runs/mine/wandb").glob("offline-run-*"))
-    assert len(records) == 2
-    assert {name.split("-")[-1] for name in records} == {(tree / "runs/mine/wandb_id").read_text().strip()}
+    records = sorted((tree / "runs/mine/wandb").glob("offline-run-*"))
+    identity = (tree / "runs/mine/wandb_id").read_text().strip()
+    assert [path.name.split("-")[-1] for path in records] == [identity, identity]
+    with wandb_server() as server:
+        environment = own_environment() | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40}
+        del environment["WANDB_MODE"]
+        sync = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, records)]
+        done = subprocess.run(sync, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert set(server.history) == {identity}
+        steps = {row["trainer/global_step"] for row in server.rows(identity)}
+    assert {0, 3, 4} <= steps  # what went on was added, and wrote over nothing
 
 
 def trial(sweep: Path, run_id: str, sweep_id: str, drawn: dict[str, Any], *words: str) -> None:
