@@ -26,13 +26,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="which of several sound tracks of the speech's file, counted from 1; without it, the file's default track",
     )
+    parser.add_argument(
+        "--sound",
+        type=Path,
+        metavar="MIX",
+        help="what is heard in place of the speech, such as its mix with music and effects; the lips follow the speech",
+    )
     add_allow_class(parser)
     parser.add_argument("-o", "--out", type=Path, help="dubbed video (.mp4)")
     parser.add_argument(
         "--manifest",
         type=Path,
-        help="many dubs: a CSV file with columns video, audio, out (paths relative to it); results that exist are "
-        "skipped, failures do not stop the others",
+        help="many dubs: a CSV file with columns video, audio, out and, where wanted, sound (paths relative to it); "
+        "results that exist are skipped, failures do not stop the others",
     )
     parser.add_argument("--encoding", help="of the manifest, where it is not Unicode: cp1251, gb18030, mac_roman, ...")
     parser.add_argument(
@@ -111,6 +117,7 @@ def _dub(arguments: argparse.Namespace) -> None:
             arguments.out,
             progress=not arguments.json,
             audio_track=arguments.audio_track,
+            sound=arguments.sound,
         )
         fields = report.json() | ({"adaptation": adapted.json()} if adapted else {})
         _print(arguments, fields, str(report), report.profile())
@@ -138,6 +145,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError("--manifest names videos, speech and results itself: leave VIDEO, AUDIO and --out away")
     if arguments.encoding is not None and arguments.manifest is None:
         raise UserError("--encoding is that of --manifest LIST.csv, which is not given")
+    if arguments.sound is not None and arguments.manifest is not None:
+        raise UserError("--sound belongs to one dub: name it in the list, in a column sound")
     if arguments.adapt < 0:
         raise UserError(f"--adapt: expected minutes, 0 or more, got {arguments.adapt:g}")
     if arguments.adapt and arguments.manifest is not None:

@@ -145,12 +145,13 @@ class Dubber:
         progress: bool | ProgressCallback = True,
         observe: Observe | None = None,
         audio_track: int | None = None,
+        sound: str | Path | None = None,
     ) -> DubReport:
         """Dub one video.
 
-        The result has the video's own frame rate and size, and the speech's length: a longer speech is met as `fit`
-        says, a shorter one ends the video early. Its sound is the speech with its own channels and, where AAC has it,
-        its own rate.
+        The result has the video's own frame rate and size, and the length of its sound: longer sound is met as `fit`
+        says, shorter sound ends the video early. Its sound is the speech, or `sound`, with its own channels and, where
+        AAC has it, its own rate.
 
         Args:
             video: a face; any frame rate (also a varying one) and size; or a still picture.
@@ -159,22 +160,23 @@ class Dubber:
             progress: show a progress bar, or call a `ProgressCallback`.
             observe: called with each rendered frame, see `renderer.Observe`; costs a second run of guidance.
             audio_track: which of several sound tracks of `audio` is the speech, from 1 on; None: its default track.
+            sound: what is heard in place of the speech, such as its mix with music and effects; the lips follow
+                `audio`.
 
         Raises:
-            FileNotFoundError: no such video, audio or output folder.
+            FileNotFoundError: no such video, audio, sound or output folder.
             VideoError, AudioError: a file that cannot be read; audio without sound.
             DubError: no frame has a face; the output is one of the inputs, or cannot be written.
         """
         began, out = time.monotonic(), Path(out)
-        if out.resolve() in (Path(video).resolve(), Path(audio).resolve()):
-            raise DubError(f"{out}: is an input; choose another name for the result")
+        check_no_input(out, [video, audio, sound or audio])
         times = Pipeline()
         with ExitStack() as opened, progress_bars(progress) as bars:
             opened.callback(release_free_memory)
             source = opened.enter_context(VideoSource(video))
             check_output(out, source.out_fps, source.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
-                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
+                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track, sound))
             renderer = opened.enter_context(self._renderer(source, speech, speech.seconds, times, bars, observe))
             seconds = self._write(renderer, speech, out, times, bars)
         faces, schedule = renderer.faces, renderer.schedule
@@ -308,6 +310,12 @@ class Dubber:
             yield from renderer.frames(times)
 
 
+def check_no_input(out: Path, inputs: Iterable[str | Path]) -> None:
+    """Raises DubError where the result would take the place of something that it is made from."""
+    if out.resolve() in {Path(path).resolve() for path in inputs}:
+        raise DubError(f"{out}: is an input; choose another name for the result")
+
+
 def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures) -> None:
     """Raises DubError where networks and features do not belong together."""
     for name in ("audio_dim", "face_size"):
@@ -361,5 +369,5 @@ def _warnings(
             "are the networks made for such a face?"
         )
     if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:
-        found.append(f"{speech.seconds - seconds:.2f} s of the speech were cut off (--fit trim)")
+        found.append(f"{speech.seconds - seconds:.2f} s of the sound were cut off (--fit trim)")
     return tuple(found)

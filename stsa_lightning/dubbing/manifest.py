@@ -15,7 +15,7 @@ from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.names import as_stored, legible
 from stsa_lightning.utils.tables import Text, read_text, table_rows
 
-COLUMNS = ("video", "audio", "out")
+COLUMNS, OPTIONAL = ("video", "audio", "out"), ("sound",)
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class Job:
     out: Path
     where: str = ""
     doubt: str = ""
+    sound: Path | None = None
 
     def check(self) -> None:
         """Raises `FileNotFoundError`, with the line, where a file of it is not there."""
-        for path in (self.video, self.audio):
-            if not path.exists():
+        for path in (self.video, self.audio, self.sound):
+            if path is not None and not path.exists():
                 raise FileNotFoundError(f"{self.where}: {path}: no such file{self.doubt}")
 
 
@@ -61,7 +62,7 @@ class JobResult:
 
 
 def read_manifest(path: str | Path, encoding: str | None = None) -> list[Job]:
-    """The jobs of a CSV file with the columns video, audio and out; relative paths are relative to the file.
+    """The jobs of a CSV file with the columns video, audio, out and, where wanted, sound; paths are relative to it.
 
     Args:
         path: the file.
@@ -79,7 +80,7 @@ def read_manifest(path: str | Path, encoding: str | None = None) -> list[Job]:
 
     def found(text: Text) -> int:
         try:
-            return sum(there(job.video) + there(job.audio) for job in _jobs(text))
+            return sum(there(path) for job in _jobs(text) for path in (job.video, job.audio, job.sound) if path)
         except UserError:
             return -1
 
@@ -95,20 +96,21 @@ def read_manifest(path: str | Path, encoding: str | None = None) -> list[Job]:
 
 
 def _jobs(text: Text) -> list[Job]:
-    rows = table_rows(text, COLUMNS)
     jobs = []
-    for row in rows:
-        video, audio, out = (text.path.parent / field for field in row.fields)
-        jobs.append(Job(as_stored(video), as_stored(audio), out, row.where, text.doubt))
+    for row in table_rows(text, COLUMNS, OPTIONAL):
+        video, audio, out, mix = (text.path.parent / field for field in row.fields)
+        sound = as_stored(mix) if row.fields[-1] else None
+        jobs.append(Job(as_stored(video), as_stored(audio), out, row.where, text.doubt, sound))
     return jobs
 
 
 def _check_sure(job: Job, texts: list[Text], readings: list[Job]) -> None:
     """Raises `DubError` where the readings of a line would dub other files, or into another one."""
-    for name in ("video", "audio", "out"):
+    for name in (*COLUMNS, *OPTIONAL):
         meant: dict[Path, str] = {}
         for reading, text in zip(readings, texts, strict=True):
-            meant.setdefault(getattr(reading, name), text.encoding)
+            if path := getattr(reading, name):
+                meant.setdefault(path, text.encoding)
         usable = [path for path in meant if name == "out" or os.path.exists(path)]
         if len(usable) > 1:
             raise DubError(
@@ -128,6 +130,7 @@ def dub_all(
             continue
         try:
             job.check()
-            yield JobResult(job, dubber.dub(job.video, job.audio, job.out, progress=progress, audio_track=audio_track))
+            report = dubber.dub(job.video, job.audio, job.out, progress, audio_track=audio_track, sound=job.sound)
+            yield JobResult(job, report)
         except (UserError, OSError) as error:
             yield JobResult(job, error=str(error))

@@ -25,6 +25,7 @@ _MINUTE = 60 * SAMPLE_RATE_HZ
 # at; the others listen to as much as they are given, and Moonshine tells more of the mouth's width with 0.2 s to come.
 _BEFORE = {"wav2vec2": 100, "moonshine": 100}
 _AFTER = {"moonshine": 10}
+_SAME_LENGTH_S = 0.1
 _REMEMBERED = 50  # steps that live speech keeps: windows overlap
 
 
@@ -54,10 +55,12 @@ class Speech:
         extractor: of the features that the networks were trained on.
         silence: "close" replaces the pauses of the speech by silence.
         track: which of several sound tracks, from 1 on; None: the file's default track.
+        sound: what is heard in place of the speech, such as its mix with music; the speech is then taken to be silent
+            after its end, and counts no further than the sound.
 
     Attributes:
-        seconds: its length.
-        sound, rate_hz, layout: the result's sound track: the speech's own channels, and its rate where AAC has it.
+        seconds: its length, or that of `sound`.
+        sound, rate_hz, layout: the result's sound track: the file's own channels, and its rate where AAC has it.
         audible: whether the speech is more than silence.
         notes: what the user should know.
 
@@ -66,26 +69,43 @@ class Speech:
     """
 
     def __init__(
-        self, path: str | Path, extractor: AudioFeatures, silence: Silence = "keep", track: int | None = None
+        self,
+        path: str | Path,
+        extractor: AudioFeatures,
+        silence: Silence = "keep",
+        track: int | None = None,
+        sound: str | Path | None = None,
     ) -> None:
         self._open = ExitStack()
         try:
-            self._describe(path, extractor, silence, track)
+            self._describe(path, extractor, silence, track, sound)
         except BaseException:
             self._open.close()
             raise
 
-    def _describe(self, path: str | Path, extractor: AudioFeatures, silence: Silence, track: int | None) -> None:
+    def _describe(
+        self,
+        path: str | Path,
+        extractor: AudioFeatures,
+        silence: Silence,
+        track: int | None,
+        sound: str | Path | None,
+    ) -> None:
         probed = probe_audio(path, track)
         wave = self._decode(path, SAMPLE_RATE_HZ, probed.number)
-        self.seconds = len(wave) / SAMPLE_RATE_HZ
-        self.rate_hz = probed.rate_hz if probed.rate_hz in AAC_RATES_HZ else 48_000
-        channels = probed.channels if probed.channels <= MOST_CHANNELS else 1
-        self.layout = probed.layout if channels == probed.channels else "mono"
-        as_heard = channels == 1 and self.rate_hz == SAMPLE_RATE_HZ
-        self.sound = wave if as_heard else self._decode(path, self.rate_hz, probed.number, channels)
         self.audible = any(np.abs(wave[i : i + _MINUTE]).max() > INAUDIBLE for i in range(0, len(wave), _MINUTE))
-        self.notes = tuple(filter(None, (probed.note, "" if self.audible else _silent_note(probed))))
+        heard = probed if sound is None else probe_audio(sound)
+        self.rate_hz = heard.rate_hz if heard.rate_hz in AAC_RATES_HZ else 48_000
+        channels = heard.channels if heard.channels <= MOST_CHANNELS else 1
+        self.layout = heard.layout if channels == heard.channels else "mono"
+        as_heard = sound is None and channels == 1 and self.rate_hz == SAMPLE_RATE_HZ
+        self.sound = wave if as_heard else self._decode(heard.path, self.rate_hz, heard.number, channels)
+        notes = [probed.note, "" if self.audible else _silent_note(probed)]
+        if sound is not None:
+            notes += [heard.note, _length_note(probed, len(wave) / SAMPLE_RATE_HZ, heard, self._sound_s)]
+            wave.resize(round(self._sound_s * SAMPLE_RATE_HZ))
+        self.seconds = len(wave) / SAMPLE_RATE_HZ
+        self.notes = tuple(filter(None, notes))
         self._features = DiskArray(extractor.dim)
         self._open.callback(self._features.close)
         mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))
@@ -100,6 +120,10 @@ class Speech:
         self._open.callback(samples.close)
         samples.claim(len(load_audio(path, rate_hz, out_file=samples.file, track=track, mono=channels == 1)))
         return samples
+
+    @property
+    def _sound_s(self) -> float:
+        return len(self.sound) / self.rate_hz
 
     def cut(self, seconds: float) -> DiskArray:
         """The sound track, no longer than `seconds`."""
@@ -221,6 +245,17 @@ def _silent_note(track: AudioTrack) -> str:
         listed = " and ".join(map(str, others))
         note += f", but its sound track {listed} is not: choose one with --audio-track"
     return note
+
+
+def _length_note(speech: AudioTrack, speech_s: float, sound: AudioTrack, sound_s: float) -> str:
+    """What to say of speech and sound that are not of one length; a few frames more or less are no matter."""
+    if abs(speech_s - sound_s) < _SAME_LENGTH_S:
+        return ""
+    rest = "its end is not shown" if speech_s > sound_s else "the mouth is as in silence after it"
+    return (
+        f"{speech.path} lasts {speech_s:.2f} s, {sound.path} {sound_s:.2f} s: the result lasts as long as the latter; "
+        f"of the speech, {rest}"
+    )
 
 
 def _silent_row(extractor: AudioFeatures) -> np.ndarray:

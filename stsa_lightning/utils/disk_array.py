@@ -66,6 +66,13 @@ class DiskArray:
         """Set the length to `rows` rows that were written to `file` directly."""
         self._rows = rows
 
+    def resize(self, rows: int) -> None:
+        """Cut the end off, or add zeros."""
+        with self._lock:
+            self.file.truncate(4 * max(1, self.width) * rows)
+            self.file.seek(0, os.SEEK_END)
+            self._rows = rows
+
     def __len__(self) -> int:
         return self._rows
 

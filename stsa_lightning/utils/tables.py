@@ -199,8 +199,9 @@ def list_lines(text: Text) -> Iterator[tuple[int, str]]:
     return ((number, line.strip()) for number, line in enumerate(text.text.split("\n"), 1) if line.strip())
 
 
-def table_rows(text: Text, columns: Sequence[str]) -> list[Row]:
-    """The rows of a table whose first line names its columns; of each row the fields of `columns`, in this order.
+def table_rows(text: Text, columns: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
+    """The rows of a table whose first line names its columns; of each row the fields of `columns`, in this order, and
+    of `optional`, empty where there are none.
 
     Fields are separated by commas, semicolons, tabs or bars (`|`), whichever the first line uses, and may stand in
     quotes. Order and case of the names, space around them, and further columns are of no matter.
@@ -213,7 +214,7 @@ def table_rows(text: Text, columns: Sequence[str]) -> list[Row]:
     separator, start = _separator(lines)
     reader = csv.reader((f"{line}\n" for line in lines[start:]), delimiter=separator, strict=True)
     rows: list[Row] = []
-    places: list[int] | None = None
+    places: dict[str, int] | None = None
     width, end = 0, start
     try:
         for fields in reader:
@@ -223,16 +224,19 @@ def table_rows(text: Text, columns: Sequence[str]) -> list[Row]:
             if not any(fields):
                 continue
             if places is None:
-                places, width = _places(text, fields, columns), len(fields)
+                there = [name for name in optional if name in map(str.casefold, fields)]
+                places, width = _places(text, fields, [*columns, *there]), len(fields)
                 continue
             if any(fields[width:]):
                 raise UserError(
                     f"{where}: expected {width} fields as in the first line, got {len(fields)}; a name that holds "
                     f"{separator!r} must stand in quotes"
                 )
-            chosen = [fields[place] if place < len(fields) else "" for place in places]
+            found = {name: fields[place] if place < len(fields) else "" for name, place in places.items()}
+            chosen = [found[name] for name in columns]
             if not all(chosen):
                 raise UserError(f"{where}: expected {_listed(columns)}, got {chosen}")
+            chosen += [found.get(name, "") for name in optional]
             rows.append(Row(where, chosen))
     except csv.Error as error:
         raise UserError(f"{text.path}: line {end + 1}: expected fields with closed quotes ({error})") from None
@@ -251,7 +255,7 @@ def _separator(lines: list[str]) -> tuple[str, int]:
     return SEPARATORS[0], 0
 
 
-def _places(text: Text, header: list[str], columns: Sequence[str]) -> list[int]:
+def _places(text: Text, header: list[str], columns: Sequence[str]) -> dict[str, int]:
     """Where in a row the columns stand."""
     names = [name.casefold() for name in header]
     missing = [name for name in columns if name not in names]
@@ -263,7 +267,7 @@ def _places(text: Text, header: list[str], columns: Sequence[str]) -> list[int]:
     twice = [name for name in columns if names.count(name) > 1]
     if twice:
         raise UserError(f"{text.path}: expected each column once, found {twice[0]} {names.count(twice[0])} times")
-    return [names.index(name) for name in columns]
+    return {name: names.index(name) for name in columns}
 
 
 def _listed(names: Sequence[str]) -> str:

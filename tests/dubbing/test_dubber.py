@@ -316,6 +316,25 @@ def test_sound_keeps_its_channels_whatever_the_fit(tmp_path: Path) -> None:
         assert found[4096:, 0].std() / found[4096:, 1].std() == pytest.approx(4, rel=0.2)
 
 
+@pytest.mark.parametrize(("speech_s", "rest"), [(0.4, "as in silence"), (0.9, "its end is not shown")])
+def test_sound_of_another_file_sets_the_length_and_is_kept_as_it_is(
+    tmp_path: Path, speech: Any, speech_s: float, rest: str
+) -> None:
+    write_video(tmp_path / "a.mp4", numbered(20), 25)
+    mix = 0.3 * np.sin(2 * np.pi * np.outer(np.arange(26_460) / 44_100, [300, 700])).astype(np.float32)
+    make_media(tmp_path / "mix.wav", SoundTrack(mix, 44_100, "pcm_s16le"))
+    dubber, out = stub_dubber(detector=Detector()), tmp_path / "out.mp4"
+    report = dubber.dub(tmp_path / "a.mp4", speech(speech_s), out, progress=False, sound=tmp_path / "mix.wav")
+    assert (report.frames, report.faces, report.seconds) == (15, 15, 0.6)
+    assert [rest in warning for warning in report.warnings] == [True]
+    found = load_audio(out, 44_100, mono=False)
+    assert found.shape == (26_460, 2)
+    assert min(np.corrcoef(found[:, side], mix[:, side])[0, 1] for side in (0, 1)) > 0.95
+    engine: Any = dubber.engine
+    last = engine.guidance.audio[-1].max()  # a step's feature is its number, from 1 on
+    assert last == 30  # of 0.6 s, whether the speech or the silence after it fills them
+
+
 def test_dub_takes_the_sound_track_asked_for_and_says_which(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", numbered(10), 25)
     tracks = [

@@ -108,6 +108,7 @@ def test_a_manifest_goes_on_past_failures_and_resumes(
     [
         ("video,audio\na,b\n", "expected the columns video, audio, out in its first line, out is missing"),
         ("video,audio,out\na,b,\n", "line 2: expected video, audio and out"),
+        ("video,audio,sound,out,Sound\na,b,c,d.mp4,e\n", "expected each column once, found sound 2 times"),
         ("video,audio,out\na,b,c.mp4\nd,e,./c.mp4\n", r"c\.mp4 is the result of more than one line"),
     ],
 )
@@ -115,6 +116,17 @@ def test_manifests_that_make_no_sense(tmp_path: Path, text: str, message: str) -
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_manifest(tmp_path / "list.csv")
+
+
+def test_a_manifest_names_the_sound_where_there_is_one(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("video,sound,audio,out\na,mix.wav,b,c.mp4\na,,b,d.mp4\n")
+    with_sound, without = read_manifest(tmp_path / "list.csv")
+    assert (with_sound.sound, without.sound) == (tmp_path / "mix.wav", None)
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
+    without.check()
+    with pytest.raises(FileNotFoundError, match=r"line 2: .*mix\.wav: no such file"):
+        with_sound.check()
 
 
 def test_live_frames_are_those_of_the_file(tmp_path: Path, clip: Path, speech: Path, checkpoint: Path) -> None:
