@@ -46,7 +46,7 @@ _PART_STRANGER = 1.4  # a third of the mouth may be that much further off: beyon
 # lips for long: of all of them (157 real clips: 5.2 or more), weighed down where the skin around is uneven, as between
 # fingers; of the least of them (1.3 or more). Of all for a moment, and as a share of what is usual.
 _THIRDS = np.array([[0, 1, 2, 17, 16, 15], [3, 4, 5, 14, 13, 12], [6, 7, 8, 9, 10, 11]])
-_NO_THIRDS, _NO_THIRD, _NO_THIRDS_BRIEFLY, _THIRDS_OF_USUAL = 4.7, 1.1, 4.0, 0.23
+_NO_THIRDS, _NO_THIRD, _NO_THIRDS_BRIEFLY, _THIRDS_OF_USUAL = 4.7, 0.7, 4.0, 0.2
 _EVEN, _USUAL_SLOPES = 40.0, 50.0
 # The upper quartile of the slopes (CIELAB lightness, Sobel) on the skin between lips and jaw: 95 at most on 157 real
 # clips, beards among them; 150 and more on striped and checked scarves.

@@ -34,7 +34,8 @@ def open_output(path: str | Path, format: str, **options: Any) -> OutputContaine
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:
-    """The first stream of moving pictures (not a cover); None where there is none."""
+    """Of the streams of moving pictures (not covers) the default one, else the first; None where there is none."""
     from av.stream import Disposition
 
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    return next((s for s in moving if s.disposition & Disposition.default), moving[0] if moving else None)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 STILL_FPS = 25
+_FASTEST_FPS = 1000  # an average beyond is no rate, but the clock of the file, as raw DV has it
 _STILL_CODECS = "_pipe"  # how FFmpeg calls the formats of single pictures: jpegxl_pipe
 _MISSING = 0.05  # the share of the stated frames that may be absent before a file counts as cut short
 _LEADING = 16  # frames that may be shown before their key frame; a stream may also do without key frames
@@ -50,6 +51,7 @@ class Decoder:
         codec, container: as FFmpeg calls them; empty for a still picture.
         hdr: name of the transfer curve of a high-dynamic-range video; None of others.
         has_audio: whether the file has sound.
+        has_one_picture: whether it has a single stream of pictures, covers counted.
         is_plain: whether other readers show its picture as this one does, see `RGBConverter.is_plain`.
         origin: stamp of time 0: when the first packet is to be shown, whether or not it can be decoded.
         sought: whether stamps tell where to seek; not so in files without time stamps, or with several beginnings.
@@ -137,6 +139,7 @@ class Decoder:
         self.container = "" if self._container is None else self._container.format.name
         self.base = (None if stream is None else stream.time_base) or Fraction(1, 1000)
         self.has_audio = self._container is not None and bool(self._container.streams.audio)
+        self.has_one_picture = self._container is not None and len(self._container.streams.video) == 1
         self.fps = Fraction(STILL_FPS)
         self.stated_rates = [self.fps]
         if self.is_still:
@@ -144,7 +147,9 @@ class Decoder:
         if still is not None:
             self.fps = Fraction(1000 * still.frames, still.duration_ms)
         elif stream is not None:
-            self.fps = Fraction(stream.average_rate or stream.guessed_rate or STILL_FPS)
+            average, guessed = stream.average_rate, stream.guessed_rate
+            believable = average if average and average <= _FASTEST_FPS else guessed
+            self.fps = Fraction(believable or average or STILL_FPS)
         base = None if stream is None else stream.base_rate
         self.stated_rates = [self.fps, *([Fraction(base)] if base else [])]
 

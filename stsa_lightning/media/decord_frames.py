@@ -61,7 +61,7 @@ def decord_frames(decoder: Decoder) -> DecordFrames | None:
     """The frames of an opened file by Decord; None where it is not installed, or might count or show them otherwise."""
     # Names with a colon are addresses to Decord; of an edit list, or of frames that cannot be shown, it does not know.
     usual = decoder.codec in _CODECS and decoder.container in _CONTAINERS and decoder.origin == 0
-    if not usual or not decoder.is_plain or min(decoder.size) < _SMALLEST_PX:
+    if not usual or not decoder.has_one_picture or not decoder.is_plain or min(decoder.size) < _SMALLEST_PX:
         return None
     if ":" in str(decoder.path) or not str(decoder.path).isprintable():
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from stsa_lightning.dubbing.dubber import _schedule
@@ -96,6 +97,29 @@ def test_video_size_that_changes_is_fitted_into_the_first(tmp_path: Path) -> Non
         assert same(frames[-1][8:40], corners(64, 32))
         assert frames[-1][:7].max() < 3  # black above what is wider
         np.testing.assert_array_equal(next(video_source.read([25])), frames[25])
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_of_two_pictures_the_default_one_is_shown(tmp_path: Path, default: int) -> None:
+    pictures = [np.full((48, 64, 3), 60, np.uint8), corners(64, 48)]
+    with av.open(str(tmp_path / "a.mkv"), "w") as file:
+        streams = [file.add_stream("libx264", rate=25, options={"crf": "0"}) for _ in pictures]
+        for number, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+        for _ in range(5):
+            for stream, picture in zip(streams, pictures, strict=True):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            file.mux(stream.encode())
+    assert same(shown(tmp_path / "a.mkv"), pictures[default], limit=12)
+
+
+def test_raw_dv_has_the_rate_of_its_frames(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.dv", [corners(720, 576)] * 6, codec="dvvideo", format="dv")
+    assert probe(path).fps == 25
+    assert probe(path).frames == 6
+    assert shown(path).shape == (576, 768, 3)
 
 
 # --------------------------------------------------------------------------------------------------------------- stills
