@@ -130,7 +130,7 @@ class Rendering:
         self.references: EngineReferences = engine.encode(inputs.references)
 
     def __call__(self, part: slice = slice(None)) -> Tensor:
-        return self.engine.render(self.inputs.frames[part], self.references).cpu()
+        return self.engine.render(self.inputs.frames[part], self.references).faces.cpu()
 
     def guidance(self) -> Tensor:
         return self.engine.heatmaps(self.inputs.frames, self.references).cpu()

@@ -30,6 +30,7 @@ from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.features.spectral import LogMel
+from stsa_lightning.inference.engine import Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.media.video import VideoReader, VideoWriter
 from stsa_lightning.models.guidance import Guidance
@@ -45,8 +46,10 @@ class GreyEngine:
     def encode(self, references: ReferenceInputs) -> None:
         return None
 
-    def render(self, frames: FrameInputs, references: None) -> Tensor:
-        return torch.where(frames.masked_faces == 0, 0.5, frames.masked_faces)
+    def render(self, frames: FrameInputs, references: None) -> Rendered:
+        faces = torch.where(frames.masked_faces == 0, 0.5, frames.masked_faces)
+        flow = faces.new_zeros(*frames.chosen.shape, 2, *faces.shape[-2:])
+        return Rendered(faces, flow, torch.ones_like(flow[:, :, :1]))
 
     def heatmaps(self, frames: FrameInputs, references: None) -> Tensor:
         return frames.masked_heatmaps[:, 0]

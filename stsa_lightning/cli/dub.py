@@ -83,6 +83,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="fast: 8 bits or bfloat16 where the machine is made for them, at 40 dB or more; exact: float32",
     )
     parser.add_argument(
+        "--resolution",
+        type=_resolution,
+        default="auto",
+        metavar="auto|network|N",
+        help="largest side at which a face is rendered, pixels: auto, its own up to 512, with the detail of other "
+        "frames of the video; network, that of the networks, enlarged",
+    )
+    parser.add_argument(
         "--no-check",
         dest="check",
         action="store_false",
@@ -90,6 +98,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--profile", action="store_true", help="say how long each stage was at work")
     parser.add_argument("--json", action="store_true", help="print one JSON object a dub, for scripts")
+
+
+def _resolution(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _dub(arguments: argparse.Namespace) -> None:
@@ -108,6 +120,7 @@ def _dub(arguments: argparse.Namespace) -> None:
         fit=arguments.fit,
         silence=arguments.silence,
         precision=arguments.precision,
+        resolution=arguments.resolution,
         check=arguments.check,
     )
     if jobs is None:

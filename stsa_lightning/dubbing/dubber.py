@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
 from stsa_lightning.dubbing.speech_features import LiveSpeech, Silence, Speech, SpeechFeatures
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
+from stsa_lightning.face.native_resolution import LARGEST_SIDE
 from stsa_lightning.features.base import FEATURE_DIMS, AudioFeatures
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.inference.engine import Engine
@@ -44,6 +45,7 @@ from stsa_lightning.utils.memory import limit_arenas, release_free_memory
 REFERENCE_SECONDS = 10.0  # references come from this much of the video at least, even if the speech is shorter
 # Half the work of x264's own preset at 16; files up to a sixth larger, 0.1 to 0.6 dB of 41 to 45 less (benchmarks).
 _ENCODING: dict[str, Any] = {"preset": "veryfast", "crf": 15}
+Resolution = int | Literal["auto", "network"]
 LIVE_SECONDS = 6 * 3600.0  # the longest live speech
 
 
@@ -69,6 +71,9 @@ class Dubber:
         detail: keep the frame's own detail where the new face agrees with it.
         check: pass frames through that would come out worse than they went in: no lips are seen in them, or the
             generated face is none, or not this one.
+        resolution: largest side at which a face is rendered, pixels: "auto" for its own up to 512, "network" for the
+            networks' size, which is then enlarged; larger ones show the references' own detail
+            (`face.native_resolution`), unless `restore` sharpens them.
         precision: "fast" or "exact", see `RenderEngine`.
         engine: renders in place of a `RenderEngine` of the networks.
 
@@ -95,6 +100,7 @@ class Dubber:
         steady: bool = True,
         detail: bool = True,
         check: bool = True,
+        resolution: Resolution = "auto",
         precision: Precision = "fast",
         engine: Engine | None = None,
     ) -> None:
@@ -111,7 +117,15 @@ class Dubber:
         )
         size, num_references, pose_matched = synthesis.face_size, synthesis.num_references, synthesis.align_references
         self.config = RenderConfig(
-            size, num_references, num_frames, heatmap_sigma, block, pose_matched, restore, detail
+            size,
+            num_references,
+            num_frames,
+            heatmap_sigma,
+            block,
+            pose_matched,
+            restore,
+            detail,
+            _largest_side(resolution, size),
         )
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
@@ -195,7 +209,7 @@ class Dubber:
             shots=len(np.unique(faces.shots[schedule.source])),
             face=faces.choice,
             stages=times.seconds,
-            warnings=_warnings(source, schedule, speech, why, seconds),
+            warnings=(*_warnings(source, schedule, speech, why, seconds), *_too_large(renderer)),
         )
 
     def _renderer(
@@ -316,6 +330,20 @@ def check_no_input(out: Path, inputs: Iterable[str | Path]) -> None:
         raise DubError(f"{out}: is an input; choose another name for the result")
 
 
+def _largest_side(resolution: Resolution, face_size: int) -> int:
+    """In pixels; raises DubError where a resolution is none, or below the networks'."""
+    if isinstance(resolution, str):
+        sides = {"auto": max(LARGEST_SIDE, face_size), "network": face_size}
+        if resolution in sides:
+            return sides[resolution]
+    elif resolution >= face_size:
+        return resolution
+    raise DubError(
+        f"resolution: expected auto, network or {face_size} or more pixels, the side of the networks' faces, "
+        f"got {resolution!r}"
+    )
+
+
 def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures) -> None:
     """Raises DubError where networks and features do not belong together."""
     for name in ("audio_dim", "face_size"):
@@ -355,6 +383,21 @@ def _schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
         end_s = float(times_s[-1] + 1 / source.rate)
         return schedule.at(fps, min(seconds, end_s) if fit == "trim" else seconds)
     return schedule.held(fps, longest_gap_s(times_s))
+
+
+def _too_large(renderer: Renderer) -> tuple[str, ...]:
+    """Where faces are larger than they are rendered."""
+    faces, config = renderer.faces, renderer.config
+    if not config.native:
+        return ()
+    rendered = faces.boxes[renderer.schedule.source[faces.weight[renderer.schedule.source] > 0]]
+    side = int(np.ptp(rendered.reshape(-1, 2, 2), axis=1).max(initial=0))
+    if side <= config.largest_side:
+        return ()
+    return (
+        f"faces of up to {side} pixels are rendered at {config.largest_side} (--resolution {side}: at their own size, "
+        "which takes longer)",
+    )
 
 
 def _warnings(

@@ -18,12 +18,14 @@ from stsa_lightning.dubbing.speech_features import SpeechFeatures, audio_windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import outer_lip_aperture
+from stsa_lightning.face.native_resolution import FaceWarp, last_rows, native_face, native_size, shrunk
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
 from stsa_lightning.face.upright_box import UprightBox
-from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.engine import Engine, Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
 from stsa_lightning.media.video import nearest
 from stsa_lightning.media.video_source import VideoSource
+from stsa_lightning.utils.disk_array import DiskArray
 
 WINDOW_FPS = 25  # the networks' clock: neighbours in a window are 0.04 s apart, whatever the video's rate
 BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are at work at a time; binds at 1080p
@@ -47,6 +49,7 @@ class RenderConfig:
         pose_matched_references: choose references for each frame by its pose, for networks with `align_references`.
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the generated face agrees with it.
+        largest_side: faces larger than S are rendered at their own size, up to this one; S: all at the networks' size.
     """
 
     face_size: int
@@ -57,6 +60,12 @@ class RenderConfig:
     pose_matched_references: bool = False
     restore: Restore | None = None
     detail: bool = True
+    largest_side: int = 0
+
+    @property
+    def native(self) -> bool:
+        """Whether faces may be rendered larger than the networks see them; a restorer has detail of its own."""
+        return self.largest_side > self.face_size and self.restore is None
 
 
 @dataclass
@@ -70,6 +79,9 @@ class Block:
         rendered: (m,) indices of the frames whose face is rendered.
         weight: (n,) opacity of the generated faces.
         inputs, references: what the engine renders them from.
+        native: the references at their own resolution; None: faces are rendered at the networks' size.
+        warps: (m,) where each generated face is read in its references.
+        chosen: (m, N) which of the native references these are.
         originals: (m, S, S, 3) uint8, the faces of those frames.
         faces: the generated faces, square pictures uint8; empty where none shows.
     """
@@ -81,8 +93,39 @@ class Block:
     weight: np.ndarray
     inputs: FrameInputs | None = None
     references: Any = None
+    native: NativeReferences | None = None
+    warps: list[FaceWarp] = field(default_factory=list)
+    chosen: np.ndarray | None = None
     originals: np.ndarray | None = None
     faces: list[np.ndarray] = field(default_factory=list)
+
+
+class NativeReferences:
+    """The reference faces of a shot at their own resolution, on disk: of dozens, few serve at a time.
+
+    Args:
+        kept: how many are held in memory, those read last.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self._pixels, self._shapes, self._starts = DiskArray(dtype=np.uint8), list[tuple[int, ...]](), [0]
+        self._kept, self._held = kept, dict[int, np.ndarray]()
+
+    def append(self, face: np.ndarray) -> None:
+        """The next reference, (h, w, 3) uint8."""
+        self._pixels.append(face.reshape(-1))
+        self._shapes.append(face.shape)
+        self._starts.append(len(self._pixels))
+
+    def read(self, number: int) -> np.ndarray:
+        """(h, w, 3) uint8."""
+        face = self._held.pop(number, None)
+        if face is None:
+            face = self._pixels[self._starts[number] : self._starts[number + 1]].reshape(self._shapes[number])
+        self._held[number] = face
+        if len(self._held) > self._kept:
+            del self._held[next(iter(self._held))]
+        return face
 
 
 @dataclass(frozen=True)
@@ -94,12 +137,15 @@ class ShotReferences:
         landmarks: (M, 131, 2) of the references, normalised to the face box.
         first: number of the shot's first frame.
         chosen: (n, N) int64, which references serve each of its frames.
+        native, places: the references at their own resolution, and (M,) which of these each reference is.
     """
 
     encoded: Any
     landmarks: np.ndarray
     first: int
     chosen: np.ndarray
+    native: NativeReferences | None
+    places: np.ndarray
 
 
 class Renderer:
@@ -197,7 +243,9 @@ class Renderer:
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         audio = audio_windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
         shot = self._references(int(self.faces.shots[sources[0]]))
-        block.references = shot.encoded
+        block.references, block.native = shot.encoded, shot.native
+        chosen = shot.chosen[sources - shot.first]
+        block.chosen = shot.places[chosen]
         block.inputs = self._builder.frames(
             block.originals,
             audio.reshape(*times_s.shape, *audio.shape[1:]),
@@ -205,7 +253,7 @@ class Renderer:
             windows=self._windows(times_s, sources),
             landmarks_of=self.faces.in_boxes,
             reference_landmarks=shot.landmarks,
-            chosen=shot.chosen[sources - shot.first],
+            chosen=chosen,
         )
         return block
 
@@ -216,12 +264,13 @@ class Renderer:
                 heatmaps = self.engine.heatmaps(block.inputs, block.references)[:, 0].float().cpu().numpy()
                 for i, heatmap in zip(block.rendered, heatmaps, strict=True):
                     self.observe(int(block.shown[i]), heatmap, self.faces.box(block.sources[i]))
-            finite = generated.isfinite().flatten(1).all(dim=1)
-            faces = (
-                (generated.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-            )
+            finite = generated.faces.isfinite().flatten(1).all(dim=1)
+            faces = generated.faces.float().nan_to_num(0.0).clamp(0, 1)
             self.failed[block.shown[block.rendered]] = ~finite.cpu().numpy()
-            block.faces, block.inputs, block.references = list(faces), None, None
+            block.faces = list((faces * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+            if block.native is not None:
+                block.warps = self._warps(block.inputs, generated)
+            block.inputs, block.references = None, None
         return block
 
     def _check_faces(self, block: Block) -> Block:
@@ -255,20 +304,44 @@ class Renderer:
         return block
 
     def _blend(self, block: Block) -> list[np.ndarray]:
-        for i, face in zip(block.rendered, block.faces, strict=True):
+        for place, (i, face) in enumerate(zip(block.rendered, block.faces, strict=True)):
             source = block.sources[i]
             if not block.weight[i]:
                 continue
+            sharp = self._native(block, place)
             block.frames[i] = blend_face(
                 block.frames[i],
-                face,
+                face if sharp is None else sharp,
                 self.faces.boxes[source],
                 self.faces.landmarks[source],
                 weight=float(block.weight[i]),
                 detail=self.config.detail,
                 degrees=float(self.faces.degrees[source]),
+                compared_at=None if sharp is None else self.config.face_size,
             )
         return block.frames
+
+    def _warps(self, inputs: FrameInputs, generated: Rendered) -> list[FaceWarp]:
+        """In 16 bits, a fiftieth of a pixel at most: blocks wait in memory."""
+        rows = last_rows(self.config.face_size)
+        confidence = generated.confidence[:, :, 0]
+        shares = confidence / confidence.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        maps = (each[..., -rows:, :].half().cpu().numpy() for each in (generated.flow, shares))
+        theta = inputs.theta.numpy()
+        if not self.config.pose_matched_references:
+            theta = np.broadcast_to(np.eye(2, 3, dtype=np.float32), theta.shape)
+        return [FaceWarp(*warp) for warp in zip(*maps, theta, strict=True)]
+
+    def _native(self, block: Block, place: int) -> np.ndarray | None:
+        """A generated face of a block at its own resolution; None: it is no larger than the networks'."""
+        if block.native is None or block.chosen is None:
+            return None
+        box = self.faces.boxes[block.sources[block.rendered[place]]]
+        size = native_size(box, self.config.face_size, self.config.largest_side)
+        if size is None:
+            return None
+        references = [block.native.read(i) for i in block.chosen[place].tolist()]
+        return native_face(block.faces[place], block.warps[place], references, size)
 
     # ------------------------------------------------------------------------------------------------------------ parts
 
@@ -287,10 +360,16 @@ class Renderer:
         ordered = np.unique(references)
         self._reference_video = self._reference_video or self.video.again()
         pictures = zip(ordered, self._reference_video.read(ordered.tolist()), strict=True)
-        crops = {int(i): self._crops([picture], np.array([i]))[0] for i, picture in pictures}
+        native = NativeReferences(count + 1) if self.config.native else None
+        crops = []
+        for i, picture in pictures:
+            crops.append(self._crops([picture], np.array([i]))[0])
+            if native is not None:
+                native.append(shrunk(self.faces.box(i).read(picture), self.config.largest_side))
+        places = np.searchsorted(ordered, references)
         landmarks = self.faces.in_boxes(references)
-        inputs = self._builder.references(np.stack([crops[i] for i in references.tolist()]), landmarks)
-        return ShotReferences(self.engine.encode(inputs), landmarks, int(frames[0]), chosen)
+        inputs = self._builder.references(np.stack(crops)[places], landmarks)
+        return ShotReferences(self.engine.encode(inputs), landmarks, int(frames[0]), chosen, native, places)
 
     def _pose_matched(self, frames: np.ndarray, pool: np.ndarray) -> np.ndarray:
         """Which frames of the pool serve each frame as references: (n, N) indices into the pool."""

@@ -105,7 +105,7 @@ class Networks:
             if pool.matched:
                 allowed = ~pool.excluded(clip, block)[:, count:]
                 choice = count + follower(clip.face_landmarks_of(block), allowed)
-            return to_uint8(self.engine.render(self._inputs(clip, block, speech, pool, choice), pool.encoded))
+            return to_uint8(self.engine.render(self._inputs(clip, block, speech, pool, choice), pool.encoded).faces)
 
         return to_disk_array(generated(block) for block in in_blocks(frames))
 

@@ -26,23 +26,26 @@ def blend_face(
     weight: float = 1.0,
     detail: bool = True,
     degrees: float = 0.0,
+    compared_at: int | None = None,
 ) -> np.ndarray:
     """Paste a generated face into its frame (STSA, inference).
 
     The face's colours are first brought to the frame's, in mean and contrast along the soft edge, which hides a slight
-    cast. Where the face in the frame is larger than the generated one, and both agree at the latter's size, the frame's
+    cast. Where the face in the frame is larger than the network's, and both agree at the latter's size, the frame's
     finer detail is kept: skin and beard stay sharp, and what moves is rendered anew. Every pixel where `face_mask` is 0
     equals the input exactly.
 
     Args:
         frame: (H, W, 3) uint8 RGB; not changed.
-        face: (S, S, 3), uint8 or float in [0, 1].
+        face: (h, w, 3), uint8 or float in [0, 1].
         box: (4,) x0, y0, x1, y1 of the face within the frame.
         landmarks: (131, 2) pixels of the frame.
         feather: see `face_mask`.
         weight: in [0, 1], how much of the face shows.
         detail: keep the frame's detail where it fits.
         degrees: by which the head is tilted; `face`, `box` and `landmarks` are then upright (`face.upright_box`).
+        compared_at: side at which colours and detail of face and frame are compared, where `face` is larger than the
+            network made it (`face.native_resolution`); None: the face's own.
 
     Returns:
         (H, W, 3) uint8, a new frame.
@@ -53,18 +56,24 @@ def blend_face(
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"frame: expected (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
     if face.ndim != 3 or face.shape[2] != 3 or not (face.dtype == np.uint8 or np.issubdtype(face.dtype, np.floating)):
-        raise ValueError(f"face: expected (S, S, 3) uint8 or float in [0, 1], got {face.shape} {face.dtype}")
+        raise ValueError(f"face: expected (h, w, 3) uint8 or float in [0, 1], got {face.shape} {face.dtype}")
     place = UprightBox(box, degrees)
     below = place.read(frame).astype(np.float32)
     mask = face_mask(landmarks, box, feather)
     levels = face.astype(np.float32) * (1 if face.dtype == np.uint8 else 255)
-    size, own_size = (levels.shape[1], levels.shape[0]), (below.shape[1], below.shape[0])
+    own_size = below.shape[1], below.shape[0]
+    size = (compared_at, compared_at) if compared_at else (levels.shape[1], levels.shape[0])
     seen = _resized(below, size)  # the frame as the network would have rendered it
-    levels = _matched(levels, seen, _resized(mask, size))
-    above = _resized(levels, own_size)
+    coarse = _resized(levels, size) if compared_at else levels
+    colours = _matching(coarse, seen, _resized(mask, size))
+    coarse = cv2.transform(coarse, colours)
+    above = _resized(cv2.transform(levels, colours) if compared_at else coarse, own_size)
     if detail and min(own_size) > min(size):
-        fits = _resized(_agreement(levels, seen, (landmarks - place.box[:2]) / own_size * size), own_size)
-        above += _each_colour(np.clip(fits, 0, 1)) * (below - _resized(seen, own_size))
+        fits = _resized(_agreement(coarse, seen, (landmarks - place.box[:2]) / own_size * size), own_size)
+        finer = below - _resized(seen, own_size)
+        if compared_at:  # in place of the face's own
+            finer -= above - _resized(coarse, own_size)
+        above += _each_colour(np.clip(fits, 0, 1)) * finer
     above -= below
     above *= _each_colour(weight * mask)
     out = frame.copy()
@@ -123,16 +132,16 @@ def _each_colour(plane: np.ndarray) -> np.ndarray:
     return cv2.merge([plane] * 3)
 
 
-def _matched(levels: np.ndarray, seen: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The face with the frame's mean and contrast along the soft edge, each colour by itself."""
+def _matching(levels: np.ndarray, seen: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(3, 4) for `cv2.transform`: gives a face the frame's mean and contrast along the soft edge, each colour alone."""
     edge = np.clip(mask * (1 - mask), 0, 1, dtype=np.float64).ravel()
     total = edge.sum()
     if total < 1:
-        return levels
+        return np.eye(3, 4)
     (mean, spread), (true_mean, true_spread) = (_mean_and_spread(p, edge / total) for p in (levels, seen))
     step = np.clip(true_mean - mean, -LARGEST_MEND, LARGEST_MEND)
     gain = np.clip((true_spread + _NOISE) / (spread + _NOISE), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
-    return cv2.transform(levels, np.column_stack([np.diag(gain), mean + step - gain * mean]))
+    return np.column_stack([np.diag(gain), mean + step - gain * mean])
 
 
 def _mean_and_spread(picture: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

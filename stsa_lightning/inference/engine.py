@@ -7,11 +7,43 @@ files in ONNX Runtime.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Generated faces of F frames, and where the temporal path reads each of them in its N references.
+
+    Attributes:
+        faces: (F, 3, S, S) float32 in [0, 1].
+        flow: (F, N, 2, S, S) float32 pixels, x then y; of references as `theta` warps them, with `align_references`.
+        confidence: (F, N, 1, S, S) float32 in (0, 1), each reference's weight at each pixel.
+    """
+
+    faces: Tensor
+    flow: Tensor
+    confidence: Tensor
+
+    def joined(self) -> Tensor:
+        """All channels as one tensor (F, 3 + 3 * N, S, S), for `split`."""
+        return torch.cat([self.faces, self.flow.flatten(1, 2), self.confidence.flatten(1, 2)], dim=1)
+
+    @classmethod
+    def split(cls, joined: Tensor) -> Rendered:
+        """What `joined` joined."""
+        count = joined.shape[1] // 3 - 1
+        faces, flow, confidence = joined.split([3, 2 * count, count], dim=1)
+        return cls(faces, flow.unflatten(1, (count, 2)), confidence.unflatten(1, (count, 1)))
+
+    def cpu(self) -> Rendered:
+        """The same in the processor's memory."""
+        return Rendered(self.faces.cpu(), self.flow.cpu(), self.confidence.cpu())
 
 
 class Engine(Protocol):
@@ -20,8 +52,8 @@ class Engine(Protocol):
     def encode(self, references: ReferenceInputs) -> Any:
         """Compute what the references of a shot alone decide; the result is for `render` and `heatmaps` alone."""
 
-    def render(self, frames: FrameInputs, references: Any) -> Tensor:
-        """Generate the faces (F, 3, S, S) of F frames, float32 in [0, 1], under what `encode` returned."""
+    def render(self, frames: FrameInputs, references: Any) -> Rendered:
+        """Generate the faces of F frames under what `encode` returned."""
 
     def heatmaps(self, frames: FrameInputs, references: Any) -> Tensor:
         """Predict the heatmaps (F, 1, S, S) that drive `render`."""

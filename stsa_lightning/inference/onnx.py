@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stsa_lightning.inference.engine import Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs, example_inputs
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis
@@ -27,6 +28,7 @@ from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.onnx_session import onnx_session
 
 OPSET = 20  # the first whose sampling of a grid is PyTorch's
+_ANSWERS = ("face", "flow", "confidence", "heatmap")  # of `frames.onnx`
 _MAPS = ("spatial0", "spatial1", "spatial2", "content", "temporal0", "temporal1", "temporal2")
 
 
@@ -60,8 +62,10 @@ class FrameGraph(nn.Module):
         images: Tensor,
         tokens: Tensor,
         *maps: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Faces (F, 3, S, S) and their driving heatmaps (F, 1, S, S), from `FrameInputs` and references of batch 1.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `Rendered` holds of F frames and their driving heatmaps (F, 1, S, S), in the order of `_ANSWERS`.
+
+        Inputs are `FrameInputs` and references of batch 1.
 
         With `align_references`, `maps` are the references' heatmaps and `theta` (F, N, 2, 3).
         """
@@ -75,7 +79,8 @@ class FrameGraph(nn.Module):
             references = self.synthesis.encode_references(images, *maps)
         else:
             references = References.of(images, *maps).expand(frames)
-        return self.synthesis.render(masked_faces, heatmap, audio[:, centre], references).face, heatmap
+        output = self.synthesis.render(masked_faces, heatmap, audio[:, centre], references)
+        return output.face, output.flow, output.confidence, heatmap
 
 
 def export_onnx(
@@ -116,7 +121,7 @@ def export_onnx(
         names, sizes = [seen[1], "theta"], ({}, {0: many})
     dynamic = (*({0: many} for _ in given), {}, {}, sizes)
     arguments = (*driving, images, encoded[0], *maps)
-    _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], ["face", "heatmap"], dynamic)
+    _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], _ANSWERS, dynamic)
     described = {
         "face_size": size,
         "num_references": count,
@@ -160,13 +165,13 @@ class OnnxEngine:
         answers = self._references.run(names, {name: value.numpy() for name, value in given.items()})
         return OnnxReferences(references, dict(zip(names, answers, strict=True)))
 
-    def render(self, frames: FrameInputs, references: OnnxReferences) -> Tensor:
-        return self._run("face", frames, references)
+    def render(self, frames: FrameInputs, references: OnnxReferences) -> Rendered:
+        return Rendered(*self._run(_ANSWERS[:3], frames, references))
 
     def heatmaps(self, frames: FrameInputs, references: OnnxReferences) -> Tensor:
-        return self._run("heatmap", frames, references)
+        return self._run(_ANSWERS[3:], frames, references)[0]
 
-    def _run(self, output: str, frames: FrameInputs, references: OnnxReferences) -> Tensor:
+    def _run(self, outputs: Sequence[str], frames: FrameInputs, references: OnnxReferences) -> list[Tensor]:
         """One frame at a time: a run has one set of references, and each frame may have chosen its own."""
         answers = []
         for number in range(len(frames)):
@@ -182,8 +187,8 @@ class OnnxEngine:
                 **references.encoded,
             }
             known = {name: value for name, value in given.items() if name in self._inputs}
-            answers.append(torch.from_numpy(self._frames.run([output], known)[0]))
-        return torch.cat(answers)
+            answers.append(self._frames.run(list(outputs), known))
+        return [torch.from_numpy(np.concatenate(answer)) for answer in zip(*answers, strict=True)]
 
 
 def _require_packages() -> None:

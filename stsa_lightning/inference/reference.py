@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stsa_lightning.inference.engine import Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis
@@ -40,7 +41,7 @@ class PlainEngine:
         return PlainReferences(inputs, encoded)
 
     @torch.inference_mode()
-    def render(self, frames: FrameInputs, references: PlainReferences) -> Tensor:
+    def render(self, frames: FrameInputs, references: PlainReferences) -> Rendered:
         frames = frames.to(self.device)
         encoded = references.encoded
         if encoded is None:
@@ -50,7 +51,8 @@ class PlainEngine:
             encoded = self.synthesis.encode_references(images, heatmaps, frames.theta)
         audio = frames.audio[:, frames.audio.shape[1] // 2]
         driving = self.heatmaps(frames, references)
-        return self.synthesis.render(frames.masked_faces, driving, audio, encoded.expand(len(frames))).face
+        output = self.synthesis.render(frames.masked_faces, driving, audio, encoded.expand(len(frames)))
+        return Rendered(output.face, output.flow, output.confidence)
 
     @torch.inference_mode()
     def heatmaps(self, frames: FrameInputs, references: PlainReferences) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from stsa_lightning.inference.cuda_graphs import Record, Recorded, record_graph
+from stsa_lightning.inference.engine import Rendered
 from stsa_lightning.inference.fold import PreparedSpatialPath, PreparedTemporalPath, for_inference, in_bfloat16
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast, quantise
@@ -134,7 +135,7 @@ class RenderEngine:
             return function(*given)
         return self.workers.submit(torch.inference_mode()(function), *given).result()
 
-    def render(self, frames: FrameInputs, references: EngineReferences) -> Tensor:
+    def render(self, frames: FrameInputs, references: EngineReferences) -> Rendered:
         with self._at_work():
             audio, inputs = frames.audio, references.inputs
             heatmaps = self._heatmaps(frames.masked_heatmaps, audio, references.tokens)
@@ -147,10 +148,11 @@ class RenderEngine:
                 if references.fast is None:
                     first = (given[:1].to(self.device) for given in driving)
                     exact = self._on_one_core(self._exact_face, *first, *references.maps)
-                    references.fast = self._is_near(rendered[:1], exact)
+                    references.fast = self._is_near(*(Rendered.split(each).faces for each in (rendered[:1], exact)))
                 if references.fast:
-                    return rendered
-            return self._batches(self._exact_face, self.batch, *driving, constants=references.maps)
+                    return Rendered.split(rendered)
+            rendered = self._batches(self._exact_face, self.batch, *driving, constants=references.maps)
+            return Rendered.split(rendered)
 
     def heatmaps(self, frames: FrameInputs, references: EngineReferences) -> Tensor:
         with self._at_work():
@@ -229,7 +231,7 @@ class RenderEngine:
 
 
 def _face(network: Synthesis, masked_face: Tensor, heatmap: Tensor, audio: Tensor, *references: Tensor) -> Tensor:
-    """Faces (n, 3, S, S) of n frames, in float32 whatever the network computes in.
+    """`Rendered.joined` of n frames, in float32 whatever the network computes in.
 
     Args:
         references: with `align_references` the images, heatmaps and theta of each frame (n, ...); else the tensors
@@ -243,7 +245,8 @@ def _face(network: Synthesis, masked_face: Tensor, heatmap: Tensor, audio: Tenso
         encoded = network.encode_references(images.to(dtype), heatmaps.to(dtype), theta)
     else:
         encoded = References.of(*(tensor.to(dtype) for tensor in references)).expand(len(masked_face))
-    return network.render(masked_face, heatmap, audio, encoded).face.float()
+    output = network.render(masked_face, heatmap, audio, encoded)
+    return Rendered(output.face.float(), output.flow.float(), output.confidence.float()).joined()
 
 
 @lru_cache

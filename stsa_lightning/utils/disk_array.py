@@ -9,6 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 BLOCK = 32  # images processed at once
 
@@ -37,18 +38,17 @@ def in_blocks(items: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
 
 
 class DiskArray:
-    """An append-only float32 array in an unlinked temporary file; slices can be read from any thread.
+    """An append-only array in an unlinked temporary file; slices can be read from any thread.
 
     Slices are read, not mapped: pages of a mapped file count as memory of the process until the system reclaims them.
 
     Args:
         width: number of columns; 0 for a one-dimensional array.
+        dtype: of the numbers.
     """
 
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, width: int = 0) -> None:
-        self.width, self._rows = width, 0
+    def __init__(self, width: int = 0, dtype: npt.DTypeLike = np.float32) -> None:
+        self.width, self.dtype, self._rows = width, np.dtype(dtype), 0
         self.file: Any = TemporaryFile(buffering=0)  # noqa: SIM115
         self._lock = threading.Lock()
 
@@ -79,7 +79,7 @@ class DiskArray:
     def __getitem__(self, part: slice) -> np.ndarray:
         """The rows of a slice of step 1."""
         start, stop, _ = part.indices(self._rows)
-        row = 4 * max(1, self.width)
+        row = self.dtype.itemsize * max(1, self.width)
         data = self._read(max(0, stop - start) * row, start * row)
         found = np.frombuffer(data, self.dtype)
         return found.reshape(-1, self.width) if self.width else found

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.features.spectral import LogMel
+from stsa_lightning.inference.engine import Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.inference.reference import PlainEngine, PlainReferences
 from stsa_lightning.media.audio import AudioError, load_audio, write_wav
@@ -124,7 +125,8 @@ class GreenSynthesis(nn.Module):
         assert masked[:, :, : SIZE // 2].min() > 0.3
         face = masked.clone()
         face[:, 1, SIZE // 2 :] = 1
-        return type("Output", (), {"face": face})
+        flow = torch.zeros(len(masked), 3, 2, SIZE, SIZE)
+        return type("Output", (), {"face": face, "flow": flow, "confidence": torch.ones_like(flow[:, :, :1])})
 
 
 @pytest.fixture
@@ -230,7 +232,7 @@ class ChoosingEngine(PlainEngine):
         first = ReferenceInputs(references.images[:, :3], references.heatmaps[:, :3])
         return PlainReferences(first, self.synthesis.encode_references(first.images, first.heatmaps))
 
-    def render(self, frames: FrameInputs, references: PlainReferences) -> Tensor:
+    def render(self, frames: FrameInputs, references: PlainReferences) -> Rendered:
         self.chosen = np.concatenate([getattr(self, "chosen", np.empty((0, 3), int)), frames.chosen.numpy()])
         return super().render(frames, references)
 
@@ -513,10 +515,11 @@ def test_a_face_of_nan_passes_through(clip: tuple[Path, Path], monkeypatch: pyte
     made = stub_dubber(detector=Detector(), block=8)
     render = made.engine.render
 
-    def broken(*inputs: Any) -> Tensor:
-        faces = render(*inputs).clone()
+    def broken(*inputs: Any) -> Rendered:
+        answer = render(*inputs)
+        faces = answer.faces.clone()
         faces[3] = float("nan")
-        return faces
+        return replace(answer, faces=faces)
 
     monkeypatch.setattr(made.engine, "render", broken)
     change = changes(list(made.frames(*clip)), clip[0])

@@ -115,7 +115,7 @@ def test_errors(frame: np.ndarray) -> None:
     face = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match=r"box: expected .* within the frame of 220 x 200"):
         blend_face(frame, face, np.array([10, 10, 230, 50]), landmarks)
-    with pytest.raises(ValueError, match=r"face: expected \(S, S, 3\)"):
+    with pytest.raises(ValueError, match=r"face: expected \(h, w, 3\)"):
         blend_face(frame, np.zeros((64, 64), np.uint8), box, landmarks)
     with pytest.raises(ValueError, match=r"frame: expected \(H, W, 3\) uint8"):
         blend_face(frame / 255, face, box, landmarks)

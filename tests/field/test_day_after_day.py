@@ -81,7 +81,7 @@ class Shot:
             )
 
     def rendered(self, engine: RenderEngine, encoded: EngineReferences | None = None) -> Tensor:
-        return engine.render(self.frames, encoded or engine.encode(self.references))
+        return engine.render(self.frames, encoded or engine.encode(self.references)).joined()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

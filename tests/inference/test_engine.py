@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stsa_lightning.inference import render_engine as engine_module
 from stsa_lightning.inference.cuda_graphs import Record
-from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.engine import Engine, Rendered
 from stsa_lightning.inference.fold import for_inference, in_bfloat16
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast
@@ -69,6 +69,10 @@ def mirrored(given: Inputs) -> Inputs:
 
 
 def rendered(engine: Engine, given: Inputs) -> Tensor:
+    return rendered_with_flow(engine, given).faces
+
+
+def rendered_with_flow(engine: Engine, given: Inputs) -> Rendered:
     return engine.render(given.frames, engine.encode(given.references))
 
 
@@ -101,13 +105,33 @@ def make_engine(request: pytest.FixtureRequest, recorded_plainly: Record, tmp_pa
 def test_every_engine_renders_as_the_plain_one(make_engine: Callable[..., Engine], settings: dict[str, Any]) -> None:
     guidance, synthesis = networks("tiny", **settings)
     given, engine, plain = inputs(synthesis), make_engine(guidance, synthesis), PlainEngine(guidance, synthesis, CPU)
-    expected, found = rendered(plain, given), rendered(engine, given)
-    assert expected.std() > 0.02
-    assert (found.shape, found.dtype) == (expected.shape, torch.float32)
+    expected, found = rendered_with_flow(plain, given), rendered_with_flow(engine, given)
     exact = getattr(engine, "precision", "exact") == "exact"
-    assert psnr_db(found, expected) > (80 if exact else 38)
+    assert expected.faces.std() > 0.02
+    assert expected.flow.std() > 0.1
+    for name, answer in vars(found).items():
+        true = getattr(expected, name)
+        assert (answer.shape, answer.dtype) == (true.shape, torch.float32), name
+        assert psnr_db(answer / true.abs().max(), true / true.abs().max()) > (80 if exact else 38), name
     heatmaps = [each.heatmaps(given.frames, each.encode(given.references)) for each in (engine, plain)]
     torch.testing.assert_close(*heatmaps, atol=1e-4, rtol=0)  # guidance is float32 in every mode
+
+
+@pytest.mark.parametrize("align_references", [False, True])
+@pytest.mark.parametrize("graphs", [False, True])
+def test_flow_and_confidence_are_those_of_the_network(
+    align_references: bool, graphs: bool, recorded_plainly: Record
+) -> None:
+    guidance, synthesis = networks("tiny", align_references)
+    given, plain = inputs(synthesis), rendered_with_flow(PlainEngine(guidance, synthesis, CPU), inputs(synthesis))
+    if graphs:
+        engine = as_on_a_gpu(guidance, synthesis, "exact", recorded_plainly)
+    else:
+        engine = RenderEngine(guidance, synthesis, precision="exact")
+    found = rendered_with_flow(engine, given)
+    assert plain.flow.std() > 0.1
+    torch.testing.assert_close(found.flow, plain.flow, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.confidence, plain.confidence, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("align_references", [False, True])
@@ -217,7 +241,7 @@ def test_each_frame_uses_the_references_chosen_for_it() -> None:
     tokens = engine.encode(given.references).tokens  # guidance uses the first ones
     for i, mine in enumerate(chosen):
         alone = EngineReferences(tokens, (), ReferenceInputs(pool.images[:, mine], pool.heatmaps[:, mine]))
-        expected = engine.render(given.frames[i : i + 1], alone)
+        expected = engine.render(given.frames[i : i + 1], alone).faces
         torch.testing.assert_close(found[i : i + 1], expected, atol=1e-5, rtol=0)
     plain = PlainEngine(guidance, synthesis, CPU)
     torch.testing.assert_close(
@@ -318,8 +342,9 @@ def test_what_is_recorded_never_waits_for_the_gpu(
     if not align_references:
         references = pretend_gpu.run(engine.synthesis.encode_references, images[:1], heatmaps[:1]).tensors()
     for render in (engine._exact_face, engine._fast_face):
-        face = pretend_gpu.run(render, frames.masked_faces, heatmap, frames.audio[:, 2], *references)
-        assert (face.shape, face.device.type, face.dtype) == (frames.masked_faces.shape, "cuda", torch.float32)
+        joined = pretend_gpu.run(render, frames.masked_faces, heatmap, frames.audio[:, 2], *references)
+        assert (joined.device.type, joined.dtype) == ("cuda", torch.float32)
+        assert Rendered.split(joined).faces.shape == frames.masked_faces.shape
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.features.base import steps_of
-from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.engine import Engine, Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.losses.cil import CILLoss
 from stsa_lightning.losses.mutual_information import MINE
@@ -175,10 +175,10 @@ class Witness:
         self.encoded.append(references)
         return self.engine.encode(references)
 
-    def render(self, frames: FrameInputs, references: Any) -> Tensor:
-        faces = self.engine.render(frames, references)
-        self.rendered.append((frames, faces))
-        return faces
+    def render(self, frames: FrameInputs, references: Any) -> Rendered:
+        answer = self.engine.render(frames, references)
+        self.rendered.append((frames, answer.faces))
+        return answer
 
 
 @torch.no_grad()
