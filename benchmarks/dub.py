@@ -9,7 +9,7 @@ machine does hits all of them; medians are compared. `exact_ratio` and `fast_rat
 with the loss network that it runs; the ratios without it stand beside them. A frame is one of a long video:
 references are encoded before the clock starts for the engine, as it does once per shot, and inside it for the straight
 form. Inputs begin and faces end in the processor's memory. The latencies are those of one frame alone, as a stream with
-`block=1` has them.
+`block=1` has them. `native_share_of_*` is what a face at its own resolution (`--native-side`) costs over rendering it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import cv2
 import numpy as np
 import torch
 from common import machine, parser, table, write_json
@@ -32,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.native_resolution import FaceWarp, for_reading, last_rows, native_face
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.render_engine import EngineReferences, Precision, RenderEngine, psnr_db
@@ -132,6 +134,19 @@ class Rendering:
     def __call__(self, part: slice = slice(None)) -> Tensor:
         return self.engine.render(self.inputs.frames[part], self.references).faces.cpu()
 
+    def native(self, side: int) -> Callable[[], Any]:
+        """A task: all faces at a side of so many pixels, one after the other, as the blend stage makes them."""
+        answer = self.engine.render(self.inputs.frames, self.references).cpu()
+        rows = last_rows(answer.faces.shape[-1])
+        faces = (answer.faces * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+        images = (self.inputs.references.images[0] * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+        references = [for_reading(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)) for image in images]
+        flow, confidence = (maps[..., -rows:, :].half().numpy() for maps in (answer.flow, answer.confidence[:, :, 0]))
+        warps = [FaceWarp(*each) for each in zip(flow, confidence, self.inputs.frames.theta.numpy(), strict=True)]
+        return lambda: [
+            native_face(face, warp, references, (side, side)) for face, warp in zip(faces, warps, strict=True)
+        ]
+
     def guidance(self) -> Tensor:
         return self.engine.heatmaps(self.inputs.frames, self.references).cpu()
 
@@ -146,7 +161,9 @@ class Rendering:
         return {"median": percentiles[9], "p95": percentiles[18]}
 
 
-def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int, device: str) -> dict[str, Any]:
+def compare(
+    guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int, device: str, side: int
+) -> dict[str, Any]:
     """The straight form, with and without the loss network, against the engine in both modes."""
     frames, cores = len(inputs.frames), torch.get_num_threads()
     straight = StraightForm(guidance, synthesis, device)
@@ -161,10 +178,11 @@ def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int,
             "exact": lambda: with_cores(1, exact),
             "fast": lambda: with_cores(1, fast),
             "guidance": lambda: with_cores(1, exact.guidance),
+            "native": fast.native(side),
         },
         runs,
     )
-    for name in ("exact", "fast", "guidance"):
+    for name in ("exact", "fast", "guidance", "native"):
         seconds[name] /= frames
     return {
         "exact_ratio": seconds["straight"] / seconds["exact"],
@@ -184,6 +202,8 @@ def compare(guidance: Guidance, synthesis: Synthesis, inputs: Inputs, runs: int,
         "fast_latency_ms": fast.latencies_ms(runs),
         "guidance_share_of_exact": seconds["guidance"] / seconds["exact"],
         "guidance_share_of_fast": seconds["guidance"] / seconds["fast"],
+        "native_share_of_exact": seconds["native"] / seconds["exact"],
+        "native_share_of_fast": seconds["native"] / seconds["fast"],
         "seconds_per_frame": seconds,
     }
 
@@ -232,13 +252,14 @@ def main() -> None:
     options.add_argument("--size", choices=sorted(SYNTHESIS), default="released", help="of seeded networks (released)")
     options.add_argument("--frames", type=int, default=8, help="in a block (8)")
     options.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:1")
+    options.add_argument("--native-side", type=int, default=384, help="of faces at their own resolution, pixels (384)")
     options.add_argument("--no-small", action="store_true", help="leave out the pace of preset small")
     chosen = options.parse_args()
     cores = torch.get_num_threads()
     guidance, synthesis = networks(chosen)
     inputs = real_faces(chosen.clip, synthesis, chosen.frames)
     device = str(choose_device(chosen.device))
-    figures = compare(guidance, synthesis, inputs, chosen.runs, device)
+    figures = compare(guidance, synthesis, inputs, chosen.runs, device, chosen.native_side)
     if device == "cpu":
         for mode in get_args(Precision):
             drawn = Rendering(RenderEngine(guidance, synthesis, precision=mode), inputs)

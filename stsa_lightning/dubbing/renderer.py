@@ -18,7 +18,7 @@ from stsa_lightning.dubbing.speech_features import SpeechFeatures, audio_windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import outer_lip_aperture
-from stsa_lightning.face.native_resolution import FaceWarp, last_rows, native_face, native_size, shrunk
+from stsa_lightning.face.native_resolution import FaceWarp, for_reading, last_rows, native_face, native_size, shrunk
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
 from stsa_lightning.face.upright_box import UprightBox
 from stsa_lightning.inference.engine import Engine, Rendered
@@ -101,15 +101,10 @@ class Block:
 
 
 class NativeReferences:
-    """The reference faces of a shot at their own resolution, on disk: of dozens, few serve at a time.
+    """The reference faces of a shot at their own resolution, on disk: of dozens, few serve at a time."""
 
-    Args:
-        kept: how many are held in memory, those read last.
-    """
-
-    def __init__(self, kept: int) -> None:
+    def __init__(self) -> None:
         self._pixels, self._shapes, self._starts = DiskArray(dtype=np.uint8), list[tuple[int, ...]](), [0]
-        self._kept, self._held = kept, dict[int, np.ndarray]()
 
     def append(self, face: np.ndarray) -> None:
         """The next reference, (h, w, 3) uint8."""
@@ -119,13 +114,7 @@ class NativeReferences:
 
     def read(self, number: int) -> np.ndarray:
         """(h, w, 3) uint8."""
-        face = self._held.pop(number, None)
-        if face is None:
-            face = self._pixels[self._starts[number] : self._starts[number + 1]].reshape(self._shapes[number])
-        self._held[number] = face
-        if len(self._held) > self._kept:
-            del self._held[next(iter(self._held))]
-        return face
+        return self._pixels[self._starts[number] : self._starts[number + 1]].reshape(self._shapes[number])
 
 
 @dataclass(frozen=True)
@@ -190,6 +179,7 @@ class Renderer:
         self.failed = np.zeros(len(schedule), bool)
         self._reference_video: VideoSource | None = None
         self._references = lru_cache(_REFERENCES_KEPT)(self._shot_references)
+        self._native_reference = lru_cache(config.num_references + 1)(_native_reference)
 
     def frames(self, pipeline: Pipeline) -> Iterator[np.ndarray]:
         """Yield the dubbed frames in order, (H, W, 3) uint8 RGB each; stages run ahead in the pipeline's threads."""
@@ -340,7 +330,7 @@ class Renderer:
         size = native_size(box, self.config.face_size, self.config.largest_side)
         if size is None:
             return None
-        references = [block.native.read(i) for i in block.chosen[place].tolist()]
+        references = [self._native_reference(block.native, i) for i in block.chosen[place].tolist()]
         return native_face(block.faces[place], block.warps[place], references, size)
 
     # ------------------------------------------------------------------------------------------------------------ parts
@@ -360,7 +350,7 @@ class Renderer:
         ordered = np.unique(references)
         self._reference_video = self._reference_video or self.video.again()
         pictures = zip(ordered, self._reference_video.read(ordered.tolist()), strict=True)
-        native = NativeReferences(count + 1) if self.config.native else None
+        native = NativeReferences() if self.config.native else None
         crops = []
         for i, picture in pictures:
             crops.append(self._crops([picture], np.array([i]))[0])
@@ -390,6 +380,10 @@ class Renderer:
     def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
         boxes = map(self.faces.box, sources.tolist())
         return np.stack([box.crop(frame, self.config.face_size) for frame, box in zip(frames, boxes, strict=True)])
+
+
+def _native_reference(references: NativeReferences, number: int) -> np.ndarray:
+    return for_reading(references.read(number))
 
 
 def _nearest_faces(faces: Faces, times_s: np.ndarray) -> np.ndarray:

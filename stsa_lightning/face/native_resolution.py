@@ -48,6 +48,15 @@ def native_size(box: np.ndarray, face_size: int, largest: int) -> tuple[int, int
     return size if min(size) > face_size else None
 
 
+def for_reading(face: np.ndarray) -> np.ndarray:
+    """A reference as `native_face` wants it: twice as large.
+
+    Read bilinearly there it loses 1 % of LPIPS against bicubic reading, which takes 3.5 times as long, and unenlarged
+    6 %.
+    """
+    return cv2.resize(face, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+
+
 def shrunk(face: np.ndarray, largest: int) -> np.ndarray:
     """A face (h, w, 3) uint8 as it is, or with its larger side made `largest` pixels."""
     own = face.shape[1], face.shape[0]
@@ -74,7 +83,7 @@ def native_face(
     Args:
         face: (S, S, 3) uint8, as the network generated it.
         warp: where it is read in the references.
-        references: N faces (h, w, 3) uint8 of any sizes, each what lies in its own box.
+        references: N faces (h, w, 3) uint8 of any sizes, each what lies in its own box, see `for_reading`.
         size: width and height of the result, S or more each.
 
     Returns:
@@ -97,7 +106,7 @@ def native_face(
 
 def sampling_grid(
     flow: np.ndarray, theta: np.ndarray, size: tuple[int, int], reference: tuple[int, int], top: int = 0
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Where each pixel of a face lies in a reference: the similarity transform after the flow, composed once.
 
     Args:
@@ -108,30 +117,32 @@ def sampling_grid(
         top: first row of the face wanted.
 
     Returns:
-        (height - top, width, 2) float32 pixels of the reference, x then y, 0 the middle of its first pixel.
+        x and y, (height - top, width) float32 each, pixels of the reference, 0 the middle of its first one.
     """
-    side = flow.shape[-1]
-    scale = np.divide(reference, 2, dtype=np.float32)
-    apart = _displacement(np.asarray(flow, np.float32), side)
-    turned = cv2.transform(apart, theta[:, :2] * scale[:, None])
-    grid = _enlarged(turned, size, top)
-    x, y = ((2 * np.arange(count, dtype=np.float32) + 1) / count - 1 for count in size)
-    (a, b, c), (d, e, f) = (theta * scale[:, None]).tolist()
-    shift = (scale - 0.5).tolist()
-    grid[..., 0] += (a * x)[None] + (b * y[top:] + c + shift[0])[:, None]
-    grid[..., 1] += (d * x)[None] + (e * y[top:] + f + shift[1])[:, None]
-    return grid
+    half = np.divide(reference, 2, dtype=np.float32)
+    moved = _displacement(np.asarray(flow, np.float32))
+    # Places are linear in themselves: only what the network adds to them has to be enlarged.
+    own = [(2 * np.arange(count, dtype=np.float32) + 1) / count - 1 for count in size]
+    places = []
+    for (a, b, c), scale in zip((theta * half[:, None]).tolist(), half.tolist(), strict=True):
+        place = _enlarged(a * moved[0] + b * moved[1], size, top)
+        place += a * own[0]
+        place += (b * own[1][top:] + (c + scale - 0.5))[:, None]
+        places.append(place)
+    return places[0], places[1]
 
 
-def _displacement(flow: np.ndarray, side: int) -> np.ndarray:
-    """(R, S, 2): how far from itself each pixel is read, in coordinates from -1 to 1, see `temporal_path.deformation`.
+def _displacement(flow: np.ndarray) -> np.ndarray:
+    """(2, R, S): how far from itself each pixel is read, in coordinates from -1 to 1, see `temporal_path.deformation`.
 
     The network's own pixels lie on `linspace(-1, 1)` and are read where half a pixel is left at the rims.
     """
-    places = np.linspace(-1, 1, side, dtype=np.float32)
-    off = places - (2 * np.arange(side, dtype=np.float32) + 1) / side + 1
-    moved = np.moveaxis(flow, 0, -1) * np.float32(2 / (side - 1))
-    return moved + np.stack(np.broadcast_arrays(off[None], off[side - flow.shape[1] :, None]), axis=-1)
+    rows, side = flow.shape[1:]
+    off = np.linspace(-1, 1, side, dtype=np.float32) - (2 * np.arange(side, dtype=np.float32) + 1) / side + 1
+    moved = flow * np.float32(2 / (side - 1))
+    moved[0] += off
+    moved[1] += off[side - rows :, None]
+    return moved
 
 
 def _warped_mean(warp: FaceWarp, references: Sequence[np.ndarray], size: tuple[int, int], top: int) -> np.ndarray:
@@ -141,7 +152,7 @@ def _warped_mean(warp: FaceWarp, references: Sequence[np.ndarray], size: tuple[i
     mean = np.zeros((size[1] - top, size[0], 3), np.float32)
     for flow, theta, share, reference in zip(warp.flow, warp.theta, shares, references, strict=True):
         grid = sampling_grid(flow, theta, size, (reference.shape[1], reference.shape[0]), top)
-        moved = cv2.remap(reference, grid, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        moved = cv2.remap(reference, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         mean += cv2.multiply(moved, cv2.merge([_enlarged(share, size, top)] * 3), dtype=cv2.CV_32F)
     return mean
 
@@ -167,5 +178,6 @@ def _smoothed(correction: np.ndarray, times: float) -> np.ndarray:
 
 def _agreement(face: np.ndarray, warped: np.ndarray) -> np.ndarray:
     """(R, S) in [0, 1]: where the network's face shows what the warped references show."""
-    apart = cv2.GaussianBlur(cv2.absdiff(face, warped).max(axis=-1), (0, 0), _AGREE_SIGMA)
+    red, green, blue = cv2.split(cv2.absdiff(face, warped))
+    apart = cv2.GaussianBlur(cv2.max(red, cv2.max(green, blue)), (0, 0), _AGREE_SIGMA)
     return np.exp(-np.square(apart / _AGREE))
