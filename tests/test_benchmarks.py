@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SHARED = {"common.py", "straightforward.py"}  # what the others import
+SHARED = {"common.py", "covers.py", "straightforward.py"}  # what the others import
 SMALL = {
     "calibration.py": "CLIP --seconds 0.4 --skip LPIPS CSIM",
     "dataloader.py": "--data PREPARED --sizes 64 --workers 0 --windows 8 --runs 1",
@@ -18,6 +18,7 @@ SMALL = {
     "dub_memory.py": "--minutes 0.05 --still",
     "encoding.py": "CLIP --frames 4 --runs 1",
     "metrics.py": "--frames 16 --runs 1",
+    "occlusion.py": "CLIP --frames 4 --covers",
     "prepare.py": "VIDEOS --clips 1 --runs 1 --skip recipe scaling memory",
     "strip.py": "CLIP OTHER -o OUT/strip.png --count 2",
     "sync.py": "speed",

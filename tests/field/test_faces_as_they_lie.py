@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.covers import COVERS
+from benchmarks.covers import covered as cover
 from stsa_lightning.dubbing import Dubber, Faces
 from stsa_lightning.dubbing.face_selection import FaceSelector
 from stsa_lightning.dubbing.face_track import OCCLUDED, OUT_OF_FRAME, REASONS
@@ -18,8 +20,6 @@ from stsa_lightning.face.upright_box import roll_degrees
 from stsa_lightning.media.audio import load_audio, write_wav
 from stsa_lightning.media.video import VideoReader, write_video
 from stsa_lightning.models import BUNDLED
-from tests.field.covers import COVERS
-from tests.field.covers import covered as cover
 
 FRAMES, FPS = 6, 25.0
 Change = Callable[[np.ndarray], np.ndarray]
