@@ -24,3 +24,8 @@ def command(commands: argparse._SubParsersAction, name: str, run: Callable, text
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def resolution(text: str) -> int | str:
+    """Of a rendered face: pixels, or a word that `Dubber` knows."""
+    return int(text) if text.isdecimal() else text

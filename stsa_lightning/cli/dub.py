@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stsa_lightning.cli.command import add_allow_class, command
+from stsa_lightning.cli.command import add_allow_class, command, resolution
 from stsa_lightning.models import BUNDLED
 from stsa_lightning.utils.errors import UserError
 
@@ -84,7 +84,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--resolution",
-        type=_resolution,
+        type=resolution,
         default="auto",
         metavar="auto|network|N",
         help="largest side at which a face is rendered, pixels: auto, its own up to 512, with the detail of other "
@@ -98,10 +98,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--profile", action="store_true", help="say how long each stage was at work")
     parser.add_argument("--json", action="store_true", help="print one JSON object a dub, for scripts")
-
-
-def _resolution(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
 
 
 def _dub(arguments: argparse.Namespace) -> None:

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stsa_lightning.cli.command import add_allow_class, command
+from stsa_lightning.cli.command import add_allow_class, command, resolution
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.experiments import experiment_path, protocol_path
 
 _LISTS = ("tasks", "regions", "metrics", "speakers")
-_PROTOCOL = ("split", "ablate_paths", "clips", "references", "crop", "sync", "identity", "resamples")
+_PROTOCOL = ("split", "ablate_paths", "clips", "references", "crop", "resolution", "sync", "identity", "resamples")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -32,6 +32,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     checkpoint.add_argument("--speakers", help="these speakers' clips, separated by commas, in place of a split")
     checkpoint.add_argument("--tasks", help="paired (own speech), unpaired (another speaker's), or both with a comma")
     checkpoint.add_argument("--references", help="other-clip (of the speaker), same-clip or first-frame")
+    checkpoint.add_argument("--resolution", type=resolution, help="largest side at which faces are rendered for "
+                            "mouth@native: auto (default), network, or pixels")  # fmt: skip
     checkpoint.add_argument("--ablate-paths", action="store_true", default=None, help="also score it with one part of "
                             "the method taken away: a path, the inpainting, the heatmaps, the speech")  # fmt: skip
 
@@ -75,7 +77,11 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--protocol", type=protocol_path, help="YAML of settings (experiments/protocols/); options here win"
     )
     parser.add_argument("--metrics", help="names separated by commas, or fast (needs no weights; default), or all")
-    parser.add_argument("--regions", help="of picture metrics: mouth, face, frame (videos), separated by commas")
+    parser.add_argument(
+        "--regions",
+        help="of picture metrics: mouth, face, frame (videos), mouth@native (the "
+        "frame's own resolution), separated by commas",
+    )
     parser.add_argument("--clips", type=int, help="this many clips, spread evenly (default: all)")
     parser.add_argument("--sync", help="how SyncNet sees a video: tracked (default) or lrs")
     parser.add_argument("--identity", help="network of CSIM: arcface (default), sface or dlib")

@@ -1,6 +1,6 @@
 """Video + speech -> dubbed video."""
 
-from stsa_lightning.dubbing.dubber import Dubber
+from stsa_lightning.dubbing.dubber import Dubber, Resolution, largest_side
 from stsa_lightning.dubbing.face_track import Faces, find_faces
 from stsa_lightning.dubbing.renderer import Renderer, block_size
 from stsa_lightning.dubbing.report import DubError, DubReport
@@ -13,10 +13,12 @@ __all__ = [
     "Dubber",
     "Faces",
     "Renderer",
+    "Resolution",
     "Schedule",
     "block_size",
     "choose_device",
     "find_faces",
+    "largest_side",
     "make_schedule",
     "ping_pong",
 ]

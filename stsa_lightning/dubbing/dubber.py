@@ -125,7 +125,7 @@ class Dubber:
             pose_matched,
             restore,
             detail,
-            _largest_side(resolution, size),
+            largest_side(resolution, size),
         )
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
@@ -330,8 +330,8 @@ def check_no_input(out: Path, inputs: Iterable[str | Path]) -> None:
         raise DubError(f"{out}: is an input; choose another name for the result")
 
 
-def _largest_side(resolution: Resolution, face_size: int) -> int:
-    """In pixels; raises DubError where a resolution is none, or below the networks'."""
+def largest_side(resolution: Resolution, face_size: int) -> int:
+    """Largest side at which a face is rendered, pixels; DubError where a resolution is none or below the networks'."""
     if isinstance(resolution, str):
         sides = {"auto": max(LARGEST_SIDE, face_size), "network": face_size}
         if resolution in sides:

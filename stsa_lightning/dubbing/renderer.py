@@ -18,10 +18,10 @@ from stsa_lightning.dubbing.speech_features import SpeechFeatures, audio_windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import outer_lip_aperture
-from stsa_lightning.face.native_resolution import FaceWarp, for_reading, last_rows, native_face, native_size, shrunk
+from stsa_lightning.face.native_resolution import FaceWarp, for_reading, native_face, native_size, shrunk
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
 from stsa_lightning.face.upright_box import UprightBox
-from stsa_lightning.inference.engine import Engine, Rendered
+from stsa_lightning.inference.engine import Engine
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
 from stsa_lightning.media.video import nearest
 from stsa_lightning.media.video_source import VideoSource
@@ -259,7 +259,7 @@ class Renderer:
             self.failed[block.shown[block.rendered]] = ~finite.cpu().numpy()
             block.faces = list((faces * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
             if block.native is not None:
-                block.warps = self._warps(block.inputs, generated)
+                block.warps = generated.warps(block.inputs.theta if self.config.pose_matched_references else None)
             block.inputs, block.references = None, None
         return block
 
@@ -310,17 +310,6 @@ class Renderer:
                 compared_at=None if sharp is None else self.config.face_size,
             )
         return block.frames
-
-    def _warps(self, inputs: FrameInputs, generated: Rendered) -> list[FaceWarp]:
-        """In 16 bits, a fiftieth of a pixel at most: blocks wait in memory."""
-        rows = last_rows(self.config.face_size)
-        confidence = generated.confidence[:, :, 0]
-        shares = confidence / confidence.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        maps = (each[..., -rows:, :].half().cpu().numpy() for each in (generated.flow, shares))
-        theta = inputs.theta.numpy()
-        if not self.config.pose_matched_references:
-            theta = np.broadcast_to(np.eye(2, 3, dtype=np.float32), theta.shape)
-        return [FaceWarp(*warp) for warp in zip(*maps, theta, strict=True)]
 
     def _native(self, block: Block, place: int) -> np.ndarray | None:
         """A generated face of a block at its own resolution; None: it is no larger than the networks'."""

@@ -12,7 +12,8 @@ import pandas as pd
 
 from stsa_lightning.data.clip import FPS, Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
-from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, ClipSample
+from stsa_lightning.dubbing import largest_side
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, NATIVE, ClipSample
 from stsa_lightning.evaluation.generate import Networks, resized
 from stsa_lightning.evaluation.path_ablation import ablated_predictions
 from stsa_lightning.evaluation.protocol import Protocol
@@ -103,7 +104,8 @@ class PreparedClips:
             "notes": notes,
         }
         pose_matched = self.protocol.references != "first-frame"
-        generate = partial(networks.generate, clip, frames, pool=networks.encode(other, chosen, pose_matched))
+        pool = networks.encode(other, chosen, pose_matched)
+        generate = partial(networks.generate, clip, frames, pool=pool)
         silence = None
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)
@@ -116,11 +118,17 @@ class PreparedClips:
                 baselines["nearest in pose"] = networks.nearest_in_pose(clip, frames, other)
         for task in self.protocol.tasks:
             predictions = dict(baselines)
+            native: dict[str, np.ndarray] = {}
             if task == "paired":
                 speech = clip.features(networks.features)
                 if self.protocol.ablate_paths:
                     predictions |= ablated_predictions(networks.engine.synthesis, generate, speech)
-                predictions[self.method] = generate(speech=speech)
+                if NATIVE in self.protocol.regions:
+                    largest = largest_side(self.protocol.resolution, networks.size)
+                    predictions[self.method], sharp = networks.generate_native(clip, frames, speech, pool, largest)
+                    native = {self.method: sharp, GROUND_TRUTH: to_disk_array(map(clip.faces, in_blocks(frames)))}
+                else:
+                    predictions[self.method] = generate(speech=speech)
                 own = {"wave": shared["true_wave"]}
             else:
                 driver = self.driver_of(name)
@@ -136,7 +144,13 @@ class PreparedClips:
             whole = self.source.of(clip, task, predictions, self.method, own["wave"]) if self.source else {}
             samples.append(
                 ClipSample(
-                    task=task, predictions=predictions, silence=None if samples else silence, **own, **shared, **whole
+                    task=task,
+                    predictions=predictions,
+                    silence=None if samples else silence,
+                    native=native,
+                    **own,
+                    **shared,
+                    **whole,
                 )
             )
         return samples

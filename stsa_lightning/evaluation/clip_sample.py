@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stsa_lightning.face.box import denormalise_landmarks
+from stsa_lightning.face.box import denormalise_landmarks, resize_face
 from stsa_lightning.face.heatmaps import inner_lip_aperture
+from stsa_lightning.metrics.base import Region
 from stsa_lightning.utils.disk_array import in_blocks
 
 Task = Literal["paired", "unpaired"]
+ScoredRegion = Region | Literal["mouth@native"]
+NATIVE = "mouth@native"  # the lower half of the face at the frame's own resolution
 GROUND_TRUTH = "ground truth"
 CLOCK_FPS = 25.0  # frame rate at which mouth and audio are compared
 
@@ -50,6 +53,8 @@ class ClipSample:
         frames: method -> blocks of whole frames at 25/s, for SyncNet.
         degrees: (F,) tilt of the heads; None if there are no whole frames.
         silence: (n, S, S, 3) uint8, the evaluated method driven by digital silence.
+        native: the ground truth and methods that render at the frame's own resolution -> (n, H, H, 3) uint8, H of S or
+            more; empty where it is not asked for.
         notes: messages for the report.
     """
 
@@ -70,6 +75,7 @@ class ClipSample:
     frames: dict[str, FrameBlocks] = field(default_factory=dict)
     degrees: np.ndarray | None = None
     silence: np.ndarray | None = None
+    native: dict[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -118,6 +124,21 @@ class Prediction:
             return
         for places in in_blocks(np.flatnonzero(self.sample.scored[self.sample.valid]), size):
             yield as_images(self.faces[places], self.device), as_images(self.sample.ground_truth[places], self.device)
+
+    def native_images(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `images`, at the frame's own resolution, (m, 3, H, H); what a method rendered smaller is enlarged."""
+        true = self.sample.native.get(GROUND_TRUTH)
+        if true is None:
+            return
+        for places in in_blocks(np.flatnonzero(self.sample.scored[self.sample.valid]), size):
+            yield as_images(self.native_faces(places), self.device), as_images(true[places], self.device)
+
+    def native_faces(self, places: np.ndarray) -> np.ndarray:
+        """Some of the faces at the frame's own resolution, (m, H, H, 3) uint8."""
+        if self.method in self.sample.native:
+            return self.sample.native[self.method][places]
+        side = self.sample.native[GROUND_TRUTH].shape[1]
+        return np.stack([resize_face(face, side) for face in self.faces[places]])
 
     def whole_images(self) -> Iterator[tuple[Tensor, Tensor]] | None:
         """Iterate over generated and true whole frames, (m, 3, H, W) in [0, 1]; None if this method has none."""

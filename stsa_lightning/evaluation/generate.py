@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -13,13 +15,15 @@ from stsa_lightning.face.alignment import chosen_transforms, pose_distances
 from stsa_lightning.face.box import resize_face
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import outer_lip_aperture
+from stsa_lightning.face.native_resolution import for_reading, native_face, native_size, shrunk
 from stsa_lightning.face.references import APART, PoseFollower, candidates, choose_references
 from stsa_lightning.features.base import feature_windows
+from stsa_lightning.inference.engine import Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.reference import PlainEngine
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis, warp_references
-from stsa_lightning.utils.disk_array import in_blocks, to_disk_array
+from stsa_lightning.utils.disk_array import in_blocks, to_disk_array, to_disk_arrays
 
 ReferencePolicy = Literal["other-clip", "same-clip", "first-frame"]
 
@@ -97,17 +101,54 @@ class Networks:
         Returns:
             (n, S, S, 3) uint8.
         """
+        rendered = self._rendered(clip, frames, speech, pool)
+        return to_disk_array(to_uint8(answer.faces) for _, answer in rendered)
+
+    def generate_native(
+        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool, largest: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `generate` gives, and the same at the size H at which the clip is stored, as dubbing renders them.
+
+        Args:
+            clip, frames, speech, pool: as for `generate`.
+            largest: side above which faces are enlarged, pixels.
+
+        Returns:
+            (n, S, S, 3) and (n, H, H, 3) uint8.
+        """
+        stored = clip.meta.face_size
+        size = native_size(np.array([0, 0, stored, stored]), self.size, largest)
+
+        @lru_cache(self.num_references + 1)
+        def reference(number: int) -> np.ndarray:
+            return for_reading(shrunk(pool.clip.faces(pool.frames[[number]])[0], largest))
+
+        def native(faces: np.ndarray, inputs: FrameInputs, answer: Rendered) -> Iterator[np.ndarray]:
+            warps = answer.warps(inputs.theta if self.align_references else None)
+            for face, warp, chosen in zip(faces, warps, inputs.chosen.tolist(), strict=True):
+                sharp = native_face(face, warp, [reference(i) for i in chosen], size) if size else face
+                yield resize_face(sharp, stored)
+
+        def both() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for inputs, answer in self._rendered(clip, frames, speech, pool):
+                faces = to_uint8(answer.faces)
+                yield faces, np.stack(list(native(faces, inputs, answer)))
+
+        return to_disk_arrays(both())
+
+    def _rendered(
+        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool
+    ) -> Iterator[tuple[FrameInputs, Rendered]]:
+        """Block by block; arguments as for `generate`."""
         count = self.num_references
         follower = PoseFollower(pool.landmarks[count:], outer_lip_aperture(pool.landmarks[count:]), count)
-
-        def generated(block: np.ndarray) -> np.ndarray:
+        for block in in_blocks(frames):
             choice = np.arange(count)[None].repeat(len(block), 0)
             if pool.matched:
                 allowed = ~pool.excluded(clip, block)[:, count:]
                 choice = count + follower(clip.face_landmarks_of(block), allowed)
-            return to_uint8(self.engine.render(self._inputs(clip, block, speech, pool, choice), pool.encoded).faces)
-
-        return to_disk_array(generated(block) for block in in_blocks(frames))
+            inputs = self._inputs(clip, block, speech, pool, choice)
+            yield inputs, self.engine.render(inputs, pool.encoded)
 
     def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:
         """A baseline without speech: lower halves of the frames of `references` that are nearest in pose, warped.

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from stsa_lightning.evaluation.clip_sample import Task
+from stsa_lightning.dubbing import Resolution
+from stsa_lightning.evaluation.clip_sample import NATIVE, ScoredRegion, Task
 from stsa_lightning.evaluation.generate import ReferencePolicy
 from stsa_lightning.metrics.base import Region
 from stsa_lightning.metrics.identity import IdentityName
@@ -32,7 +33,9 @@ class Protocol:
         tasks: `paired`, a clip's own speech; `unpaired`, another speaker's.
         references: what the networks may see: `other-clip` of the same speaker, `same-clip` (leaks the answer in a
             paired task; the references' own frames are not scored), `first-frame` of the clip.
-        regions: of picture metrics: `face` crop, its lower half `mouth`, whole `frame` (videos alone).
+        regions: of picture metrics: `face` crop, its lower half `mouth`, whole `frame` (videos alone), `mouth@native`,
+            the lower half at the frame's own resolution: that at which a corpus was prepared, or videos are.
+        resolution: of a checkpoint's faces in `mouth@native`, as for `Dubber`.
         crop: side of the face crops in pixels; None: the size of the networks' faces, 128 for videos.
         metrics: names, or `fast` or `all`.
         sync: how SyncNet sees a video: `tracked` crop, or `lrs`, the whole frame squashed to 224 px.
@@ -53,7 +56,8 @@ class Protocol:
     clips: int | None = None
     tasks: tuple[Task, ...] = ("paired", "unpaired")
     references: ReferencePolicy = "other-clip"
-    regions: tuple[Region, ...] = ("mouth", "face")
+    regions: tuple[ScoredRegion, ...] = ("mouth", "face")
+    resolution: Resolution = "auto"
     crop: int | None = None
     metrics: tuple[str, ...] = ("fast",)
     sync: Variant = "tracked"
@@ -74,7 +78,7 @@ class Protocol:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name, allowed in {"tasks": get_args(Task), "regions": get_args(Region)}.items():
+        for name, allowed in {"tasks": get_args(Task), "regions": (*get_args(Region), NATIVE)}.items():
             values = getattr(self, name)
             if not values or set(values) - set(allowed) or len(set(values)) < len(values):
                 raise UserError(f"{name}: expected different ones of {', '.join(allowed)}, got {', '.join(values)!r}")

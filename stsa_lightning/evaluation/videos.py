@@ -15,11 +15,12 @@ import numpy as np
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
 from stsa_lightning.dubbing import Faces, block_size, find_faces
 from stsa_lightning.evaluation.checkpoint import baseline_predictions, evenly
-from stsa_lightning.evaluation.clip_sample import CLOCK_FPS, GROUND_TRUTH, ClipSample
+from stsa_lightning.evaluation.clip_sample import CLOCK_FPS, GROUND_TRUTH, NATIVE, ClipSample
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Job
 from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.face.native_resolution import LARGEST_SIDE
 from stsa_lightning.face.orientation import UprightingDetector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.media.audio import AudioError, load_audio, probe_audio
@@ -178,10 +179,12 @@ def video_samples(
         faces = _find(real, timing, frame_size, model)
         if not faces.valid.any():
             raise UserError(f"{true}: no face was found in any of {len(timing.true)} frames")
-        crops = [
-            to_disk_array(_crops(reader, numbers, faces, frame_size, size))
-            for reader, numbers in ((real, timing.true), (made, timing.generated))
-        ]
+        readers = (real, timing.true), (made, timing.generated)
+        crops = [to_disk_array(_crops(*each, faces, frame_size, size)) for each in readers]
+        native = []
+        if NATIVE in protocol.regions:
+            side = _native_side(faces, size)
+            native = [to_disk_array(_crops(*each, faces, frame_size, side)) for each in readers]
     true_wave, wave = (_sound(path, notes) for path in (true, generated))
     chosen = choose_references(outer_lip_aperture(faces.landmarks), faces.valid, REFERENCES)
     references = crops[0][np.searchsorted(np.flatnonzero(faces.valid), chosen)]
@@ -213,9 +216,16 @@ def video_samples(
             method: partial(_at_clock, generated, frame_size),
             GROUND_TRUTH: partial(_at_clock, true, frame_size),
         },
+        native=dict(zip((GROUND_TRUTH, method), native, strict=False)),
         notes=notes,
     )
     return [sample]
+
+
+def _native_side(faces: Faces, least: int) -> int:
+    """One side for all crops of a video: its faces' usual larger one, within reason."""
+    sides = np.ptp(faces.boxes[faces.valid].reshape(-1, 2, 2), axis=1).max(axis=1)
+    return int(np.clip(np.median(sides), least, max(least, LARGEST_SIDE)))
 
 
 def _sound(path: Path, notes: list[str]) -> np.ndarray | None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from stsa_lightning.face.native_resolution import FaceWarp, last_rows
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 
 
@@ -40,6 +42,22 @@ class Rendered:
         count = joined.shape[1] // 3 - 1
         faces, flow, confidence = joined.split([3, 2 * count, count], dim=1)
         return cls(faces, flow.unflatten(1, (count, 2)), confidence.unflatten(1, (count, 1)))
+
+    def warps(self, theta: Tensor | None) -> list[FaceWarp]:
+        """Where each face is read in its references, for `face.native_resolution`.
+
+        In 16 bits, within a fiftieth of a pixel: frames wait in memory.
+
+        Args:
+            theta: (F, N, 2, 3) similarity transforms of the references; None: without `align_references`.
+        """
+        rows = last_rows(self.faces.shape[-1])
+        confidence = self.confidence[:, :, 0, -rows:]
+        shares = confidence / confidence.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        flow, weights = (maps.half().cpu().numpy() for maps in (self.flow[..., -rows:, :], shares))
+        still = np.eye(2, 3, dtype=np.float32)
+        places = np.broadcast_to(still, (*flow.shape[:2], 2, 3)) if theta is None else theta.cpu().numpy()
+        return [FaceWarp(*warp) for warp in zip(flow, weights, places, strict=True)]
 
     def cpu(self) -> Rendered:
         """The same in the processor's memory."""

@@ -1,4 +1,4 @@
-"""Picture metrics, one value per frame: PSNR and SSIM on RGB in [0, 1].
+"""Picture metrics, one value per frame: PSNR, SSIM and sharpness on RGB in [0, 1].
 
 The mean over a set is the mean of the frames' values, as papers report it; PSNR of the pooled error is another
 number, by many dB.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from stsa_lightning.face.box import mouth_region
 from stsa_lightning.metrics.base import FrameMean, Region, checked_pair, checked_region
 
-__all__ = ["PSNR", "SSIM", "Region", "mouth_region", "psnr", "ssim"]
+__all__ = ["PSNR", "SSIM", "Region", "Sharpness", "mouth_region", "psnr", "sharpness", "ssim"]
 
 WINDOW = 11
 
@@ -59,8 +61,20 @@ def ssim(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
     return similarity[..., edge:-edge, edge:-edge].mean(dim=(1, 2, 3))
 
 
+def sharpness(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
+    """Mean absolute Laplacian (4 neighbours) of the grey picture, generated over true, of each frame.
+
+    Below 1 it is softer than the truth, above 1 sharper or noisier; it says nothing of whether detail is in its place.
+    Arguments and result as `psnr`; NaN where the truth is flat.
+    """
+    pred, target = checked_pair(pred, target, region)
+    kernel = pred.new_tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 3  # of three colours the mean
+    generated, true = (F.conv2d(faces, kernel.expand(1, 3, 3, 3)).abs().mean(dim=(1, 2, 3)) for faces in (pred, target))
+    return torch.where(true > 0, generated / true, torch.nan)
+
+
 class _PictureMean(FrameMean):
-    higher_is_better = True
+    higher_is_better: bool | None = True
 
     def __init__(self, region: Region = "face", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -73,6 +87,16 @@ class PSNR(_PictureMean):
     def update(self, pred: Tensor, target: Tensor) -> None:
         """RGB (..., 3, H, W) in [0, 1]."""
         self._add(psnr(pred, target, self.region))
+
+
+class Sharpness(_PictureMean):
+    """Mean `sharpness` of the frames."""
+
+    higher_is_better = None
+
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """RGB (..., 3, H, W) in [0, 1]."""
+        self._add(sharpness(pred, target, self.region))
 
 
 class SSIM(_PictureMean):

@@ -31,6 +31,23 @@ def to_disk_array(blocks: Iterable[np.ndarray]) -> np.ndarray:
         return np.memmap(file, np.uint8, "r", shape=(count, *shape))
 
 
+def to_disk_arrays(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays as `to_disk_array` makes one, of blocks that come in pairs."""
+    waiting: Iterator[tuple[np.ndarray, np.ndarray]] = iter(blocks)
+    with TemporaryFile() as file:
+        shapes = list[tuple[int, ...]]()
+
+        def first() -> Iterator[np.ndarray]:
+            for one, other in waiting:
+                np.save(file, other)
+                shapes.append(other.shape)
+                yield one
+
+        one = to_disk_array(first())
+        file.seek(0)
+        return one, to_disk_array(np.load(file) for _ in shapes)
+
+
 def in_blocks(items: np.ndarray, size: int = BLOCK) -> Iterator[np.ndarray]:
     """Iterate over views of `size` items each, fewer at the end."""
     for start in range(0, len(items), size):

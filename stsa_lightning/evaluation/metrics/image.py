@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from stsa_lightning.evaluation.clip_sample import Prediction, as_images
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, NATIVE, Prediction, ScoredRegion, as_images
 from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
-from stsa_lightning.metrics.base import FrameMean, Region
+from stsa_lightning.face.box import mouth_region
+from stsa_lightning.metrics.base import FrameMean
 from stsa_lightning.metrics.stability import FlowWarpedError
 
 BATCH = 16
@@ -21,11 +23,12 @@ class ImageMetric:
     Args:
         name: prefix of the columns, `name_region`.
         build: makes the torchmetrics metric of a `region`.
-        regions: any of `face`, `mouth`, `frame`.
+        regions: any of `face`, `mouth`, `frame`, `mouth@native`.
     """
 
-    def __init__(self, name: str, build: Callable[..., FrameMean], regions: Sequence[Region]) -> None:
-        self.name, self.metrics = name, {region: build(region=region) for region in regions}
+    def __init__(self, name: str, build: Callable[..., FrameMean], regions: Sequence[ScoredRegion]) -> None:
+        self.name = name
+        self.metrics = {region: build(region="mouth" if region == NATIVE else region) for region in regions}
 
     @torch.no_grad()
     def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
@@ -33,7 +36,7 @@ class ImageMetric:
             raise NotMeasuredError("an unpaired task has no true pictures")
         values = {}
         for region, metric in self.metrics.items():
-            batches = prediction.whole_images() if region == "frame" else prediction.images(BATCH)
+            batches = _batches(prediction, region)
             metric.reset()
             for generated, true in batches or ():
                 metric.update(generated, true)
@@ -44,23 +47,47 @@ class ImageMetric:
         return values
 
 
-class FlowWarped:
-    """Flow-warped error over pairs of consecutive face crops."""
+def _batches(prediction: Prediction, region: ScoredRegion) -> Iterator[tuple[Tensor, Tensor]] | None:
+    if region == "frame":
+        return prediction.whole_images()
+    return prediction.native_images(BATCH) if region == NATIVE else prediction.images(BATCH)
 
-    def __init__(self) -> None:
-        self.metric = FlowWarpedError(sync_on_compute=False)
+
+class FlowWarped:
+    """Flow-warped error over pairs of consecutive face crops.
+
+    Args:
+        native: also of lower halves at the frame's own resolution.
+    """
+
+    def __init__(self, native: bool = False) -> None:
+        self.metric, self.native = FlowWarpedError(sync_on_compute=False), native
 
     def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
         if prediction.sample.task == "unpaired":
             raise NotMeasuredError("an unpaired task has no true pictures")
+        sample = prediction.sample
+        values = self._measured("flow_warped", prediction, lambda part: prediction.faces[part], sample.ground_truth)
+        if self.native and GROUND_TRUTH in sample.native:
+            true = sample.native[GROUND_TRUTH]
+            values |= self._measured(f"flow_warped_{NATIVE}", prediction, prediction.native_faces, true, mouth_region)
+        return values
+
+    def _measured(
+        self,
+        name: str,
+        prediction: Prediction,
+        faces: Callable[[np.ndarray], np.ndarray],
+        ground_truth: np.ndarray,
+        region: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> dict[str, MetricValue]:
         self.metric.reset()
         numbers = np.flatnonzero(prediction.sample.valid)
         for run in np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1):
             for start in range(0, len(run) - 1, BATCH):
                 part = run[start : start + BATCH + 1]  # the last is the first of the next
-                true = as_images(prediction.sample.ground_truth[part])
-                self.metric.update(as_images(prediction.faces[part]), true)
+                self.metric.update(*(region(as_images(each)) for each in (faces(part), ground_truth[part])))
         count = int(self.metric.count)
         if not count:
             raise NotMeasuredError("no two neighbouring frames with a face")
-        return {"flow_warped": MetricValue(1000 * float(self.metric.compute()), count, int(self.metric.unmeasured))}
+        return {name: MetricValue(1000 * float(self.metric.compute()), count, int(self.metric.unmeasured))}

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from stsa_lightning.evaluation.clip_sample import Prediction
+from stsa_lightning.evaluation.clip_sample import NATIVE, Prediction, ScoredRegion
 from stsa_lightning.evaluation.metrics.columns import Better, ClipMetric, Column, MetricValue, NotMeasuredError
 from stsa_lightning.evaluation.metrics.identity import Identity
 from stsa_lightning.evaluation.metrics.image import FlowWarped, ImageMetric
@@ -23,7 +23,7 @@ from stsa_lightning.evaluation.metrics.landmarks import (
 from stsa_lightning.evaluation.metrics.sync import LipSync
 from stsa_lightning.metrics.base import FrameMean, Region
 from stsa_lightning.metrics.identity import IdentityName, identity_network
-from stsa_lightning.metrics.image import PSNR, SSIM
+from stsa_lightning.metrics.image import PSNR, SSIM, Sharpness
 from stsa_lightning.metrics.perceptual import FID, FVD, LPIPS, FrechetDistance, LPIPSNet, LPIPSNetwork
 from stsa_lightning.metrics.sync import Variant
 from stsa_lightning.models.syncnet import load_syncnet
@@ -38,7 +38,7 @@ Needs = Literal["frames", "clip", "set"]
 class Options:
     """Options of all metrics. `crop`: side of the face crops, pixels."""
 
-    regions: tuple[Region, ...] = ("mouth", "face")
+    regions: tuple[ScoredRegion, ...] = ("mouth", "face")
     crop: int = 128
     sync: Variant = "tracked"
     identity: IdentityName = "arcface"
@@ -77,6 +77,7 @@ def _image_columns(name: str, title: str, unit: str, better: Better, digits: int
         "mouth": "lower half of the crop",
         "face": "whole crop (an upper half that was copied flatters it)",
         "frame": "whole frames",
+        NATIVE: "lower half at the frame's own resolution",
     }
     return lambda options: [
         Column(f"{name}_{r}", f"{title} {r}", unit, better, f"{variant}; {regions[r]}, mean over frames", digits)
@@ -118,7 +119,11 @@ def _jitter_columns(options: Options) -> list[Column]:
 
 def _flow_columns(options: Options) -> list[Column]:
     variant = "mean abs error of neighbouring crops along the true optical flow (DIS), generated minus true, 1/1000"
-    return [Column("flow_warped", "flow error", "‰", "zero", variant, 2)]
+    columns = [Column("flow_warped", "flow error", "‰", "zero", variant, 2)]
+    if NATIVE in options.regions:
+        native = f"{variant}; lower halves at the frame's own resolution"
+        columns.append(Column(f"flow_warped_{NATIVE}", f"flow error {NATIVE}", "‰", "zero", native, 2))
+    return columns
 
 
 def _silence_columns(options: Options) -> list[Column]:
@@ -208,6 +213,13 @@ METRICS: dict[str, MetricSpec] = {
         fast=True,
         landmarks=False,
     ),
+    "sharpness": MetricSpec(
+        "frames",
+        _image_columns("sharpness", "sharpness", "", "one", 2, "mean abs Laplacian, generated over true"),
+        lambda options: ImageMetric("sharpness", partial(_image_metric, options, Sharpness), options.regions),
+        fast=True,
+        landmarks=False,
+    ),
     "lpips_alex": MetricSpec(
         "frames",
         _image_columns("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"),
@@ -245,7 +257,9 @@ METRICS: dict[str, MetricSpec] = {
         "frames", _identity_columns, _build_identity, weights=lambda options: tuple({options.identity} & KNOWN.keys())
     ),
     "jitter": MetricSpec("clip", _jitter_columns, lambda options: LandmarkJitter(), fast=True),
-    "flow": MetricSpec("clip", _flow_columns, lambda options: FlowWarped(), fast=True, landmarks=False),
+    "flow": MetricSpec(
+        "clip", _flow_columns, lambda options: FlowWarped(NATIVE in options.regions), fast=True, landmarks=False
+    ),
     "silence": MetricSpec("clip", _silence_columns, lambda options: Silence(), fast=True),
 }
 
