@@ -19,6 +19,7 @@ from stsa_lightning.metrics.base import FrameMean, Region, checked_pair, checked
 __all__ = ["PSNR", "SSIM", "Region", "Sharpness", "mouth_region", "psnr", "sharpness", "ssim"]
 
 WINDOW = 11
+_FLAT = 1e-5  # below it a Laplacian is rounding
 
 
 def psnr(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
@@ -70,7 +71,7 @@ def sharpness(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
     pred, target = checked_pair(pred, target, region)
     kernel = pred.new_tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]) / 3  # of three colours the mean
     generated, true = (F.conv2d(faces, kernel.expand(1, 3, 3, 3)).abs().mean(dim=(1, 2, 3)) for faces in (pred, target))
-    return torch.where(true > 0, generated / true, torch.nan)
+    return torch.where(true > _FLAT, generated / true, torch.nan)
 
 
 class _PictureMean(FrameMean):

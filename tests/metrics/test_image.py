@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter, laplace
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from stsa_lightning.metrics.image import PSNR, SSIM, mouth_region, psnr, ssim
+from stsa_lightning.metrics.image import PSNR, SSIM, Sharpness, mouth_region, psnr, sharpness, ssim
 
 
 @pytest.fixture
@@ -47,6 +48,27 @@ def test_every_frame_equals_skimage(pair, region):
     np.testing.assert_allclose(ssim(*pair, region), expected_ssim, atol=1e-5)
     assert PSNR(region)(*pair).item() == pytest.approx(np.mean(expected_psnr), rel=1e-5)
     assert SSIM(region)(*pair).item() == pytest.approx(np.mean(expected_ssim), abs=1e-5)
+
+
+def laplacian(frames: torch.Tensor) -> np.ndarray:
+    """(N,) mean absolute Laplacian of grey pictures (N, H, W), their rims left out."""
+    return np.array([np.abs(laplace(frame))[1:-1, 1:-1].mean() for frame in frames.double().numpy()])
+
+
+@pytest.mark.parametrize("region", ["face", "mouth"])
+def test_sharpness_is_the_laplacian_over_that_of_the_truth(pair, region):
+    cut = mouth_region if region == "mouth" else (lambda x: x)
+    made, true = (laplacian(cut(frames).mean(1)) for frames in pair)
+    np.testing.assert_allclose(sharpness(*pair, region), made / true, rtol=1e-4)
+    assert Sharpness(region)(*pair).item() == pytest.approx(np.mean(made / true), rel=1e-4)
+
+
+def test_sharpness_of_a_blur_is_below_one_and_of_a_flat_truth_unknown(pair):
+    blurred = torch.from_numpy(gaussian_filter(pair[0].numpy(), (0, 0, 1.5, 1.5)))
+    assert (sharpness(blurred, pair[0]) < 0.6).all()
+    assert (sharpness(pair[0], pair[0]) == 1).all()
+    flat = torch.full_like(pair[0], 0.5)
+    assert sharpness(pair[0], flat).isnan().all()
 
 
 @pytest.mark.parametrize("metric_class", [PSNR, SSIM])
