@@ -214,6 +214,7 @@ def drawn_value(spec: dict[str, Any], draw: str, rng: np.random.Generator) -> An
     return float(spec["min"] * (spec["max"] / spec["min"]) ** share)
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
     prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

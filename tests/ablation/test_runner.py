@@ -101,6 +101,7 @@ def test_too_few_epochs_for_the_phases():
         scaled([1, 1, 1, 1], 3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_another_s_folder_is_left_alone(
     overlays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

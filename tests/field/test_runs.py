@@ -167,6 +167,7 @@ def test_nothing_that_a_run_wrote_is_lost_by_what_follows(
     assert contents(run / "validate")
 
 
+@pytest.mark.slow
 def test_the_command_line_holds_against_a_checkpoint(
     tree: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):

@@ -132,6 +132,7 @@ def run(folder: Path, root: Path, what: str, workers: int = 0) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_after_sigterm_a_run_goes_on_as_if_nothing_had_been(prepared_sample: Path, tmp_path: Path, whole):
     assert run(tmp_path, prepared_sample, "term") == 143
     stopped = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -147,6 +148,7 @@ class EverWorse(Callback):
         pl_module.log("val/x", -float(trainer.current_epoch))
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_is_the_run_s_end_and_the_best_one_is_not(prepared_sample: Path, tmp_path: Path, whole):
     watched = {"monitor": "val/x", "mode": "max"}
     last = fit(prepared_sample, tmp_path, EverWorse(), ResumePoint(), watched=watched)
