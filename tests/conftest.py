@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -77,6 +78,17 @@ def prepared_sample(sample_root: Path, tmp_path_factory: pytest.TempPathFactory)
         prepare(sources, out, PrepareSettings(), root=sample_root, workers=0, progress=False)
 
     return _made_once(tmp_path_factory, "prepared", make)
+
+
+@pytest.fixture(scope="session")
+def spoken() -> np.ndarray:
+    """Three seconds of synthetic speech, (48000,) float32 at 16 kHz, of even loudness."""
+    from stsa_lightning.data.sample.speech import Voice, articulate, script, synthesise
+
+    voice, rng = Voice(), np.random.default_rng(0)
+    segments, _ = script(3.0, voice, rng)
+    wave = synthesise(segments, articulate(segments), voice, rng)[:48_000]
+    return (0.08 * wave / np.sqrt(np.square(wave).mean())).clip(-1, 1).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,13 @@ SMALL = {
     "encoding.py": "CLIP --frames 4 --runs 1",
     "metrics.py": "--frames 16 --runs 1",
     "occlusion.py": "CLIP --frames 4 --covers",
+    "pauses.py": "CLIP OTHER",
     "prepare.py": "VIDEOS --clips 1 --runs 1 --skip recipe scaling memory",
     "strip.py": "CLIP OTHER -o OUT/strip.png --count 2",
     "sync.py": "speed",
     "train_step.py": "--size tiny --batches 2 --steps 1 --warm 1 --variants fp32",
 }
-QUICK = ("dataloader.py",)
+QUICK = ("dataloader.py", "pauses.py")
 
 
 def test_no_benchmark_is_forgotten():

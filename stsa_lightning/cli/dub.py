@@ -72,9 +72,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--silence",
-        choices=("keep", "close"),
-        default="keep",
-        help="in the pauses of the speech, keep its sound, or replace it by silence, which closes the mouth",
+        choices=("close", "keep"),
+        default="close",
+        help="in the pauses of the speech, close the mouth, or let it follow noise, music and breath, too",
     )
     parser.add_argument(
         "--precision",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.face.speaking import sound_level
+from stsa_lightning.features.voice_activity import voice_probability
 from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE
 
 SyncMethod = Literal["syncnet", "lip_aperture", "none"]
@@ -27,7 +27,7 @@ _MEASURES: Final[dict[str, tuple[str, str]]] = {
     "sharpness": ("float64", "median over faces of 128 px of the variance of their Laplacian, grey levels squared"),
     "brightness": ("float64", "median over faces of their mean grey, 0 to 1"),
     "jump": ("float64", "largest step of the face from one frame to the next but at cuts, in heights of its box"),
-    "speech_ratio": ("float64", "share of the time with sound well above the clip's own noise"),
+    "speech_ratio": ("float64", "share of the time in which a voice is heard"),
     "loudness_db": ("float64", "root mean square of the sound, dB of full scale"),
     "faces": ("int64", "most faces seen at once"),
     "cuts": ("int64", "cuts within the clip"),
@@ -44,9 +44,7 @@ _LARGEST_SHIFT: Final = 14
 
 _SHARPNESS_SIDE_PX = 128
 _SILENCE_DB = -100.0
-_FAINTEST_SPEECH_DB = -55.0
-_BELOW_LOUD_DB = 25.0
-_FRAME = SAMPLE_RATE_HZ // 25
+_VOICE = 0.5  # probability
 
 
 class SyncReading(NamedTuple):
@@ -163,14 +161,9 @@ def largest_jump(landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray, cu
 
 
 def speech_ratio(wave: np.ndarray) -> float:
-    """Share of 40 ms frames not more than 25 dB below the clip's loud ones (its 95th percentile), nor under -55 dB.
-
-    It distinguishes speech from silence, not speech from music.
-    """
-    levels = _decibels(sound_level(wave, len(wave) // _FRAME) ** 2)
-    if not len(levels):
-        return 0.0
-    return float(np.mean(levels > max(np.percentile(levels, 95) - _BELOW_LOUD_DB, _FAINTEST_SPEECH_DB)))
+    """Share of the time in which somebody speaks, in noise and over music, too; of song it is a part."""
+    heard = voice_probability(wave)
+    return float(np.mean(heard >= _VOICE)) if len(heard) else 0.0
 
 
 def _loudness_db(wave: np.ndarray) -> float:

@@ -65,7 +65,8 @@ class Dubber:
             the N-th from the left; chosen in each shot.
         fit: what is shown where the speech is longer than the video: "loop" (forward and backward), "freeze" (the last
             frame), "trim" (the result ends with the video).
-        silence: "close" replaces the pauses of the speech by silence, which closes the mouth; "keep" leaves them.
+        silence: "close" lets the networks hear silence in the pauses of the speech, which closes the mouth; "keep"
+            leaves their noise, music and breath.
         restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
         steady: smooth landmarks and boxes over time.
         detail: keep the frame's own detail where the new face agrees with it.
@@ -95,7 +96,7 @@ class Dubber:
         device: str | torch.device = "cpu",
         face: str = "auto",
         fit: Fit = "loop",
-        silence: Silence = "keep",
+        silence: Silence = "close",
         restore: Restore | None = None,
         steady: bool = True,
         detail: bool = True,

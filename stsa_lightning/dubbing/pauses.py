@@ -1,15 +1,16 @@
-"""Pauses of speech, found by its loudness."""
+"""Pauses of speech: where no voice is heard, and what is heard is not as loud as one."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from stsa_lightning.features.base import FEATURE_RATE_HZ, HOP
+from stsa_lightning.features.voice_activity import voice_probability
 from stsa_lightning.utils.disk_array import DiskArray
 
-_LOUD, _FLOOR = 95, 10  # percentiles of the level that stand for speech and for the room
-_SHARE = 0.3  # of the way from the room's level up to the speech's: what is quieter is no speech
-_DB_BELOW = (18.0, 25.0)  # the limit lies so far below the speech at least, and at most
+_LOUD = 95  # percentile of the level that stands for the voice
+_DB_BELOW = 12.0  # by which a pause is quieter: what is louder may be song, of which the detector hears half
+_VOICE = 0.4  # probability from which on somebody speaks
 _SMOOTH, _LEAST_S = 5, 0.3  # steps; a shorter rest is part of a word
 _EDGE_S = 0.06  # lips close a little after the sound ends, and open before it begins
 _FADE = 3  # steps
@@ -29,15 +30,13 @@ def step_levels_db(wave: DiskArray | np.ndarray) -> np.ndarray:
 def pauses(wave: DiskArray | np.ndarray) -> np.ndarray:
     """How much each step of 20 ms belongs to a pause: (samples,) at 16 kHz -> (steps,) float32 in [0, 1].
 
-    A pause lasts 0.3 s or more and is much quieter than the speech; where the limit lies between, depends on how loud
-    the room is.
+    A pause lasts 0.3 s or more; noise, music and breath in it are no speech, unless they are nearly as loud.
     """
     level = step_levels_db(wave)
     level = np.convolve(np.pad(level, _SMOOTH // 2, mode="edge"), np.full(_SMOOTH, 1 / _SMOOTH), mode="valid")
-    loud, floor = np.percentile(level, [_LOUD, _FLOOR])
-    limit = np.clip(floor + _SHARE * (loud - floor), loud - _DB_BELOW[1], loud - _DB_BELOW[0])
+    silent = (voice_probability(wave) < _VOICE) & (level < np.percentile(level, _LOUD) - _DB_BELOW)
     quiet = np.zeros(len(level), np.float32)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], (level < limit).astype(np.int8), [0]])))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype(np.int8), [0]])))
     edge = round(_EDGE_S * FEATURE_RATE_HZ)
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         if stop - start >= _LEAST_S * FEATURE_RATE_HZ:

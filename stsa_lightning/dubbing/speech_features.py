@@ -53,7 +53,7 @@ class Speech:
     Args:
         path: a sound file, or a video whose sound is taken.
         extractor: of the features that the networks were trained on.
-        silence: "close" replaces the pauses of the speech by silence.
+        silence: "close" replaces the pauses of the speech (`pauses`) by silence.
         track: which of several sound tracks, from 1 on; None: the file's default track.
         sound: what is heard in place of the speech, such as its mix with music; the speech is then taken to be silent
             after its end, and counts no further than the sound.

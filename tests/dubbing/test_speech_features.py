@@ -17,6 +17,12 @@ from stsa_lightning.media.audio import write_wav
 RATE = 16_000
 
 
+@pytest.fixture(scope="module")
+def halting(spoken: np.ndarray) -> np.ndarray:
+    """Speech of 3 s, 2 s in which something else may be heard, and the speech again."""
+    return np.concatenate([spoken, np.zeros(2 * RATE, np.float32), spoken])
+
+
 @pytest.fixture
 def wave() -> np.ndarray:
     """A second of noise, a second of quiet room, a second of noise, and a bit."""
@@ -89,18 +95,42 @@ def test_what_a_live_source_raises_is_raised_where_it_is_used() -> None:
         speech.rows(0, 200)
 
 
-def test_pauses_are_the_quiet_parts(wave: np.ndarray) -> None:
+def level(wave: np.ndarray, db: float) -> np.ndarray:
+    """So much below the speech."""
+    return wave / np.sqrt(np.square(wave).mean()) * 0.08 * 10 ** (db / 20)
+
+
+SECONDS = np.arange(2 * RATE) / RATE
+BESIDE = {
+    "nothing": np.full(2 * RATE, 1e-9),
+    "noise": np.random.default_rng(0).standard_normal(2 * RATE),
+    "breath": np.random.default_rng(0).standard_normal(2 * RATE) * np.sin(2 * np.pi * SECONDS / 1.2).clip(0) ** 1.5,
+    "chords": sum(np.sin(2 * np.pi * hz * SECONDS) for hz in (220, 277, 330, 440)) * np.exp(-3 * (SECONDS % 0.5)),
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+@pytest.mark.parametrize("db", [-16.0, -20.0, -40.0])
+def test_pauses_are_found_whatever_is_heard_in_them(kind: str, db: float, halting: np.ndarray) -> None:
+    wave = halting.copy()
+    wave[3 * RATE : 5 * RATE] += level(BESIDE[kind], db).astype(np.float32)
     quiet = pauses(wave)
     assert len(quiet) == -(-len(wave) // 320)
-    assert (quiet[58:92] == 1).all()
-    assert (quiet[:48] == 0).all()
-    assert (quiet[102:] == 0).all()
-    assert not pauses(wave[:RATE]).any()  # all of it is speech
+    assert quiet[165:240].mean() > 0.9  # 3.3 to 4.8 s
+    assert quiet[:140].max() == quiet[265:390].max() == 0
 
 
-def test_silence_replaces_pauses_alone(tmp_path: Path, wave: np.ndarray) -> None:
+def test_what_is_as_loud_as_speech_is_no_pause(halting: np.ndarray) -> None:
+    """It may be song, of which the detector hears half."""
+    wave = halting.copy()
+    wave[3 * RATE : 5 * RATE] += level(BESIDE["noise"], -6.0).astype(np.float32)
+    assert pauses(wave).mean() < 0.1
+
+
+def test_silence_replaces_pauses_alone(tmp_path: Path, halting: np.ndarray) -> None:
+    wave = halting + level(np.random.default_rng(1).standard_normal(len(halting)), -30.0).astype(np.float32)
     write_wav(tmp_path / "a.wav", wave)
-    with Speech(tmp_path / "a.wav", LogMel()) as kept, Speech(tmp_path / "a.wav", LogMel(), "close") as closed:
-        np.testing.assert_array_equal(closed.rows(0, 48), kept.rows(0, 48))
-        np.testing.assert_allclose(closed.rows(60, 90), -4.0)  # log-mel's floor
-        assert kept.rows(60, 90).mean() > -3.5
+    with Speech(tmp_path / "a.wav", LogMel(), "keep") as kept, Speech(tmp_path / "a.wav", LogMel(), "close") as closed:
+        np.testing.assert_array_equal(closed.rows(0, 140), kept.rows(0, 140))
+        np.testing.assert_allclose(closed.rows(180, 230), -4.0)  # log-mel's floor
+        assert kept.rows(180, 230).mean() > -3.5
