@@ -107,14 +107,14 @@ def apply_filters(index: pd.DataFrame, filters: Filters | None) -> pd.DataFrame:
 
 def failures(index: pd.DataFrame, filters: Filters) -> pd.DataFrame:
     """Which limits each clip fails: bool, the index's lines by the limits that are set."""
-    table = {name: ~passed for name, _, passed in _judged(index, filters)}
+    table = {name: ~passed for name, _, passed in _conditions(index, filters)}
     return pd.DataFrame(table, index=index.index, dtype=bool)
 
 
 def reasons(index: pd.DataFrame, filters: Filters) -> pd.Series:
     """Why each clip would be removed, as "min_face_px 100: 74.0; max_yaw 35: 41.2"; empty where it would not."""
     said = pd.Series("", index=index.index, dtype=object)
-    for name, values, passed in _judged(index, filters):
+    for name, values, passed in _conditions(index, filters):
         limit = getattr(filters, name)
         label = f"{name} {', '.join(limit) if name == 'languages' else f'{limit:g}'}: "
         texts = [label + _shown(value) for value in values[~passed]]
@@ -147,7 +147,7 @@ _COLUMN = {
 }
 
 
-def _judged(index: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, pd.Series, pd.Series]]:
+def _conditions(index: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, pd.Series, pd.Series]]:
     """For each limit that is set: its name, the values it acts on, and which lines pass."""
     limits: dict[str, Any] = filters.active()
     for name, limit in limits.items():
