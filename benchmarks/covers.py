@@ -13,7 +13,19 @@ SCARVES = {
     "skin-coloured scarf": ((150, 95, 70), (215, 170, 145), 0.06),
     "blue scarf": ((35, 45, 80), (130, 135, 150), 0.08),
 }
-COVERS = (*SCARVES, "hand", "upright hand", "microphone", "microphone on the left", "microphone on the right")
+# Colours of cups; None: of the skin.
+CUPS = {
+    "red cup": (185, 35, 40),
+    "dark red cup": (105, 25, 30),
+    "white cup": (228, 226, 220),
+    "blue cup": (45, 75, 150),
+    "green cup": (60, 120, 70),
+    "brown cup": (110, 70, 45),
+    "skin-coloured cup": None,
+    "black cup": (30, 30, 32),
+}
+TILTED = {f"tilted {kind}": kind for kind in CUPS}
+COVERS = (*SCARVES, *CUPS, *TILTED, "hand", "upright hand", "microphone", "microphone on the left", "microphone on the right")
 
 
 def covered(frame: np.ndarray, landmarks: np.ndarray, kind: str) -> np.ndarray:
@@ -22,13 +34,15 @@ def covered(frame: np.ndarray, landmarks: np.ndarray, kind: str) -> np.ndarray:
     size, mouth = np.ptp(landmarks[:, 1]), landmarks[MOUTH].mean(axis=0)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = (x - mouth[0]) / size, (y - mouth[1]) / size
+    skin = np.median(frame[tuple(landmarks[_NOSE].astype(int).T[::-1])], axis=0)
     if kind in SCARVES:
         shape, paint = _scarf(landmarks, x, y, *SCARVES[kind])
     elif kind.startswith("microphone"):
         beside = {"left": -0.14, "right": 0.14}.get(kind.split()[-1], 0.0)
         shape, paint = _microphone(x - beside, y - 0.03, 0.15 if beside else 0.19)
+    elif (cup := TILTED.get(kind, kind)) in CUPS:
+        shape, paint = _cup(x, y + 0.01, skin if CUPS[cup] is None else CUPS[cup], degrees=25 if kind in TILTED else 0)
     else:
-        skin = np.median(frame[tuple(landmarks[_NOSE].astype(int).T[::-1])], axis=0)
         shape, paint = _hand(x, y, skin, degrees=20 if kind == "hand" else 75)
     shape = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), max(0.6, size / 150))[..., None]
     return np.clip(np.rint(frame * (1 - shape) + paint * shape), 0, 255).astype(np.uint8)
@@ -54,6 +68,19 @@ def _microphone(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray
     light = np.clip(1 - np.hypot(x + 0.05, y + 0.05) / radius, 0, 1)
     grain = np.random.default_rng(0).normal(0, 9, x.shape)
     return shape, np.float32([40, 40, 44]) + (70 * light + grain)[..., None]
+
+
+def _cup(x: np.ndarray, y: np.ndarray, colour: tuple | np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """A mug with its handle, from the upper lip over the chin: dark towards its sides, with a highlight and a rim."""
+    angle = np.deg2rad(degrees)
+    x, y = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
+    wide = 0.24 - 0.04 * y
+    rim = -0.12 + 0.03 * np.sqrt(np.clip(1 - (x / wide) ** 2, 0, 1))  # seen from a little above, nearest in the middle
+    body = (np.abs(x) < wide) & (y > rim - 0.06 * np.sqrt(np.clip(1 - (x / wide) ** 2, 0, 1))) & (y < 0.45)
+    ring = np.hypot((x - 0.26) / 0.1, (y - 0.14) / 0.15)
+    light = 0.45 + 0.6 * np.sqrt(np.clip(1 - (x / 0.27) ** 2, 0, 1)) + 0.5 * np.exp(-(((x + 0.1) / 0.025) ** 2))
+    light = np.where((y < rim) & body, 0.5, light)  # the inside
+    return body | ((ring < 1) & (ring > 0.65)), np.float32(colour) * light[..., None]
 
 
 def _hand(x: np.ndarray, y: np.ndarray, skin: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:

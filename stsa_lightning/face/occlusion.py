@@ -5,7 +5,7 @@ mouth for a while changes the colours around it, at places that follow the face,
 shot. Behind what covers it all the time, a mask, a cup, a hand, a scarf, a microphone, there are no lips: they are
 redder or darker than what is around them, to the left, in the middle and to the right; their opening is darker still;
 and they are of the skin's colours, no less red. Cloth may have a pattern that looks like lips, but skin has none as
-strong.
+strong. A red cup is redder than nose and cheeks, and lips are not redder than it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ _EVEN, _USUAL_SLOPES = 40.0, 50.0
 # The upper quartile of the slopes (CIELAB lightness, Sobel) on the skin between lips and jaw: 95 at most on 157 real
 # clips, beards among them; 150 and more on striped and checked scarves.
 _PATTERN, _RING = 125.0, (0.5, 0.6, 0.7, 0.8)
-CUES = 6
+# By how much the chin, below the mouth, may be redder than the nose and than the cheeks, as a share of the nose's
+# chroma, less what lips are redder than it: for long 0.15 at most on 157 real clips; 0.22 and more on red cups.
+_RED_CHIN, _RED_CHIN_BRIEFLY = 0.2, 0.4
+_CHIN, _BELOW = JAW[5:12], (0.4, 0.5, 0.6, 0.7)
+CUES = 7
 _CHROMA_NOISE = 6.0  # CIELAB: colours of a picture in black and white
 # Contrasts are less where there is less light or the skin is dark: they are taken as on a nose of this lightness.
 _NOSE_LIGHTNESS, _LARGEST_GAIN = 60.0, 2.5
@@ -73,9 +77,13 @@ def face_colours(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 def _places(landmarks: np.ndarray) -> np.ndarray:
     middle = landmarks[_LIPS].mean(axis=0)
-    cheeks = 0.6 * landmarks[_LIDS] + 0.4 * landmarks[_CORNERS]
+    cheeks = _cheeks(landmarks)
     around = [middle + share * (landmarks[JAW] - middle) for share in _OUTWARD]
     return np.concatenate([landmarks[_ABOVE], cheeks, *around])
+
+
+def _cheeks(landmarks: np.ndarray) -> np.ndarray:
+    return 0.6 * landmarks[_LIDS] + 0.4 * landmarks[_CORNERS]
 
 
 def covered_share(colours: np.ndarray) -> np.ndarray:
@@ -105,8 +113,8 @@ def lip_contrast(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     Returns:
         (CUES,) float32; NaN where the face is not in the frame. How far the lips stand out; how far the colours around
         them are from those of the nose; how far their own are, above 1 where no lips have such colours; how far the
-        thirds of the lips stand out on average, and the one that does least; slopes of the skin around them. Units of
-        CIELAB but for the third.
+        thirds of the lips stand out on average, and the one that does least; slopes of the skin around them; by how
+        much the chin is redder than a chin. Units of CIELAB but for the third and the last.
     """
     x0, y0 = np.floor(np.clip(landmarks.min(axis=0), 0, None)).astype(int)
     x1, y1 = np.ceil(landmarks.max(axis=0)).astype(int)
@@ -120,18 +128,25 @@ def lip_contrast(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     outward = points[_OUTER] - points[_OUTER].mean(axis=0)
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1)
     places = ((points[_OUTER] + points[_INNER]) / 2, points[_OUTER] + _BESIDE * outward, points[_ABOVE])
-    seen = [lab[tuple(np.clip(at.astype(int), 0, _CLOSE_SIDE - 1).T[::-1])].astype(np.float64) for at in places]
+    seen = [_at(lab, at).astype(np.float64) for at in places]
     lips, around, nose = (colours.mean(axis=0) for colours in seen)
     out = _stand_out(lips, around) + _VARIETY * seen[0][:, 0].std()
     thirds = [colours[_THIRDS].mean(axis=1) for colours in seen[:2]]
     parts = _stand_out(*thirds)
     gain = np.clip(_NOSE_LIGHTNESS / max(nose[0], 1e-6), 1, _LARGEST_GAIN)
-    less = (nose - np.vstack([lips, thirds[0]]))[:, 1:] / (np.linalg.norm(nose[1:]) + _CHROMA_NOISE)
+    chroma = np.linalg.norm(nose[1:]) + _CHROMA_NOISE
+    less = (nose - np.vstack([lips, thirds[0]]))[:, 1:] / chroma
     strange = (less / (_LESS_RED, _LESS_YELLOW)).max(axis=1) / (1, *[_PART_STRANGER] * 3)
     foreign = np.linalg.norm((around - nose)[1:])
     slopes = np.percentile(_slopes(lab[..., 0], points), 75)
     seen_of_lips = gain * np.array([out, parts.mean(), parts.min(), slopes])
-    return np.array([seen_of_lips[0], foreign, strange.max(), *seen_of_lips[1:]], np.float32)
+    redder = _redder_than_a_chin(lab[..., 1], points, lips[1], nose[1]) / chroma
+    return np.array([seen_of_lips[0], foreign, strange.max(), *seen_of_lips[1:], redder], np.float32)
+
+
+def _at(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Pixels of a picture of `_CLOSE_SIDE` at places (..., 2), the nearest ones beyond its edge."""
+    return image[tuple(np.clip(places.astype(int), 0, _CLOSE_SIDE - 1).T[::-1])]
 
 
 def _stand_out(lips: np.ndarray, around: np.ndarray) -> np.ndarray:
@@ -140,12 +155,20 @@ def _stand_out(lips: np.ndarray, around: np.ndarray) -> np.ndarray:
     return np.hypot(_REDNESS * np.maximum(redder, 0), np.maximum(darker, 0))
 
 
+def _redder_than_a_chin(redness: np.ndarray, points: np.ndarray, lips: float, nose: float) -> float:
+    """Of a small picture of a face, by how much its chin is; units of `redness`, CIELAB's a."""
+    middle = points[_LIPS].mean(axis=0)
+    below = np.concatenate([middle + share * (points[_CHIN] - middle) for share in _BELOW])
+    chin, cheeks = float(np.median(_at(redness, below))), float(_at(redness, _cheeks(points)).mean())
+    return chin - max(nose, cheeks) - max(lips - chin, 0)
+
+
 def _slopes(lightness: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Of a small picture of a face, at places between its lips and its jaw."""
     slopes = cv2.magnitude(cv2.Sobel(lightness, cv2.CV_32F, 1, 0), cv2.Sobel(lightness, cv2.CV_32F, 0, 1))
     middle = points[_LIPS].mean(axis=0)
     ring = np.concatenate([middle + share * (points[JAW] - middle) for share in _RING])
-    return slopes[tuple(np.clip(ring.astype(int), 0, _CLOSE_SIDE - 1).T[::-1])]
+    return _at(slopes, ring)
 
 
 def no_lips(contrast: np.ndarray, fps: float) -> np.ndarray:
@@ -160,8 +183,8 @@ def no_lips(contrast: np.ndarray, fps: float) -> np.ndarray:
     """
     if not len(contrast):
         return np.zeros(0, bool)
-    known = np.where(np.isfinite(contrast), contrast, [np.inf, 0, 0, np.inf, np.inf, 0])
-    out, foreign, strange, thirds, least, slopes = known.T
+    known = np.where(np.isfinite(contrast), contrast, [np.inf, 0, 0, np.inf, np.inf, 0, -np.inf])
+    out, foreign, strange, thirds, least, slopes, red = known.T
     out = out - _FOREIGN * foreign
 
     def long(values: np.ndarray) -> np.ndarray:
@@ -174,7 +197,8 @@ def no_lips(contrast: np.ndarray, fps: float) -> np.ndarray:
     hidden |= briefly(thirds) < min(_NO_THIRDS_BRIEFLY, _THIRDS_OF_USUAL * np.median(thirds))
     weighed = thirds * (_EVEN + _USUAL_SLOPES) / (_EVEN + slopes)
     none = (long(out) < _NO_LIPS) | (long(weighed) < _NO_THIRDS) | (long(least) < _NO_THIRD)
-    return none | hidden | (briefly(strange) > 1) | (briefly(slopes) > _PATTERN)
+    cup = (long(red) > _RED_CHIN) | (briefly(red) > _RED_CHIN_BRIEFLY)
+    return none | hidden | cup | (briefly(strange) > 1) | (briefly(slopes) > _PATTERN)
 
 
 def _median(values: np.ndarray, frames: int) -> np.ndarray:

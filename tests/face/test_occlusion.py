@@ -103,6 +103,24 @@ def test_a_scarf_with_stripes_as_dark_or_red_as_lips_covers(
     assert covered(with_scarf(colours))
 
 
+def with_cup(colour: tuple[int, int, int]) -> np.ndarray:
+    """Its dark inside and its rim lie where lips would."""
+    frame = picture()
+    frame[136:, 60:140] = colour
+    cv2.ellipse(frame, (100, 136), (40, 8), 0, 0, 360, tuple(v // 2 for v in colour), -1)
+    return cv2.GaussianBlur(frame, (0, 0), 1)
+
+
+@pytest.mark.parametrize("colour", [(185, 35, 40), (105, 25, 30), (225, 226, 220), (45, 75, 150), (30, 30, 32)])
+def test_a_cup_of_the_lips_colour_or_another_covers(colour: tuple[int, int, int]) -> None:
+    assert covered(with_cup(colour))
+
+
+def test_lips_over_a_red_beard_are_not_covered() -> None:
+    frame = np.where(np.arange(220)[:, None, None] < 118, picture(), picture((150, 88, 52), (175, 85, 85)))
+    assert not covered(frame.astype(np.uint8))
+
+
 def with_hand(frame: np.ndarray) -> np.ndarray:
     """Fingers of the skin's own colour, dark where they meet."""
     covered = frame.copy()
