@@ -25,7 +25,16 @@ CUPS = {
     "black cup": (30, 30, 32),
 }
 TILTED = {f"tilted {kind}": kind for kind in CUPS}
-COVERS = (*SCARVES, *CUPS, *TILTED, "hand", "upright hand", "microphone", "microphone on the left", "microphone on the right")
+COVERS = (
+    *SCARVES,
+    *CUPS,
+    *TILTED,
+    "hand",
+    "upright hand",
+    "microphone",
+    "microphone on the left",
+    "microphone on the right",
+)
 
 
 def covered(frame: np.ndarray, landmarks: np.ndarray, kind: str) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stsa_lightning.media.matroska import as_one_recording
 from stsa_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ def open_input(path: str | Path) -> InputContainer:
     """Open a file for reading. Raises what `av.open` raises."""
     import av
 
+    joined = None
+    with suppress(OSError):  # FFmpeg meets and tells it
+        joined = as_one_recording(Path(path))
+    if joined is not None:
+        return av.open(joined, "r", metadata_errors="replace")
     # Without the prefix FFmpeg takes `take:2.wav` for a protocol's name. The list keeps it off the network, whatever
     # addresses a file (a playlist) names.
     # Tags in another encoding are no reason not to read the rest.
@@ -33,9 +40,16 @@ def open_output(path: str | Path, format: str, **options: Any) -> OutputContaine
     return av.open(f"file:{path}", "w", format=format, **options)
 
 
-def picture_stream(container: InputContainer) -> VideoStream | None:
-    """Of the streams of moving pictures (not covers) the default one, else the first; None where there is none."""
+def picture_streams(container: InputContainer) -> list[VideoStream]:
+    """The streams of moving pictures; covers are none."""
     from av.stream import Disposition
 
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def picture_stream(container: InputContainer) -> VideoStream | None:
+    """Of the streams of moving pictures the default one, else the first; None where there is none."""
+    from av.stream import Disposition
+
+    moving = picture_streams(container)
     return next((s for s in moving if s.disposition & Disposition.default), moving[0] if moving else None)

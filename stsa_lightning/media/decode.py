@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from stsa_lightning.media.container import VideoError, open_input, picture_stream
+from stsa_lightning.media.container import VideoError, open_input, picture_stream, picture_streams
 from stsa_lightning.media.joins import Shifts, carried_on, shifts_of
 from stsa_lightning.media.rgb_converter import Colours, RGBConverter
 from stsa_lightning.media.stills import Still, open_still
@@ -51,6 +51,7 @@ class Decoder:
         codec, container: as FFmpeg calls them; empty for a still picture.
         hdr: name of the transfer curve of a high-dynamic-range video; None of others.
         has_audio: whether the file has sound.
+        tracks: how many streams of moving pictures the file has, and which of them this is, from 1 on.
         has_one_picture: whether it has a single stream of pictures, covers counted.
         is_plain: whether other readers show its picture as this one does, see `RGBConverter.is_plain`.
         origin: stamp of time 0: when the first packet is to be shown, whether or not it can be decoded.
@@ -139,6 +140,8 @@ class Decoder:
         self.container = "" if self._container is None else self._container.format.name
         self.base = (None if stream is None else stream.time_base) or Fraction(1, 1000)
         self.has_audio = self._container is not None and bool(self._container.streams.audio)
+        moving = [] if self._container is None else [s.index for s in picture_streams(self._container)]
+        self.tracks = len(moving), 1 if stream is None else moving.index(stream.index) + 1
         self.has_one_picture = self._container is not None and len(self._container.streams.video) == 1
         self.fps = Fraction(STILL_FPS)
         self.stated_rates = [self.fps]

@@ -63,6 +63,8 @@ def decord_frames(decoder: Decoder) -> DecordFrames | None:
     usual = decoder.codec in _CODECS and decoder.container in _CONTAINERS and decoder.origin == 0
     if not usual or not decoder.has_one_picture or not decoder.is_plain or min(decoder.size) < _SMALLEST_PX:
         return None
+    if not decoder.sought:  # several recordings, of which it reads the first
+        return None
     if ":" in str(decoder.path) or not str(decoder.path).isprintable():
         return None
     try:

@@ -45,6 +45,9 @@ class VideoSource(Frames):
     def warnings(self, shown: int) -> list[str]:
         """What the user should know of the first so many frames."""
         found = []
+        count, number = self.tracks
+        if count > 1:
+            found.append(f"{self.path} has {count} picture tracks: track {number}, its default, was taken")
         if self.hdr:
             found.append(
                 f"{self.path} is HDR, {self.hdr}; the result is marked so too, but holds 8 bits a colour, which may "

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from stsa_lightning.media import frames as frames_module
 from stsa_lightning.media.video import VideoError, VideoWriter, write_video
@@ -59,3 +61,32 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     with pytest.raises(VideoError, match=r"a\.mp4: cannot be read as video"):
         VideoSource(tmp_path / "a.mp4")
+
+
+def with_two_pictures(path: Path, default: int) -> Path:
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+        for stream in streams:
+            for frame in numbered(5):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_several_picture_tracks_are_said_with_the_one_taken(tmp_path: Path, default: int) -> None:
+    with VideoSource(with_two_pictures(tmp_path / "a.mkv", default)) as source:
+        assert len(list(source.scan())) == 5
+        assert source.warnings(5) == [
+            f"{source.path} has 2 picture tracks: track {default + 1}, its default, was taken"
+        ]
+
+
+def test_one_picture_track_is_not_said(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", numbered(5), 25)
+    with VideoSource(tmp_path / "a.mp4") as source:
+        assert len(list(source.scan())) == 5
+        assert source.warnings(5) == []
