@@ -13,13 +13,19 @@ from stsa_lightning.models import BUNDLED
 from stsa_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from stsa_lightning.dubbing import Dubber, DubReport
     from stsa_lightning.training.personalisation import Adaptation
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "dub", _dub, "re-render the mouth of a video to match new speech")
     parser.add_argument("video", type=Path, nargs="?", help="speaking face: a video of any rate and size, or a picture")
-    parser.add_argument("audio", type=Path, nargs="?", help="new speech: sound file, or a video's sound")
+    parser.add_argument(
+        "audio",
+        type=Path,
+        nargs="?",
+        help="new speech: sound file, or a video's sound; with --segments LIST.srt a folder of numbered sound files",
+    )
     parser.add_argument(
         "--audio-track",
         type=int,
@@ -40,7 +46,19 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="many dubs: a CSV file with columns video, audio, out and, where wanted, sound (paths relative to it); "
         "results that exist are skipped, failures do not stop the others",
     )
-    parser.add_argument("--encoding", help="of the manifest, where it is not Unicode: cp1251, gb18030, mac_roman, ...")
+    parser.add_argument(
+        "--segments",
+        type=Path,
+        metavar="LIST",
+        help="who says what when: a list in CSV or JSON (start, end, speech, face, speaker, gain, offset) or SRT",
+    )
+    parser.add_argument(
+        "--between",
+        choices=("keep", "close"),
+        default="keep",
+        help="what the people of --segments do between theirs: keep the video's own frames, or close their mouths",
+    )
+    parser.add_argument("--encoding", help="of the list, where it is not Unicode: cp1251, gb18030, mac_roman, ...")
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -62,7 +80,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--face",
         default="auto",
         help="whose mouth: auto (who speaks in the source, else the largest face), largest, left, right, or N, the "
-        "N-th from the left",
+        "N-th from the left, in each shot; or one person in all shots: pN (see `stsa faces`), or who is at a place X,Y "
+        "(parts of width and height), or X,Y@SECONDS",
     )
     parser.add_argument(
         "--fit",
@@ -120,14 +139,7 @@ def _dub(arguments: argparse.Namespace) -> None:
         check=arguments.check,
     )
     if jobs is None:
-        report = dubber.dub(
-            arguments.video,
-            arguments.audio,
-            arguments.out,
-            progress=not arguments.json,
-            audio_track=arguments.audio_track,
-            sound=arguments.sound,
-        )
+        report = _dub_segments(arguments, dubber) if arguments.segments else _dub_one(arguments, dubber)
         fields = report.json() | ({"adaptation": adapted.json()} if adapted else {})
         _print(arguments, fields, str(report), report.profile())
         return
@@ -143,23 +155,64 @@ def _dub(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
+def _dub_one(arguments: argparse.Namespace, dubber: Dubber) -> DubReport:
+    return dubber.dub(
+        arguments.video,
+        arguments.audio,
+        arguments.out,
+        progress=not arguments.json,
+        audio_track=arguments.audio_track,
+        sound=arguments.sound,
+    )
+
+
+def _dub_segments(arguments: argparse.Namespace, dubber: Dubber) -> DubReport:
+    from stsa_lightning.dubbing import dub_segments, read_segments
+
+    return dub_segments(
+        dubber,
+        arguments.video,
+        read_segments(arguments.segments, arguments.audio, arguments.encoding),
+        arguments.out,
+        sound=arguments.sound,
+        between=arguments.between,
+        progress=not arguments.json,
+    )
+
+
 def _check(arguments: argparse.Namespace) -> None:
     """Raises UserError where the command line lacks something."""
     single = [arguments.video, arguments.audio, arguments.out]
-    if arguments.manifest is None and any(value is None for value in single):
+    needed = [arguments.video, arguments.out] if arguments.segments else single
+    if arguments.manifest is None and any(value is None for value in needed):
         raise UserError(
-            "dub needs a video, speech and a result: stsa dub VIDEO AUDIO -o OUT.mp4, or --manifest LIST.csv"
+            "dub needs a video, speech and a result: stsa dub VIDEO AUDIO -o OUT.mp4, or VIDEO --segments LIST -o "
+            "OUT.mp4, or --manifest LIST.csv"
         )
+    if arguments.segments:
+        _check_segments(arguments)
     if arguments.manifest is not None and any(value is not None for value in single):
         raise UserError("--manifest names videos, speech and results itself: leave VIDEO, AUDIO and --out away")
-    if arguments.encoding is not None and arguments.manifest is None:
-        raise UserError("--encoding is that of --manifest LIST.csv, which is not given")
+    if arguments.encoding is not None and arguments.manifest is None and arguments.segments is None:
+        raise UserError("--encoding is that of --manifest or --segments LIST, which is not given")
+    if arguments.between != "keep" and arguments.segments is None:
+        raise UserError("--between is about --segments LIST, which is not given")
     if arguments.sound is not None and arguments.manifest is not None:
         raise UserError("--sound belongs to one dub: name it in the list, in a column sound")
     if arguments.adapt < 0:
         raise UserError(f"--adapt: expected minutes, 0 or more, got {arguments.adapt:g}")
     if arguments.adapt and arguments.manifest is not None:
         raise UserError("--adapt learns one video's speaker: dub the videos of --manifest one by one")
+
+
+def _check_segments(arguments: argparse.Namespace) -> None:
+    """Raises UserError for what has no meaning where segments name speech and faces."""
+    if arguments.manifest is not None:
+        raise UserError("--segments is one dub, --manifest many: give one of them")
+    if arguments.face != "auto":
+        raise UserError("--face: with --segments each row names its own, in a column face")
+    if arguments.audio_track is not None:
+        raise UserError("--audio-track: with --segments the default track of each speech is taken")
 
 
 def _adapted(arguments: argparse.Namespace) -> Adaptation:

@@ -1,10 +1,12 @@
 """Video + speech -> dubbed video."""
 
+from stsa_lightning.dubbing.dialogue import dub_segments
 from stsa_lightning.dubbing.dubber import Dubber, Resolution, largest_side
 from stsa_lightning.dubbing.face_track import Faces, find_faces
 from stsa_lightning.dubbing.renderer import Renderer, block_size
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.schedule import Schedule, make_schedule, ping_pong
+from stsa_lightning.dubbing.segments import Segment, read_segments
 from stsa_lightning.utils.device import choose_device
 
 __all__ = [
@@ -15,10 +17,13 @@ __all__ = [
     "Renderer",
     "Resolution",
     "Schedule",
+    "Segment",
     "block_size",
     "choose_device",
+    "dub_segments",
     "find_faces",
     "largest_side",
     "make_schedule",
     "ping_pong",
+    "read_segments",
 ]

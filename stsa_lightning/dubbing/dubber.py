@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.dubbing.face_selection import FaceSelector, checked_face, source_level
+from stsa_lightning.dubbing.face_selection import FaceSelector, source_level
 from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces, ramp_frames
+from stsa_lightning.dubbing.people import PeopleFinder, checked_person, choose_person, names_a_person
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars, ProgressCallback, progress_bars
 from stsa_lightning.dubbing.renderer import Observe, RenderConfig, Renderer, Restore
@@ -40,6 +42,7 @@ from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.device import choose_device
+from stsa_lightning.utils.disk_array import DiskArray
 from stsa_lightning.utils.memory import limit_arenas, release_free_memory
 
 REFERENCE_SECONDS = 10.0  # references come from this much of the video at least, even if the speech is shorter
@@ -62,7 +65,8 @@ class Dubber:
         landmark_model: a FaceLandmarker `.task` file in place of FaceMesh.
         device: "cpu", "cuda", "cuda:1", "mps" (never tried), or "auto" for the best there is.
         face: whose mouth: "auto" (who speaks in the source, else the largest face), "largest", "left", "right", or "N",
-            the N-th from the left; chosen in each shot.
+            the N-th from the left, chosen in each shot; or one person through all shots: "p1" (`dubbing.people`), or a
+            place "X,Y" (parts of width and height), where need be "X,Y@SECONDS".
         fit: what is shown where the speech is longer than the video: "loop" (forward and backward), "freeze" (the last
             frame), "trim" (the result ends with the video).
         silence: "close" lets the networks hear silence in the pauses of the speech, which closes the mouth; "keep"
@@ -130,7 +134,7 @@ class Dubber:
         )
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
-        self.face, self.fit, self.silence, self.steady = checked_face(face), fit, silence, steady
+        self.face, self.fit, self.silence, self.steady = checked_person(face), fit, silence, steady
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu", **options: Any) -> Dubber:
@@ -210,7 +214,7 @@ class Dubber:
             shots=len(np.unique(faces.shots[schedule.source])),
             face=faces.choice,
             stages=times.seconds,
-            warnings=(*_warnings(source, schedule, speech, why, seconds), *_too_large(renderer)),
+            warnings=(*_warnings(source, schedule, speech, why, seconds), *too_large(renderer)),
         )
 
     def _renderer(
@@ -223,67 +227,63 @@ class Dubber:
         observe: Observe | None = None,
     ) -> Renderer:
         faces = self._find_faces(source, seconds, times, bars)
-        schedule = _schedule(source, seconds, self.fit)
-        check = self._result_check() if self.check else None
+        schedule = fitted_schedule(source, seconds, self.fit)
+        check = self.result_check() if self.check else None
         ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(source.out_fps))
         return Renderer(self.engine, self.config, source, faces, schedule, speech, observe, check, ahead)
 
-    def _result_check(self) -> ResultCheck:
+    def result_check(self) -> ResultCheck:
         """Where the caller has a detector of their own, lips are not looked for in results."""
         return ResultCheck(None if self.detector else landmark_detector(self.landmark_model, static=True))
 
     def _write(self, renderer: Renderer, speech: Speech, out: Path, times: Pipeline, bars: Bars) -> float:
         """Redraw all frames into a file; its length in seconds."""
-        schedule, fps = renderer.schedule, renderer.video.out_fps
-        end_s = float(schedule.times_s[-1]) + 1 / float(fps)
+        schedule, source = renderer.schedule, renderer.video
+        end_s = float(schedule.times_s[-1]) + 1 / float(source.out_fps)
         seconds = min(speech.seconds, end_s) if self.fit == "trim" else speech.seconds
-        sound, stamps = speech.cut(seconds), schedule.varying_times_s(fps)
-        with (
-            disk_errors_named(out),
-            times,
-            VideoWriter(
-                out,
-                fps,
-                renderer.video.size,
-                sound,
-                speech.rate_hz,
-                layout=speech.layout,
-                timestamps=stamps,
-                colours=renderer.video.colours,
-                **_ENCODING,
-            ) as writer,
-        ):
-            for frame in bars.track(renderer.frames(times), len(schedule), description="re-rendering"):
-                with times.timed("encode"):
-                    writer.write(frame[None])
+        sound = (speech.cut(seconds), speech.rate_hz, speech.layout)
+        write_frames(out, renderer.frames, source, schedule, sound, times, bars)
         return seconds
 
     def _find_faces(self, source: VideoSource, seconds: float, times: Pipeline, bars: Bars) -> Faces:
         """Faces of the frames that are shown, and of as many more as references are chosen from."""
-        enough_s = max(seconds, REFERENCE_SECONDS)
-        expected = int(min(source.info.frames, enough_s * source.fps + 1))
-        with Pipeline() as pipeline, FaceSelector(self.face, self.detector, self.landmark_model) as selector:
-            frames = pipeline.source("find: decode", source.scan(enough_s))
-            for frame in bars.track(frames, expected, description="finding the face"):
-                with times.timed("find: landmarks"):
-                    selector.update(frame)
-            level = self._level(source)
-            faces = selector.finish(source.times_s, float(source.rate), source.size, level, self.steady, self.check)
-        times.seconds.update(pipeline.seconds)
+        chosen = names_a_person(self.face)  # people are numbered, and recognised, in the whole of a video
+        enough_s = float("inf") if chosen else max(seconds, REFERENCE_SECONDS)
+        finder = PeopleFinder if chosen else partial(FaceSelector, self.face)
+        with finder(self.detector, self.landmark_model) as selector:
+            self.watch(source, selector, enough_s, times, bars)
+            if isinstance(selector, PeopleFinder):
+                faces = self._of_person(selector, source)
+            else:
+                level = loudness(source) if self.face == "auto" else None
+                faces = selector.finish(source.times_s, float(source.rate), source.size, level, self.steady, self.check)
         if not faces.valid.any():
             raise DubError(
                 f"{source.path}: no face was found in any of {len(faces.valid)} frames; there is nothing to dub"
             )
         return faces
 
-    def _level(self, source: VideoSource) -> np.ndarray | None:
-        """Loudness of the source, to find the speaker; None where it has no sound that decides."""
-        if self.face != "auto" or not source.info.has_audio:
-            return None
-        try:
-            return source_level(source.path, float(source.times_s[-1]) + 1)
-        except AudioError:
-            return None
+    def _of_person(self, finder: PeopleFinder, source: VideoSource) -> Faces:
+        """The faces of whom `face` names, by id or place."""
+        fps, times_s = float(source.rate), source.times_s
+        people = finder.people(fps)
+        found = choose_person(people, self.face, np.arange(len(times_s)), times_s, source.size)
+        if found is None:
+            raise DubError(f"{source.path}: nobody is at {self.face}; `stsa faces` shows who is where")
+        person, reason = found
+        choice = reason if reason == person.id else f"{person.id}, {reason}"
+        return finder.settled(person.tracks, fps, source.size, choice, self.steady, self.check)
+
+    @staticmethod
+    def watch(source: VideoSource, selector: FaceSelector, until_s: float, times: Pipeline, bars: Bars) -> None:
+        """Show a selector the frames of a video up to a time."""
+        expected = int(min(source.info.frames, until_s * source.fps + 1))
+        with Pipeline() as pipeline:
+            frames = pipeline.source("find: decode", source.scan(until_s))
+            for frame in bars.track(frames, expected, description="finding the face"):
+                with times.timed("find: landmarks"):
+                    selector.update(frame)
+        times.seconds.update(pipeline.seconds)
 
     # ---------------------------------------------------------------------------------------------------- to a program
 
@@ -325,6 +325,16 @@ class Dubber:
             yield from renderer.frames(times)
 
 
+def loudness(source: VideoSource) -> np.ndarray | None:
+    """Of the source's sound, to find the speaker; None where it has none that decides."""
+    if not source.info.has_audio:
+        return None
+    try:
+        return source_level(source.path, float(source.times_s[-1]) + 1)
+    except AudioError:
+        return None
+
+
 def check_no_input(out: Path, inputs: Iterable[str | Path]) -> None:
     """Raises DubError where the result would take the place of something that it is made from."""
     if out.resolve() in {Path(path).resolve() for path in inputs}:
@@ -361,6 +371,38 @@ def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures
         )
 
 
+def write_frames(
+    out: Path,
+    frames: Callable[[Pipeline], Iterable[np.ndarray]],
+    source: VideoSource,
+    schedule: Schedule,
+    sound: tuple[DiskArray, int, str],
+    times: Pipeline,
+    bars: Bars,
+) -> None:
+    """Dubbed frames and sound (samples, rate, layout) into a file that appears whole or not at all."""
+    samples, rate_hz, layout = sound
+    fps = source.out_fps
+    with (
+        disk_errors_named(out),
+        times,
+        VideoWriter(
+            out,
+            fps,
+            source.size,
+            samples,
+            rate_hz,
+            layout=layout,
+            timestamps=schedule.varying_times_s(fps),
+            colours=source.colours,
+            **_ENCODING,
+        ) as writer,
+    ):
+        for frame in bars.track(frames(times), len(schedule), description="re-rendering"):
+            with times.timed("encode"):
+                writer.write(frame[None])
+
+
 @contextmanager
 def disk_errors_named(out: Path) -> Iterator[None]:
     """Turn errors of the disk into a UserError with the file's name and what to do."""
@@ -376,7 +418,7 @@ def disk_errors_named(out: Path) -> Iterator[None]:
         raise DubError(f"{out}: cannot be written ({error.strerror or error})") from error
 
 
-def _schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
+def fitted_schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
     """Which frame is shown when; a mouth moves on where the video has too few frames, or none for a while."""
     times_s, fps = source.times_s, source.out_fps
     schedule = make_schedule(times_s, float(source.rate), seconds, fit)
@@ -386,18 +428,26 @@ def _schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
     return schedule.held(fps, longest_gap_s(times_s))
 
 
-def _too_large(renderer: Renderer) -> tuple[str, ...]:
+def too_large(renderer: Renderer) -> tuple[str, ...]:
     """Where faces are larger than they are rendered."""
     faces, config = renderer.faces, renderer.config
     if not config.native:
         return ()
-    rendered = faces.boxes[renderer.schedule.source[faces.weight[renderer.schedule.source] > 0]]
+    rendered = faces.boxes[renderer.schedule.source[renderer.weight > 0]]
     side = int(np.ptp(rendered.reshape(-1, 2, 2), axis=1).max(initial=0))
     if side <= config.largest_side:
         return ()
     return (
         f"faces of up to {side} pixels are rendered at {config.largest_side} (--resolution {side}: at their own size, "
         "which takes longer)",
+    )
+
+
+def failed_note(count: int) -> str:
+    """What to say of generated faces that failed the check of the result."""
+    return (
+        f"{count} generated faces failed the check of the result, and their frames passed through: are the networks "
+        "made for such a face?"
     )
 
 
@@ -408,10 +458,7 @@ def _warnings(
     if (why != 0).all():
         found.append("no frame was re-rendered")
     if (why == FAILED).any():
-        found.append(
-            f"{(why == FAILED).sum()} generated faces failed the check of the result, and their frames passed through: "
-            "are the networks made for such a face?"
-        )
+        found.append(failed_note(int((why == FAILED).sum())))
     if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:
         found.append(f"{speech.seconds - seconds:.2f} s of the sound were cut off (--fit trim)")
     return tuple(found)

@@ -34,6 +34,7 @@ class Follower(Protocol):
     @property
     def seen(self) -> list[FaceTrack]: ...
     def shots(self) -> list[Shot]: ...
+    def everyone(self) -> list[Shot]: ...
     def close(self) -> None: ...
 
 
@@ -63,6 +64,8 @@ class OneFace:
         return [
             (start, stop, [track] * bool(track.frames)) for (start, track), stop in zip(self._shots, stops, strict=True)
         ]
+
+    everyone = shots
 
     def close(self) -> None:
         """The detector is the caller's."""
@@ -119,25 +122,35 @@ class FaceSelector:
             steady: see `settle_faces`.
             check: pass through where no lips are seen.
         """
+        chosen, choices = list[FaceTrack](), Counter[str]()
+        loudness = None if level is None else at_frames(level, times_s)
+        for start, stop, people in self._follower.shots():
+            found = _chosen(self.face, people, start, stop, loudness)
+            if found is not None:
+                chosen.append(found[0])
+                choices[found[1]] += 1
+        self.close()
+        message = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"
+        return self.settled(chosen, fps, size, message, steady, check)
+
+    def settled(
+        self, tracks: list[FaceTrack], fps: float, size: tuple[int, int], choice: str, steady: bool, check: bool
+    ) -> Faces:
+        """`settle_faces` of some tracks, no two of which are seen at once."""
         landmarks = np.full((self.frames, len(LANDMARKS), 2), np.nan, np.float32)
         colours = np.zeros((self.frames, PLACES, 3), np.uint8)
         contrast = np.full((self.frames, CUES), np.nan, np.float32)
-        choices, starts = Counter[str](), []
-        loudness = None if level is None else _at(level, times_s)
-        for start, stop, people in self._follower.shots():
-            starts.append(start)
-            found = _chosen(self.face, people, start, stop, loudness)
-            if found is None:
-                continue
-            person, reason = found
-            person.put(landmarks[start:stop], start)
-            seen = np.frombuffer(self._colours[id(person)], np.uint8).reshape(-1, PLACES, 3)
-            colours[person.frames] = seen
-            contrast[person.frames] = np.frombuffer(self._contrast[id(person)], np.float32).reshape(-1, CUES)
-            choices[reason] += 1
-        self.close()
-        message = "; ".join(f"{reason} ({n} shots)" if n > 1 else reason for reason, n in choices.items()) or "no face"
-        return settle_faces(landmarks, colours, starts, fps, size, message, steady, contrast if check else None)
+        for track in tracks:
+            track.put(landmarks, 0)
+            colours[track.frames] = np.frombuffer(self._colours[id(track)], np.uint8).reshape(-1, PLACES, 3)
+            contrast[track.frames] = np.frombuffer(self._contrast[id(track)], np.float32).reshape(-1, CUES)
+        starts = [start for start, _, _ in self._follower.everyone()]
+        return settle_faces(landmarks, colours, starts, fps, size, choice, steady, contrast if check else None)
+
+    @property
+    def shots(self) -> int:
+        """How many were seen."""
+        return len(self._follower.everyone())
 
     def close(self) -> None:
         self._follower.close()
@@ -172,7 +185,7 @@ def _chosen(
     return (ordered[place], f"number {face} from the left") if place < len(ordered) else None
 
 
-def _at(level: np.ndarray, times_s: np.ndarray) -> np.ndarray:
+def at_frames(level: np.ndarray, times_s: np.ndarray) -> np.ndarray:
     """(F,) a level at 25/s, at the frames of another rate."""
     return level[np.clip((times_s * _LEVEL_FPS + 1e-6).astype(int), 0, len(level) - 1)]
 

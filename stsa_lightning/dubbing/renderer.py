@@ -150,6 +150,8 @@ class Renderer:
         observe: see `Observe`; called in a thread, in order.
         check: of the generated faces, closed with the renderer; None: they are all shown.
         ahead: faces are checked so many frames before they are shown, to fade out smoothly before one that is wrong.
+        share: (n,) float32 in [0, 1] for each frame shown, how much of the face may show; None: all of it.
+        pictures: the frames shown, in place of the video's own: what another face was already rendered into.
 
     Attributes:
         failed: (n,) bool, for each frame shown whether its generated face was wrong, and the frame passed through.
@@ -166,6 +168,8 @@ class Renderer:
         observe: Observe | None = None,
         check: ResultCheck | None = None,
         ahead: int = 0,
+        share: np.ndarray | None = None,
+        pictures: Callable[[Pipeline], Iterator[np.ndarray]] | None = None,
     ) -> None:
         self.engine, self.config, self.video, self.observe = engine, config, video, observe
         self.faces, self.schedule, self.speech = faces, schedule, speech
@@ -176,6 +180,9 @@ class Renderer:
         self._nearest_face = _nearest_faces(faces, video.times_s[: len(faces.valid)])
         self._lip_aperture = _lip_apertures(faces)
         self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(video.fps))
+        weight = faces.weight[schedule.source]
+        self.weight = weight if share is None else np.minimum(weight, share)
+        self._pictures = pictures
         self.failed = np.zeros(len(schedule), bool)
         self._reference_video: VideoSource | None = None
         self._references = lru_cache(_REFERENCES_KEPT)(self._shot_references)
@@ -183,7 +190,10 @@ class Renderer:
 
     def frames(self, pipeline: Pipeline) -> Iterator[np.ndarray]:
         """Yield the dubbed frames in order, (H, W, 3) uint8 RGB each; stages run ahead in the pipeline's threads."""
-        blocks: Iterator[Block] = pipeline.source("decode", self._blocks())
+        pictures, stage = self._decoded(), "decode"
+        if self._pictures is not None:
+            pictures, stage = self._pictures(pipeline), "hand over"
+        blocks: Iterator[Block] = pipeline.source(stage, self._blocks(pictures))
         blocks = pipeline.stage("prepare", self._prepare, blocks)
         blocks = pipeline.stage("render", self._render, blocks)
         blocks = self._weighted_blocks(pipeline.stage("check", self._check_faces, blocks))
@@ -206,13 +216,14 @@ class Renderer:
 
     # ----------------------------------------------------------------------------------------------------------- stages
 
-    def _blocks(self) -> Iterator[Block]:
-        numbers = self._numbers()
-        pictures = self.video.read(int(source) for part in numbers for source in self.schedule.source[part])
+    def _decoded(self) -> Iterator[np.ndarray]:
+        return self.video.read(int(source) for part in self._numbers() for source in self.schedule.source[part])
+
+    def _blocks(self, pictures: Iterator[np.ndarray]) -> Iterator[Block]:
         for part in self._numbers():
-            sources = self.schedule.source[part]
-            rendered = np.flatnonzero(self.faces.weight[sources] > 0)
-            yield Block(part, sources, [next(pictures) for _ in part], rendered, self.faces.weight[sources])
+            weight = self.weight[part]
+            frames = [next(pictures) for _ in part]
+            yield Block(part, self.schedule.source[part], frames, np.flatnonzero(weight > 0), weight)
 
     def _numbers(self) -> Iterator[np.ndarray]:
         """Numbers in the schedule of each block, all of one shot, for as long as there is speech."""
@@ -290,7 +301,7 @@ class Renderer:
         around = np.arange(first, min(known, int(block.shown[-1]) + 1 + self._ramp))
         sources = self.schedule.source[around]
         kept = ramped(~self.failed[around], self.faces.shots[sources], self._ramp)[block.shown - first]
-        block.weight = np.minimum(kept, self.faces.weight[block.sources])
+        block.weight = np.minimum(kept, self.weight[block.shown])
         return block
 
     def _blend(self, block: Block) -> list[np.ndarray]:

@@ -15,6 +15,42 @@ class DubError(UserError):
 
 
 @dataclass(frozen=True)
+class SegmentReport:
+    """What became of a segment.
+
+    Attributes:
+        where: in its list.
+        start_s, end_s: when its speech sounds in the result, or its mouth moves, whichever is longer; seconds.
+        speech: its file.
+        person: id of who says it; empty for a voice from off screen, and where nobody was seen.
+        reason: why this person, in words.
+        frames, rendered: frames in its time, and those of them in which the mouth was re-rendered.
+    """
+
+    where: str
+    start_s: float
+    end_s: float
+    speech: Path
+    person: str
+    reason: str
+    frames: int
+    rendered: int
+
+    def json(self) -> dict[str, Any]:
+        """What JSON holds of it."""
+        return {
+            "where": self.where,
+            "start": round(self.start_s, 3),
+            "end": round(self.end_s, 3),
+            "speech": str(self.speech),
+            "face": self.person or None,
+            "why": self.reason,
+            "frames": self.frames,
+            "rendered": self.rendered,
+        }
+
+
+@dataclass(frozen=True)
 class DubReport:
     """What became of a video.
 
@@ -29,6 +65,7 @@ class DubReport:
         face: whose face was re-rendered and why, in words.
         stages: seconds each stage was at work; they overlap.
         warnings: what the user should know.
+        segments: of a dub in segments, each.
     """
 
     out: Path
@@ -44,6 +81,7 @@ class DubReport:
     face: str = "only face"
     stages: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    segments: tuple[SegmentReport, ...] = ()
 
     def __str__(self) -> str:
         passed = ", ".join(f"{count} passed through: {reason}" for reason, count in self.passed.items())
@@ -81,4 +119,5 @@ class DubReport:
             "face": self.face,
             "stages": {name: round(seconds, 3) for name, seconds in self.stages.items()},
             "warnings": list(self.warnings),
+            **({"segments": [segment.json() for segment in self.segments]} if self.segments else {}),
         }

@@ -95,9 +95,7 @@ class Speech:
         wave = self._decode(path, SAMPLE_RATE_HZ, probed.number)
         self.audible = any(np.abs(wave[i : i + _MINUTE]).max() > INAUDIBLE for i in range(0, len(wave), _MINUTE))
         heard = probed if sound is None else probe_audio(sound)
-        self.rate_hz = heard.rate_hz if heard.rate_hz in AAC_RATES_HZ else 48_000
-        channels = heard.channels if heard.channels <= MOST_CHANNELS else 1
-        self.layout = heard.layout if channels == heard.channels else "mono"
+        self.rate_hz, channels, self.layout = written_channels(heard)
         as_heard = sound is None and channels == 1 and self.rate_hz == SAMPLE_RATE_HZ
         self.sound = wave if as_heard else self._decode(heard.path, self.rate_hz, heard.number, channels)
         notes = [probed.note, "" if self.audible else _silent_note(probed)]
@@ -108,17 +106,14 @@ class Speech:
         self.notes = tuple(filter(None, notes))
         self._features = DiskArray(extractor.dim)
         self._open.callback(self._features.close)
-        mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))
-        for rows in extractor.chunks(mapped):
+        for rows in described(wave, extractor):
             self._features.append(rows)
-            _let_go(mapped)
         self._quiet = pauses(wave) if silence == "close" else np.zeros(len(self._features), np.float32)
-        self._silent = _silent_row(extractor) if self._quiet.any() else np.zeros(extractor.dim, np.float32)
+        self._silent = silent_row(extractor) if self._quiet.any() else np.zeros(extractor.dim, np.float32)
 
     def _decode(self, path: str | Path, rate_hz: int, track: int, channels: int = 1) -> DiskArray:
-        samples = DiskArray(channels if channels > 1 else 0)
+        samples = decoded_sound(path, rate_hz, track, channels)
         self._open.callback(samples.close)
-        samples.claim(len(load_audio(path, rate_hz, out_file=samples.file, track=track, mono=channels == 1)))
         return samples
 
     @property
@@ -238,6 +233,31 @@ class LiveSpeech:
         self.close()
 
 
+def decoded_sound(path: str | Path, rate_hz: int, track: int | None = None, channels: int = 1) -> DiskArray:
+    """A sound track on disk, (samples,), or (samples, channels) where they are several. Raises as `load_audio`."""
+    samples = DiskArray(channels if channels > 1 else 0)
+    try:
+        samples.claim(len(load_audio(path, rate_hz, out_file=samples.file, track=track, mono=channels == 1)))
+    except BaseException:
+        samples.close()
+        raise
+    return samples
+
+
+def written_channels(track: AudioTrack) -> tuple[int, int, str]:
+    """Rate, number and layout of the channels in which a track is written: its own where AAC has them."""
+    rate_hz = track.rate_hz if track.rate_hz in AAC_RATES_HZ else 48_000
+    return (rate_hz, track.channels, track.layout) if track.channels <= MOST_CHANNELS else (rate_hz, 1, "mono")
+
+
+def described(wave: DiskArray, extractor: AudioFeatures) -> Iterator[np.ndarray]:
+    """Features of speech (samples,) at 16 kHz that lies on disk: (n, D) float32 at a time."""
+    mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))
+    for rows in extractor.chunks(mapped):
+        yield rows
+        _let_go(mapped)
+
+
 def _silent_note(track: AudioTrack) -> str:
     """What to say of a silent track: whether another one speaks."""
     note = "the speech is silent throughout"
@@ -258,7 +278,7 @@ def _length_note(speech: AudioTrack, speech_s: float, sound: AudioTrack, sound_s
     )
 
 
-def _silent_row(extractor: AudioFeatures) -> np.ndarray:
+def silent_row(extractor: AudioFeatures) -> np.ndarray:
     """(D,) a step in the midst of digital silence."""
     rows = extractor(np.zeros(SAMPLE_RATE_HZ, np.float32))
     return rows[len(rows) // 2]

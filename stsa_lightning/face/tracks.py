@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,10 +179,13 @@ class FaceFollower:
 
     def shots(self) -> list[tuple[int, int, list[FaceTrack]]]:
         """First frame, the first after the last, and the people of each shot."""
+        return [(start, stop, _people(real, stop - start)) for start, stop, real in self.everyone()]
+
+    def everyone(self) -> list[tuple[int, int, list[FaceTrack]]]:
+        """As `shots`, but with those who are seen for a small part of a shot."""
         stops = [start for start, _ in self._shots[1:]] + [self._frames]
         return [
-            (start, stop, _people(tracks, stop - start))
-            for (start, tracks), stop in zip(self._shots, stops, strict=True)
+            (start, stop, _real(tracks, stop - start)) for (start, tracks), stop in zip(self._shots, stops, strict=True)
         ]
 
     def _look(self, frame: np.ndarray, seen: int) -> None:
@@ -240,9 +243,13 @@ class FaceFollower:
         self.close()
 
 
-def _people(tracks: list[FaceTrack], frames: int) -> list[FaceTrack]:
-    """Who counts among the people of a shot: without mistakes, and without those hardly seen if others are."""
-    real = [track for track in tracks if len(track.frames) >= min(_LEAST_FRAMES, frames)]
+def _real(tracks: list[FaceTrack], frames: int) -> list[FaceTrack]:
+    """The tracks of a shot that are no mistakes."""
+    return [track for track in tracks if len(track.frames) >= min(_LEAST_FRAMES, frames)]
+
+
+def _people(real: list[FaceTrack], frames: int) -> list[FaceTrack]:
+    """Who counts among the people of a shot: without those hardly seen if others are."""
     return [track for track in real if len(track.frames) >= _LEAST_SHARE * frames] or real
 
 
@@ -257,13 +264,27 @@ def choose(people: list[FaceTrack], start: int, stop: int, level: np.ndarray | N
     if len(people) == 1:
         return people[0], "only face"
     if level is not None:
-        follows = np.nan_to_num([mouth_follows_sound(track.within(start, stop), level) for track in people])
-        best, second = np.argsort(follows)[::-1][:2]
-        scale = max(stop - start, 1) ** 0.5
-        if follows[best] >= _CLEAR_R / scale and follows[best] - follows[second] >= _CLEAR_MARGIN / scale:
-            reason = f"mouth follows the sound, r {follows[best]:.2f} against {follows[second]:.2f}"
-            return people[best], f"speaks: {reason}"
+        found = clear_speaker([track.within(start, stop) for track in people], level)
+        if found is not None:
+            return people[found[0]], f"speaks: {found[1]}"
     return max(people, key=lambda track: track.area), f"largest of {len(people)} faces"
+
+
+def clear_speaker(people: Sequence[np.ndarray], level: np.ndarray) -> tuple[int, str] | None:
+    """Whose mouth follows the sound, clearly and better than the others': which one, and in words; None: unclear.
+
+    Args:
+        people: (F, 131, 2) landmarks of each, NaN where not seen.
+        level: (F,) of `sound_level`.
+    """
+    follows = np.nan_to_num([mouth_follows_sound(landmarks, level) for landmarks in people])
+    best, *others = np.argsort(follows)[::-1]
+    second = follows[others[0]] if others else 0.0
+    scale = max(len(level), 1) ** 0.5
+    if follows[best] < _CLEAR_R / scale or follows[best] - second < _CLEAR_MARGIN / scale:
+        return None
+    against = f" against {second:.2f}" if others else ""
+    return int(best), f"mouth follows the sound, r {follows[best]:.2f}{against}"
 
 
 def _summary_of(choices: Counter[str]) -> str:

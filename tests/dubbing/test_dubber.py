@@ -466,7 +466,7 @@ def clip(tmp_path: Path) -> tuple[Path, Path]:
 def checking_dubber(monkeypatch: pytest.MonkeyPatch, block: int) -> Dubber:
     made = stub_dubber(detector=Detector(), block=block)
     monkeypatch.setattr(made, "check", True)
-    monkeypatch.setattr(made, "_result_check", Verdicts)
+    monkeypatch.setattr(made, "result_check", Verdicts)
     monkeypatch.setattr(
         "stsa_lightning.dubbing.face_track.no_lips", lambda contrast, frames: np.zeros(len(contrast), bool)
     )
