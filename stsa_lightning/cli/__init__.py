@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from stsa_lightning import __version__
-from stsa_lightning.cli import ablate, app, dub, evaluate, experiments, prepare, reproduce, syncnet, weights
+from stsa_lightning.cli import ablate, app, dub, evaluate, experiments, faces, prepare, reproduce, syncnet, weights
 from stsa_lightning.cli.help_cache import show_help
 from stsa_lightning.cli.interruption import stopped_by_ctrl_c
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
@@ -26,6 +26,7 @@ COMMANDS = (
     *LIGHTNING_COMMANDS,
     "prepare",
     "dub",
+    "faces",
     "app",
     "evaluate",
     "reproduce",
@@ -108,6 +109,6 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
         )
-    for module in (prepare, dub, app, evaluate, reproduce, ablate, syncnet, experiments, weights):
+    for module in (prepare, dub, faces, app, evaluate, reproduce, ablate, syncnet, experiments, weights):
         module.add(commands)
     return parser

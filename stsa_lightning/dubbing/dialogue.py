@@ -25,6 +25,7 @@ from stsa_lightning.dubbing.dubber import (
     failed_note,
     fitted_schedule,
     too_large,
+    watch,
     write_frames,
 )
 from stsa_lightning.dubbing.face_track import FAILED, RAMP_S, REASONS, ramp_frames, ramped
@@ -90,7 +91,7 @@ def dub_segments(
         with times.timed("speech"):
             voices = opened.enter_context(Voices(segments, dubber.features, dubber.silence))
         finder = opened.enter_context(PeopleFinder(dubber.detector, dubber.landmark_model))
-        dubber.watch(source, finder, float("inf"), times, bars)
+        watch(source, finder, float("inf"), times, bars)
         people = finder.people(float(source.rate))
         if not people and any(segment.face != NOBODY for segment in segments):
             raise DubError(
@@ -114,7 +115,7 @@ def dub_segments(
         height=source.size[1],
         elapsed_s=time.monotonic() - began,
         passed=scene.passed(),
-        shots=finder.shots,
+        shots=len(finder.shots),
         face=", ".join(scene.renderers) or "nobody",
         stages=times.seconds,
         warnings=(*source.warnings(int(schedule.source.max()) + 1), *notes, *scene.warnings(seconds, sound is None)),

@@ -251,7 +251,7 @@ class Dubber:
         enough_s = float("inf") if chosen else max(seconds, REFERENCE_SECONDS)
         finder = PeopleFinder if chosen else partial(FaceSelector, self.face)
         with finder(self.detector, self.landmark_model) as selector:
-            self.watch(source, selector, enough_s, times, bars)
+            watch(source, selector, enough_s, times, bars)
             if isinstance(selector, PeopleFinder):
                 faces = self._of_person(selector, source)
             else:
@@ -273,17 +273,6 @@ class Dubber:
         person, reason = found
         choice = reason if reason == person.id else f"{person.id}, {reason}"
         return finder.settled(person.tracks, fps, source.size, choice, self.steady, self.check)
-
-    @staticmethod
-    def watch(source: VideoSource, selector: FaceSelector, until_s: float, times: Pipeline, bars: Bars) -> None:
-        """Show a selector the frames of a video up to a time."""
-        expected = int(min(source.info.frames, until_s * source.fps + 1))
-        with Pipeline() as pipeline:
-            frames = pipeline.source("find: decode", source.scan(until_s))
-            for frame in bars.track(frames, expected, description="finding the face"):
-                with times.timed("find: landmarks"):
-                    selector.update(frame)
-        times.seconds.update(pipeline.seconds)
 
     # ---------------------------------------------------------------------------------------------------- to a program
 
@@ -323,6 +312,17 @@ class Dubber:
             if isinstance(speech, LiveSpeech):
                 opened.callback(speech.close)  # or a thread that waits for speech would be waited for
             yield from renderer.frames(times)
+
+
+def watch(source: VideoSource, selector: FaceSelector, until_s: float, times: Pipeline, bars: Bars) -> None:
+    """Show a selector the frames of a video up to a time."""
+    expected = int(min(source.info.frames, until_s * source.fps + 1))
+    with Pipeline() as pipeline:
+        frames = pipeline.source("find: decode", source.scan(until_s))
+        for frame in bars.track(frames, expected, description="finding the face"):
+            with times.timed("find: landmarks"):
+                selector.update(frame)
+    times.seconds.update(pipeline.seconds)
 
 
 def loudness(source: VideoSource) -> np.ndarray | None:

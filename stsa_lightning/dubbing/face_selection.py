@@ -144,13 +144,13 @@ class FaceSelector:
             track.put(landmarks, 0)
             colours[track.frames] = np.frombuffer(self._colours[id(track)], np.uint8).reshape(-1, PLACES, 3)
             contrast[track.frames] = np.frombuffer(self._contrast[id(track)], np.float32).reshape(-1, CUES)
-        starts = [start for start, _, _ in self._follower.everyone()]
+        starts = [start for start, _ in self.shots]
         return settle_faces(landmarks, colours, starts, fps, size, choice, steady, contrast if check else None)
 
     @property
-    def shots(self) -> int:
-        """How many were seen."""
-        return len(self._follower.everyone())
+    def shots(self) -> list[tuple[int, int]]:
+        """First frame of each shot, and the first after it."""
+        return [(start, stop) for start, stop, _ in self._follower.everyone()]
 
     def close(self) -> None:
         self._follower.close()

@@ -235,7 +235,8 @@ def table_rows(text: Text, columns: Sequence[str], optional: Sequence[str] = ())
             found = {name: fields[place] if place < len(fields) else "" for name, place in places.items()}
             chosen = [found[name] for name in columns]
             if not all(chosen):
-                raise UserError(f"{where}: expected {_listed(columns)}, got {chosen}")
+                empty = next(name for name, field in zip(columns, chosen, strict=True) if not field)
+                raise UserError(f"{where}: expected {_listed(columns)}, {empty} is empty")
             chosen += [found.get(name, "") for name in optional]
             rows.append(Row(where, chosen))
     except csv.Error as error:
