@@ -3,6 +3,7 @@
 from stsa_lightning.dubbing.dialogue import dub_segments
 from stsa_lightning.dubbing.dubber import Dubber, Resolution, largest_side
 from stsa_lightning.dubbing.face_track import Faces, find_faces
+from stsa_lightning.dubbing.people_report import find_people
 from stsa_lightning.dubbing.renderer import Renderer, block_size
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.schedule import Schedule, make_schedule, ping_pong
@@ -22,6 +23,7 @@ __all__ = [
     "choose_device",
     "dub_segments",
     "find_faces",
+    "find_people",
     "largest_side",
     "make_schedule",
     "ping_pong",
