@@ -11,7 +11,7 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
-from stsa_lightning.dubbing.dubber import _schedule
+from stsa_lightning.dubbing.dubber import fitted_schedule
 from stsa_lightning.media.container import VideoError
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoReader, probe
@@ -230,7 +230,7 @@ def test_schedule_rate_too_low_for_lips_is_raised_and_reported(tmp_path: Path, f
     path = encode(tmp_path / "a.mkv", numbered(2 * fps), base=Fraction(1, fps))
     with VideoSource(path) as video_source:
         list(video_source.scan())
-        schedule = _schedule(video_source, 1.6, "loop")
+        schedule = fitted_schedule(video_source, 1.6, "loop")
         assert video_source.out_fps == 25
         np.testing.assert_allclose(schedule.times_s, np.arange(40) / 25)
         assert schedule.source.tolist() == [int(k * fps / 25 + 1e-6) for k in range(40)]
@@ -258,7 +258,7 @@ def test_footage_hole_in_the_picture_is_reported_and_filled(tmp_path: Path, hole
         (message,) = video_source.warnings(20)
         assert f"stands still at 0.36 s (for {hole_s + 0.04:.2f} s)" in message
         assert video_source.warnings(9) == []
-        schedule = _schedule(video_source, 0.8 + hole_s, "loop")
+        schedule = fitted_schedule(video_source, 0.8 + hole_s, "loop")
         assert schedule.varying_times_s(Fraction(25)) is None
         assert (schedule.source == 9).sum() == 1 + round(25 * hole_s)
 
