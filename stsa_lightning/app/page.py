@@ -135,10 +135,10 @@ class Desk:
         stem = shortened(source.stem, name_bytes(self.folder) - len("-heatmaps.mp4"))
         out, drawn = (self.folder / f"{stem}-{name}.mp4" for name in ("dubbed", "heatmaps"))
 
-        def report_progress(doing: str, part: float) -> None:
+        def report_progress(doing: str, frame: int, frames: int) -> None:
             self._go_on()
             first, last = _SPANS[doing]
-            progress(first + (last - first) * part, doing)
+            progress(first + (last - first) * frame / max(frames, 1), doing)
 
         film = HeatmapFilm()
         report = self.dubber.dub(source, words, out, progress=report_progress, observe=film)

@@ -10,13 +10,14 @@ import argparse
 import io
 import os
 import pickle
+import signal
 import sys
 from collections.abc import Sequence
 
 from stsa_lightning import __version__
 from stsa_lightning.cli import ablate, app, dub, evaluate, experiments, faces, prepare, reproduce, syncnet, weights
 from stsa_lightning.cli.help_cache import show_help
-from stsa_lightning.cli.interruption import stopped_by_ctrl_c
+from stsa_lightning.cli.interruption import stopped_by
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.own import allow_classes
@@ -36,6 +37,8 @@ COMMANDS = (
     "weights",
 )
 
+TERMINATED = (["dub"], ["faces"])  # by SIGTERM as by Ctrl-C; Lightning answers it itself
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; a user's error ends with one message and status 2, without a traceback.
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Whatever a library asks for, no checkpoint's code is run in this process.
     os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
     try:
-        with stopped_by_ctrl_c():
+        with stopped_by(signal.SIGINT, *([signal.SIGTERM] if words[:1] in TERMINATED else [])):
             run(words)
     except BrokenPipeError:  # whoever read the output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

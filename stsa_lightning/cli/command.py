@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stsa_lightning.dubbing.progress import ProgressCallback
 
 
 def add_allow_class(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +19,25 @@ def add_allow_class(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS",
         help="class path of a network of your own that the checkpoint may use; its code is imported",
     )
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """The option that says how a command tells how far it is; see `progress_of`."""
+    parser.add_argument(
+        "--progress",
+        choices=("bar", "json", "none"),
+        help="how far it is: a bar on the terminal (none with --json), JSON lines with stage, frame and total on "
+        "standard error, or nothing",
+    )
+
+
+def progress_of(arguments: argparse.Namespace) -> bool | ProgressCallback:
+    """What a dub takes as its progress."""
+    if arguments.progress == "json":
+        from stsa_lightning.dubbing.progress import ProgressLines
+
+        return ProgressLines()
+    return arguments.progress == "bar" or (arguments.progress is None and not arguments.json)
 
 
 def command(commands: argparse._SubParsersAction, name: str, run: Callable, text: str) -> argparse.ArgumentParser:

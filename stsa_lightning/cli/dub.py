@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stsa_lightning.cli.command import add_allow_class, command, resolution
+from stsa_lightning.cli.command import add_allow_class, add_progress, command, progress_of, resolution
 from stsa_lightning.models import BUNDLED
 from stsa_lightning.utils.errors import UserError
 
@@ -117,9 +117,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--profile", action="store_true", help="say how long each stage was at work")
     parser.add_argument("--json", action="store_true", help="print one JSON object a dub, for scripts")
+    add_progress(parser)
 
 
 def _dub(arguments: argparse.Namespace) -> None:
+    try:
+        _run(arguments)
+    except (UserError, OSError) as error:
+        if arguments.json and arguments.out:
+            print(json.dumps({"out": str(arguments.out), "error": str(error)}), flush=True)
+        raise
+
+
+def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     from stsa_lightning.dubbing import Dubber
     from stsa_lightning.dubbing.manifest import dub_all, read_manifest
@@ -144,7 +154,7 @@ def _dub(arguments: argparse.Namespace) -> None:
         _print(arguments, fields, str(report), report.profile())
         return
     done = []
-    for result in dub_all(dubber, jobs, not arguments.json, arguments.audio_track):
+    for result in dub_all(dubber, jobs, progress_of(arguments), arguments.audio_track):
         done.append(result)
         _print(arguments, result.json(), str(result), result.report.profile() if result.report else "")
     failed = sum(result.error is not None for result in done)
@@ -160,7 +170,7 @@ def _dub_one(arguments: argparse.Namespace, dubber: Dubber) -> DubReport:
         arguments.video,
         arguments.audio,
         arguments.out,
-        progress=not arguments.json,
+        progress=progress_of(arguments),
         audio_track=arguments.audio_track,
         sound=arguments.sound,
     )
@@ -176,7 +186,7 @@ def _dub_segments(arguments: argparse.Namespace, dubber: Dubber) -> DubReport:
         arguments.out,
         sound=arguments.sound,
         between=arguments.between,
-        progress=not arguments.json,
+        progress=progress_of(arguments),
     )
 
 
@@ -224,7 +234,7 @@ def _adapted(arguments: argparse.Namespace) -> Adaptation:
         arguments.adapt,
         device=arguments.device,
         landmark_model=arguments.landmark_model,
-        progress=not arguments.json,
+        progress=progress_of(arguments),
     )
     if not arguments.json:
         print(adapted, flush=True)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from stsa_lightning.cli.command import command
+from stsa_lightning.cli.command import add_progress, command, progress_of
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -21,12 +21,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--landmark-model", type=Path, help="a face_landmarker .task file in place of FaceMesh")
     parser.add_argument("--json", action="store_true", help="print the people as one JSON object, for scripts")
+    add_progress(parser)
 
 
 def _faces(arguments: argparse.Namespace) -> None:
     from stsa_lightning.dubbing.people_report import checked_out, find_people
 
     checked_out(arguments.out)
-    report = find_people(arguments.video, not arguments.json, arguments.landmark_model)
+    report = find_people(arguments.video, progress_of(arguments), arguments.landmark_model)
     report.write(arguments.out)
     print(json.dumps(report.json()) if arguments.json else f"{report}\n{arguments.out}", flush=True)

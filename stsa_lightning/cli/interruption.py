@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command, whatever the library that it struck makes of it.
+"""Ctrl-C and, where asked for, SIGTERM end a command, whatever the library that they struck makes of it.
 
 Python raises `KeyboardInterrupt` wherever the main thread happens to be. In an import or while a file is being opened
 a library may answer with an error of its own, which would be shown as a fault; in a destructor or a callback Python
@@ -18,36 +18,41 @@ from typing import NoReturn
 
 
 @contextmanager
-def stopped_by_ctrl_c() -> Iterator[None]:
-    """Ends the process with exit code 130 and one line, if Ctrl-C is what ended the block.
+def stopped_by(*signals: signal.Signals) -> Iterator[None]:
+    """Ends the process with one line and exit code 130 (SIGINT) or 143 (SIGTERM), if such a signal ended the block.
 
-    Where SIGINT is ignored or answered already, as in a job of a shell script, its handler stands.
+    Where a signal is ignored or answered already, as SIGINT in a job of a shell script, its handler stands.
     """
-    asked = threading.Event()
-    handler, unraisable = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    asked = list[int]()
+    unraisable = sys.unraisablehook
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        asked.set()
+    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+        asked.append(number)
         raise KeyboardInterrupt
 
     def again(dropped: sys.UnraisableHookArgs) -> None:
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            threading.Timer(0.01, _thread.interrupt_main).start()  # here it would be dropped once more
+            number = asked[0] if asked else signal.SIGINT
+            threading.Timer(0.01, _thread.interrupt_main, [number]).start()  # here it would be dropped once more
         else:
             unraisable(dropped)
 
-    ours = handler is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, interrupt)
+    handlers = {number: signal.getsignal(number) for number in signals}
+    unanswered = (signal.default_int_handler, signal.SIG_DFL)
+    ours = [number for number, handler in handlers.items() if handler in unanswered]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, interrupt)
         sys.unraisablehook = again
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:
-        if not asked.is_set() and not isinstance(error, KeyboardInterrupt):
+        if not asked and not isinstance(error, KeyboardInterrupt):
             raise
         print("stsa: stopped; what is finished stands, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (asked[0] if asked else signal.SIGINT))
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, handler)
+        for number in ours:
+            signal.signal(number, handlers[number])
             sys.unraisablehook = unraisable

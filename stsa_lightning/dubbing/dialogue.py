@@ -241,7 +241,7 @@ class Scene:
             during, end_s = self._during(number), self._voices.end_s(number)
             name = role.person.id if role.person else ""
             rendered = int((self._shows[name] & during).sum()) if name else 0
-            said = (segment.where, segment.start_s, end_s, segment.speech)
+            said = (segment.where, segment.start_s, end_s, Path(segment.speech))
             reports.append(SegmentReport(*said, name, role.reason, int(during.sum()), rendered))
         return tuple(reports)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stsa_lightning.dubbing.dubber import Dubber
+from stsa_lightning.dubbing.progress import ProgressCallback
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.names import as_stored, legible
@@ -121,7 +122,7 @@ def _check_sure(job: Job, texts: list[Text], readings: list[Job]) -> None:
 
 
 def dub_all(
-    dubber: Dubber, jobs: Sequence[Job], progress: bool = True, audio_track: int | None = None
+    dubber: Dubber, jobs: Sequence[Job], progress: bool | ProgressCallback = True, audio_track: int | None = None
 ) -> Iterator[JobResult]:
     """Dub one after another; results appear whole, so one that exists is finished, and is skipped."""
     for job in jobs:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from rich.progress import Progress
 
 Item = TypeVar("Item")
-ProgressCallback = Callable[[str, float], None]
-"""Called with the current stage and its completed fraction, 0 to 1; an exception that it raises ends the dub."""
+ProgressCallback = Callable[[str, int, int], None]
+"""Called with the current stage, how many of its frames are done, and how many there are as far as is known (0: not at
+all); from 0 on, and once more at the stage's end. An exception that it raises ends the dub, and leaves nothing."""
+
+_OFTEN_S = 0.2  # between two lines
 
 
 class Bars(Protocol):
@@ -25,9 +31,32 @@ class _CallbackBars:
         self.callback = callback
 
     def track(self, sequence: Iterable[Item], total: float | None = None, *, description: str) -> Iterator[Item]:
-        for number, item in enumerate(sequence):
-            self.callback(description, min(1.0, number / total) if total else 0.0)
+        done, expected = 0, int(total or 0)
+        for item in sequence:
+            self.callback(description, done, max(done, expected))
             yield item
+            done += 1
+        self.callback(description, done, done)
+
+
+class ProgressLines:
+    """A `ProgressCallback` that prints JSON lines for another program: the first and last of each stage, and a few each
+    second between them.
+
+    Args:
+        stream: where to; None: standard error.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream, self._stage, self._printed = stream, "", 0.0
+
+    def __call__(self, stage: str, frame: int, total: int) -> None:
+        now = time.monotonic()
+        if stage == self._stage and frame != total and now - self._printed < _OFTEN_S:
+            return
+        self._stage, self._printed = stage, now
+        fields = {"stage": stage, "frame": frame, "total": total}
+        print(json.dumps(fields), file=self._stream or sys.stderr, flush=True)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Segment:
 
     start_s: float
     end_s: float | None
-    speech: Path
+    speech: str | Path
     face: str = "auto"
     speaker: str = ""
     gain_db: float = 0.0
@@ -99,7 +99,7 @@ def read_segments(path: str | Path, folder: str | Path | None = None, encoding: 
     if not segments:
         raise DubError(f"{path}: holds no segments")
     for segment in segments:
-        if not segment.speech.is_file():
+        if not Path(segment.speech).is_file():
             raise FileNotFoundError(f"{segment.where}, column speech: {segment.speech}: no such file{text.doubt}")
     return segments
 

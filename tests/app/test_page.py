@@ -324,7 +324,7 @@ def test_a_closed_desk_gives_up_its_dub_and_removes_its_results(video: Path, spe
             out.write_bytes(b"half")
             begun.set()
             while True:  # until the progress is refused
-                progress("re-rendering", 0.5)
+                progress("re-rendering", 1, 2)
                 time.sleep(0.01)
 
     desk = Desk(Endless(), tmp_path / "results", Limits())  # type: ignore[arg-type]

@@ -64,7 +64,8 @@ def test_a_folder_that_takes_no_files_is_reported_before_the_work(clip: Path, sp
         dubber.dub(clip, speech, Path("/proc/x.mp4"))
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path, clip: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_leave_nothing(tmp_path: Path, clip: Path, checkpoint: Path, number: signal.Signals) -> None:
     write_wav(tmp_path / "long.wav", np.full(16_000 * 60, 0.1, np.float32))
     out = tmp_path / "out"
     out.mkdir()
@@ -74,9 +75,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, clip: Path, checkpoint: Path) -> 
     while not list(out.iterdir()):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, output = process.communicate()
-    assert process.returncode == 130, output
+    assert process.returncode == 128 + number, output
     assert "stsa: stopped" in output
     assert "Traceback" not in output
     assert not list(out.iterdir())
@@ -127,6 +128,54 @@ def test_a_manifest_names_the_sound_where_there_is_one(tmp_path: Path) -> None:
     without.check()
     with pytest.raises(FileNotFoundError, match=r"line 2: .*mix\.wav: no such file"):
         with_sound.check()
+
+
+class CancelledError(Exception):
+    pass
+
+
+def test_progress_counts_frames_and_ends_the_dub_when_it_raises(
+    tmp_path: Path, clip: Path, speech: Path, checkpoint: Path
+) -> None:
+    dubber, seen = Dubber.from_checkpoint(checkpoint, check=False), list[tuple[str, int, int]]()
+    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "out.mp4"
+    dubber.dub(clip, speech, out, progress=lambda *args: seen.append(args))
+    rendering = [(frame, total) for stage, frame, total in seen if stage == "re-rendering"]
+    assert rendering == [(frame, 13) for frame in range(14)]
+    finding = [(frame, total) for stage, frame, total in seen if stage == "finding the face"]
+    assert [frame for frame, _ in finding] == list(range(len(finding)))
+    assert finding[-1][0] == finding[-1][1]
+    before = out.read_bytes()
+
+    def cancel(stage: str, frame: int, _total: int) -> None:
+        if (stage, frame) == ("re-rendering", 5):
+            raise CancelledError
+
+    with pytest.raises(CancelledError):
+        dubber.dub(clip, speech, out, progress=cancel)
+    assert [path.name for path in out.parent.iterdir()] == ["out.mp4"]
+    assert out.read_bytes() == before
+
+
+def test_progress_and_errors_for_programs(
+    tmp_path: Path, clip: Path, speech: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", str(checkpoint), "--device", "cpu", "--json", "--progress", "json", "--no-check"]
+    main(["dub", str(clip), str(speech), "-o", str(tmp_path / "a.mp4"), *words])
+    output = capsys.readouterr()
+    assert json.loads(output.out)["rendered"] == 13
+    lines = [json.loads(line) for line in output.err.splitlines() if line.startswith("{")]
+    assert {"stage": "re-rendering", "frame": 0, "total": 13} in lines
+    assert lines[-1] == {"stage": "re-rendering", "frame": 13, "total": 13}
+    with pytest.raises(SystemExit) as ended:
+        main(["dub", str(clip), str(tmp_path / "none.wav"), "-o", str(tmp_path / "a.mp4"), *words])
+    output = capsys.readouterr()
+    assert ended.value.code == 2
+    failed = json.loads(output.out)
+    assert failed["out"] == str(tmp_path / "a.mp4")
+    assert f"stsa: {failed['error']}\n" in output.err
+    assert "none.wav: no such audio or video file" in failed["error"]
 
 
 def test_live_frames_are_those_of_the_file(tmp_path: Path, clip: Path, speech: Path, checkpoint: Path) -> None:
