@@ -85,9 +85,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--fit",
-        choices=("loop", "freeze", "trim"),
+        choices=("loop", "freeze", "trim", "remap"),
         default="loop",
-        help="speech longer than the video: run it forward and backward, hold its last frame, or end with it",
+        help="speech longer than the video: run it forward and backward, hold its last frame, or end with it; remap: "
+        "show the whole video slower or faster, so that it lasts as long as the speech, whichever is longer",
     )
     parser.add_argument(
         "--silence",

@@ -77,6 +77,8 @@ def dub_segments(
     """
     if between not in get_args(Between):
         raise DubError(f"between: expected {', '.join(get_args(Between))}, got {between!r}")
+    if dubber.fit == "remap":
+        raise DubError("fit: expected loop, freeze or trim, got 'remap', which would move the times that segments name")
     if not segments:
         raise DubError("segments: expected at least one, got none")
     began, out, segments = time.monotonic(), Path(out), sorted(segments, key=lambda segment: segment.start_s)

@@ -68,7 +68,8 @@ class Dubber:
             the N-th from the left, chosen in each shot; or one person through all shots: "p1" (`dubbing.people`), or a
             place "X,Y" (parts of width and height), where need be "X,Y@SECONDS".
         fit: what is shown where the speech is longer than the video: "loop" (forward and backward), "freeze" (the last
-            frame), "trim" (the result ends with the video).
+            frame), "trim" (the result ends with the video). "remap" shows the whole video slower or faster, so
+            that it lasts as long as the speech, whichever is longer.
         silence: "close" lets the networks hear silence in the pauses of the speech, which closes the mouth; "keep"
             leaves their noise, music and breath.
         restore: sharpens each generated face before it is blended: (S, S, 3) uint8 RGB to a square picture of any size.
@@ -248,7 +249,7 @@ class Dubber:
     def _find_faces(self, source: VideoSource, seconds: float, times: Pipeline, bars: Bars) -> Faces:
         """Faces of the frames that are shown, and of as many more as references are chosen from."""
         chosen = names_a_person(self.face)  # people are numbered, and recognised, in the whole of a video
-        enough_s = float("inf") if chosen else max(seconds, REFERENCE_SECONDS)
+        enough_s = float("inf") if chosen or self.fit == "remap" else max(seconds, REFERENCE_SECONDS)
         finder = PeopleFinder if chosen else partial(FaceSelector, self.face)
         with finder(self.detector, self.landmark_model) as selector:
             watch(source, selector, enough_s, times, bars)
@@ -422,7 +423,7 @@ def fitted_schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
     """Which frame is shown when; a mouth moves on where the video has too few frames, or none for a while."""
     times_s, fps = source.times_s, source.out_fps
     schedule = make_schedule(times_s, float(source.rate), seconds, fit)
-    if fps != source.rate:
+    if fps != source.rate or fit == "remap":
         end_s = float(times_s[-1] + 1 / source.rate)
         return schedule.at(fps, min(seconds, end_s) if fit == "trim" else seconds)
     return schedule.held(fps, longest_gap_s(times_s))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-Fit = Literal["loop", "freeze", "trim"]
+Fit = Literal["loop", "freeze", "trim", "remap"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,11 @@ def make_schedule(times_s: np.ndarray, fps: float, seconds: float, fit: Fit = "l
         fps: frames a second.
         seconds: the speech's length; the result is the least number of frames that covers it, one at least.
         fit: what is shown where the speech is longer than the video: "loop" runs it forward and backward; "freeze"
-            holds the last frame; "trim" ends with the video.
+            holds the last frame; "trim" ends with the video. "remap" shows all of it slower or faster, whichever is
+            longer: every frame once, at another rate.
     """
+    if fit == "remap":
+        return Schedule(np.arange(len(times_s)), times_s * (seconds / (float(times_s[-1]) + 1 / fps)))
     if fit == "loop":
         return ping_pong(times_s, fps, seconds)
     count = max(1, int(np.searchsorted(times_s, seconds - 1e-6)))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.dubbing import Dubber, DubError, ping_pong
+from stsa_lightning.dubbing import Dubber, DubError, make_schedule, ping_pong
 from stsa_lightning.dubbing.face_track import ramp_frames
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmap
@@ -169,6 +170,18 @@ def test_ping_pong_keeps_a_varying_pace_and_single_frames() -> None:
     one = ping_pong(np.zeros(1), 20, 0.2)
     assert one.source.tolist() == [0, 0, 0, 0]
     np.testing.assert_allclose(one.times_s, [0, 0.05, 0.1, 0.15])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.32, [0, 0, 1, 1, 2, 2, 3, 3]), (0.16, [0, 1, 2, 3]), (0.08, [0, 2]), (0.12, [0, 1, 2])],
+)
+def test_remap_shows_all_of_the_video_at_its_own_rate_for_as_long_as_the_speech(
+    seconds: float, expected: list[int]
+) -> None:
+    found = make_schedule(np.arange(4) / 25, 25, seconds, "remap").at(Fraction(25), seconds)
+    assert found.source.tolist() == expected
+    np.testing.assert_allclose(found.times_s, np.arange(len(expected)) / 25)
 
 
 # --------------------------------------------------------------------------------------------------------- with stubs
@@ -357,6 +370,16 @@ def test_only_what_is_shown_is_searched_for_faces(tmp_path: Path, speech: Any) -
     detector = Detector()
     stub_dubber(detector=detector).dub(tmp_path / "a.mp4", speech(1.0), tmp_path / "out.mp4", progress=False)
     assert detector.seen == list(range(40))  # the speech needs 4, references come from 10 s
+
+
+def test_remap_looks_at_the_whole_video_though_the_speech_is_short(tmp_path: Path, speech: Any) -> None:
+    write_video(tmp_path / "a.mp4", numbered(40), 25 / 8)  # 12.8 s
+    detector = Detector()
+    dubber = stub_dubber(detector=detector, fit="remap")
+    report = dubber.dub(tmp_path / "a.mp4", speech(0.8), tmp_path / "out.mp4", progress=False)
+    assert (report.frames, report.seconds, detector.seen) == (20, 0.8, list(range(40)))
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert [number(frame) for frame in reader.get(range(20))] == list(range(0, 40, 2))
 
 
 def test_errors(tmp_path: Path, speech: Any) -> None:

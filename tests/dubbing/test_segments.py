@@ -197,6 +197,9 @@ def test_what_does_not_fit_is_said_with_its_row(dialogue: Path) -> None:
             progress=False,
         )
     assert not (dialogue / "out2.mp4").exists()
+    made.fit = "remap"
+    with pytest.raises(DubError, match="would move the times that segments name"):
+        dub_segments(made, dialogue / "two.mp4", said, dialogue / "out2.mp4", progress=False)
 
 
 # ------------------------------------------------------------------------------------------------------------- people
