@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 
 from stsa_lightning.media.container import VideoError, open_output
@@ -32,6 +33,7 @@ _AAC_LAYOUTS = {
     **{name: name for name in ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "6.1", "7.1")},
     **{"quad(side)": "quad", "5.0(side)": "5.0", "5.1(side)": "5.1"},
 }
+_AVX_512F = 13  # OpenCV's number of the instructions
 SUFFIXES = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # of a name -> the container, as FFmpeg calls it
 
 
@@ -207,6 +209,10 @@ class VideoWriter:
 
     def _add_picture(self, crf: int, preset: str) -> Any:
         options = {"crf": str(crf), "preset": preset}
+        if cv2.checkHardwareSupport(_AVX_512F):
+            # x264's 512-bit code of the macroblock tree reads memory that nothing wrote where the picture's width is no
+            # multiple of 128 pixels: the same frames gave other bytes each time.
+            options["x264-params"] = "asm=AVX2"
         stream: Any = self._container.add_stream("libx264", rate=self.fps, options=options)
         stream.width, stream.height = self.size
         stream.pix_fmt = "yuv444p" if self.size[0] % 2 or self.size[1] % 2 else "yuv420p"

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import scipy.signal
@@ -82,6 +83,18 @@ def test_sound_is_not_shifted(tmp_path: Path, rate_hz: int, name: str) -> None:
         first = next(container.decode(video=0))
         assert first.pts == 0
         assert probe(tmp_path / name).has_audio
+
+
+def test_written_files_of_any_width_are_the_same_bytes_each_time(sample_root: Path, tmp_path: Path) -> None:
+    with VideoReader(min(sample_root.rglob("*.mp4"))) as video:
+        frames = np.stack([cv2.resize(frame, (160, 160)) for frame in video.get(range(40))])
+    written = []
+    for left in (0, 255, 7):  # in the memory that the encoder is given
+        junk = [np.full(size, left, np.uint8) for size in (40_000, 400_000) for _ in range(100)]
+        del junk
+        write_video(tmp_path / "a.mp4", frames, 25)
+        written.append((tmp_path / "a.mp4").read_bytes())
+    assert written[0] == written[1] == written[2]
 
 
 def test_sound_longer_and_shorter_than_the_picture(tmp_path: Path) -> None:
