@@ -53,7 +53,7 @@ _EVEN, _USUAL_SLOPES = 40.0, 50.0
 _PATTERN, _RING = 125.0, (0.5, 0.6, 0.7, 0.8)
 # By how much the chin, below the mouth, may be redder than the nose and than the cheeks, as a share of the nose's
 # chroma, less what lips are redder than it: for long 0.25 at most on 157 real clips; 0.67 and more on red cups, and
-# 0.26 on most dark red ones.
+# mostly 0.26 and more on dark red ones (0.15 on one).
 _RED_CHIN, _RED_CHIN_BRIEFLY = 0.27, 0.4
 _CHIN, _BELOW = JAW[5:12], (0.4, 0.5, 0.6, 0.7)
 CUES = 7
