@@ -168,7 +168,7 @@ def test_a_real_head_turned_aside_is_rendered(turned: tuple[np.ndarray, list[np.
     assert not found_in(turned[0]).why.any()
 
 
-# What is not found on this head is a limit that `docs/dub.md` names: cups of the skin's own colour, and some dark red ones.
+# Limits that `docs/dub.md` names: cups of the colour of the skin, and some dark red ones.
 @pytest.mark.parametrize("kind", [k for k in COVERS if k not in {"skin-coloured cup", "tilted dark red cup"}])
 def test_a_real_mouth_turned_aside_behind_anything_is_taken_for_covered(
     turned: tuple[np.ndarray, list[np.ndarray]], kind: str
