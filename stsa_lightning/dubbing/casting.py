@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stsa_lightning.dubbing.dubber import loudness
-from stsa_lightning.dubbing.face_selection import at_frames
+from stsa_lightning.dubbing.dubber import loudness_at_frames
 from stsa_lightning.dubbing.people import Person, choose_person
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.segments import NOBODY, Segment
@@ -37,8 +36,8 @@ class Casting:
         self, segments: Sequence[Segment], voices: Voices, people: Sequence[Person], source: VideoSource
     ) -> None:
         self._segments, self._people, self._times_s, self._size = segments, people, source.times_s, source.size
-        level = loudness(source) if any(segment.face == "auto" for segment in segments) else None
-        self._level = None if level is None else at_frames(level, source.times_s)
+        sought = any(segment.face == "auto" for segment in segments)
+        self._level = loudness_at_frames(source) if sought else None
         self._shown = [
             (source.times_s >= segment.start_s) & (source.times_s < voices.end_s(number))
             for number, segment in enumerate(segments)

@@ -36,7 +36,7 @@ from stsa_lightning.dubbing.renderer import Renderer
 from stsa_lightning.dubbing.report import DubError, DubReport, SegmentReport
 from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.segments import NOBODY, Segment
-from stsa_lightning.dubbing.voices import PersonSpeech, Voices, laid_under, mixed
+from stsa_lightning.dubbing.voices import Heard, Notes, PersonSpeech, Voices, laid_under, mixed
 from stsa_lightning.media.audio import probe_audio
 from stsa_lightning.media.video import check_output
 from stsa_lightning.media.video_source import VideoSource
@@ -101,12 +101,12 @@ def dub_segments(
             )
         roles = Casting(segments, voices, people, source).roles()
         with times.timed("speech"):
-            seconds, *heard, notes = _heard(source, voices, sound, dubber.fit == "trim")
+            seconds, heard, notes = _heard(source, voices, sound, dubber.fit == "trim")
             opened.callback(heard[0].close)
         schedule = fitted_schedule(source, seconds, dubber.fit)
         scene = Scene(dubber, source, finder, roles, voices, schedule, between)
         opened.callback(scene.close)
-        write_frames(out, scene.frames, source, schedule, (heard[0], heard[1], heard[2]), times, bars)
+        write_frames(out, scene.frames, source, schedule, heard, times, bars)
     return DubReport(
         out=out,
         frames=len(schedule),
@@ -125,16 +125,20 @@ def dub_segments(
     )
 
 
-def _heard(source: VideoSource, voices: Voices, sound: str | Path | None, trim: bool) -> tuple:
-    """Length of the result; its sound, rate, layout; what the user should know."""
+def _heard(source: VideoSource, voices: Voices, sound: str | Path | None, trim: bool) -> tuple[float, Heard, Notes]:
+    """Length of the result; its sound, see `Heard`; what the user should know."""
     video_s = float(source.times_s[-1] + 1 / source.rate)
     laid = None if sound is None else laid_under(Path(sound))
-    end_s = max(map(voices.said_s, range(len(voices.segments)))) if laid is None else len(laid[0]) / laid[1]
+    if laid is None:
+        end_s = max(map(voices.said_s, range(len(voices.segments))))
+    else:
+        (samples, rate_hz, _), _ = laid
+        end_s = len(samples) / rate_hz
     longer = end_s > video_s + 1 / source.rate and not trim
     seconds = end_s if longer else video_s
     if laid is None:
         return seconds, *mixed(voices, seconds)
-    laid[0].resize(max(1, round(seconds * laid[1])))
+    samples.resize(max(1, round(seconds * rate_hz)))
     return seconds, *laid
 
 
@@ -221,10 +225,15 @@ class Scene:
         """(n,) of each person, whether the new mouth shows in each frame."""
         return {name: (self._why[name] == 0) & (renderer.weight > 0) for name, renderer in self.renderers.items()}
 
+    @cached_property
+    def _shown(self) -> np.ndarray:
+        """(n,) whether anybody's new mouth shows in each frame."""
+        return np.any([np.zeros(len(self._schedule), bool), *self._shows.values()], axis=0)
+
     @property
     def rendered(self) -> int:
         """Frames in which a face was re-rendered."""
-        return int(np.any([*self._shows.values()], axis=0).sum()) if self._shows else 0
+        return int(self._shown.sum())
 
     def passed(self) -> dict[str, int]:
         """Why the other frames passed through, and how many for each reason."""
@@ -233,8 +242,7 @@ class Scene:
             if role.person:
                 during = self._during(number)
                 why[during] = np.array(REASONS, object)[self._why[role.person.id][during]]
-        shown = np.any([*self._shows.values()], axis=0) if self._shows else np.zeros(len(why), bool)
-        return dict(Counter(why[~shown].tolist()))
+        return dict(Counter(why[~self._shown].tolist()))
 
     @property
     def segments(self) -> tuple[SegmentReport, ...]:

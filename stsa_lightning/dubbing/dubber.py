@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.dubbing.face_selection import FaceSelector, source_level
+from stsa_lightning.dubbing.face_selection import FaceSelector, at_frames, source_level
 from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces, ramp_frames
 from stsa_lightning.dubbing.people import PeopleFinder, checked_person, choose_person, names_a_person
 from stsa_lightning.dubbing.pipeline import Pipeline
@@ -334,6 +334,12 @@ def loudness(source: VideoSource) -> np.ndarray | None:
         return source_level(source.path, float(source.times_s[-1]) + 1)
     except AudioError:
         return None
+
+
+def loudness_at_frames(source: VideoSource) -> np.ndarray | None:
+    """(F,) the same at the source's frames."""
+    level = loudness(source)
+    return None if level is None else at_frames(level, source.times_s)
 
 
 def check_no_input(out: Path, inputs: Iterable[str | Path]) -> None:

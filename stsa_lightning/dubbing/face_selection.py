@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from stsa_lightning.utils.disk_array import DiskArray
 _LEVEL_FPS = 25
 _MINUTE = 60 * SAMPLE_RATE_HZ
 
+Someone = TypeVar("Someone")
 Shot = tuple[int, int, list[FaceTrack]]  # first frame, the first after the last, the people
 
 
@@ -178,7 +180,11 @@ def _chosen(
         return choose(people, start, stop, None if level is None else level[start:stop])
     if face == "largest":
         return max(people, key=lambda track: track.area), "the largest"
-    ordered = sorted(people, key=lambda track: track.middle_x)
+    return by_place(sorted(people, key=lambda track: track.middle_x), face)
+
+
+def by_place(ordered: Sequence[Someone], face: str) -> tuple[Someone, str] | None:
+    """Who of some, from the left to the right, is meant by "left", "right" or a number, and why; None: nobody."""
     if face in ("left", "right"):
         return ordered[0 if face == "left" else -1], f"on the {face}"
     place = int(face) - 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stsa_lightning.dubbing.face_selection import FaceSelector
+from stsa_lightning.dubbing.face_selection import FaceSelector, by_place
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.face.appearance import SAME_PERSON, difference, face_patch
 from stsa_lightning.face.landmarks import LandmarkDetector
@@ -182,10 +182,7 @@ def choose_person(
         areas = [float(np.nansum(np.prod(np.ptp(each, axis=1), axis=1))) for each in landmarks]
         return there[int(np.argmax(areas))], f"largest of {len(there)} faces"
     ordered = sorted(range(len(there)), key=lambda i: float(np.nanmean(landmarks[i][..., 0])))
-    if face in ("left", "right"):
-        return there[ordered[0 if face == "left" else -1]], f"on the {face}"
-    place = int(face) - 1
-    return (there[ordered[place]], f"number {face} from the left") if place < len(ordered) else None
+    return by_place([there[i] for i in ordered], face)
 
 
 def names_a_person(face: str) -> bool:

@@ -12,8 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stsa_lightning.dubbing.dubber import loudness, watch
-from stsa_lightning.dubbing.face_selection import at_frames
+from stsa_lightning.dubbing.dubber import loudness_at_frames, watch
 from stsa_lightning.dubbing.people import PeopleFinder, Person
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import ProgressCallback, progress_bars
@@ -147,8 +146,7 @@ def find_people(
             watch(source, finder, float("inf"), times, bars)
         fps, times_s = float(source.rate), source.times_s
         people = finder.people(fps)
-        level = loudness(source)
-        heard = None if level is None else at_frames(level, times_s)
+        heard = loudness_at_frames(source)
         speaks = _who_speaks(people, finder.shots, times_s, heard)
         sightings = tuple(_sighting(person, times_s, fps, source.size, heard, speaks[person.id]) for person in people)
         return PeopleReport(Path(video), float(times_s[-1]) + 1 / fps, fps, source.size, len(finder.shots), sightings)

@@ -17,6 +17,7 @@ from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.speech_features import SpeechFeatures, audio_windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
+from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.native_resolution import FaceWarp, for_reading, native_face, native_size, shrunk
 from stsa_lightning.face.references import PoseFollower, candidates, choose_references
@@ -266,9 +267,8 @@ class Renderer:
                 for i, heatmap in zip(block.rendered, heatmaps, strict=True):
                     self.observe(int(block.shown[i]), heatmap, self.faces.box(block.sources[i]))
             finite = generated.faces.isfinite().flatten(1).all(dim=1)
-            faces = generated.faces.float().nan_to_num(0.0).clamp(0, 1)
             self.failed[block.shown[block.rendered]] = ~finite.cpu().numpy()
-            block.faces = list((faces * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+            block.faces = list(to_uint8(generated.faces.float().nan_to_num(0.0)))
             if block.native is not None:
                 block.warps = generated.warps(block.inputs.theta if self.config.pose_matched_references else None)
             block.inputs, block.references = None, None

@@ -106,10 +106,8 @@ class Speech:
         self.notes = tuple(filter(None, notes))
         self._features = DiskArray(extractor.dim)
         self._open.callback(self._features.close)
-        for rows in described(wave, extractor):
+        for rows in described(wave, extractor, silent_row(extractor) if silence == "close" else None):
             self._features.append(rows)
-        self._quiet = pauses(wave) if silence == "close" else np.zeros(len(self._features), np.float32)
-        self._silent = silent_row(extractor) if self._quiet.any() else np.zeros(extractor.dim, np.float32)
 
     def _decode(self, path: str | Path, rate_hz: int, track: int, channels: int = 1) -> DiskArray:
         samples = decoded_sound(path, rate_hz, track, channels)
@@ -131,8 +129,7 @@ class Speech:
     def rows(self, first: int, last: int) -> np.ndarray:
         low, high = (min(max(step, 0), len(self._features)) for step in (first, last))
         found = np.zeros((last - first, self._features.width), np.float32)
-        quiet = self._quiet[low:high, None]
-        found[low - first : high - first] = (1 - quiet) * self._features[low:high] + quiet * self._silent
+        found[low - first : high - first] = self._features[low:high]
         return found
 
     def __enter__(self) -> Speech:
@@ -250,10 +247,21 @@ def written_channels(track: AudioTrack) -> tuple[int, int, str]:
     return (rate_hz, track.channels, track.layout) if track.channels <= MOST_CHANNELS else (rate_hz, 1, "mono")
 
 
-def described(wave: DiskArray, extractor: AudioFeatures) -> Iterator[np.ndarray]:
-    """Features of speech (samples,) at 16 kHz that lies on disk: (n, D) float32 at a time."""
-    mapped = np.memmap(wave.file, np.float32, "r", shape=(len(wave),))
+def described(wave: DiskArray, extractor: AudioFeatures, silent: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Features of speech that lies on disk, (n, D) float32 at a time.
+
+    Args:
+        wave: (samples,) at 16 kHz.
+        extractor: of the features.
+        silent: (D,) what takes the place of the pauses; None: they are left as they are.
+    """
+    quiet = None if silent is None else pauses(wave)[:, None]
+    mapped, done = np.memmap(wave.file, np.float32, "r", shape=(len(wave),)), 0
     for rows in extractor.chunks(mapped):
+        if quiet is not None:
+            share = quiet[done : done + len(rows)]
+            rows = (1 - share) * rows + share * silent
+        done += len(rows)
         yield rows
         _let_go(mapped)
 

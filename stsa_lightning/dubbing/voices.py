@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.dubbing.pauses import pauses
 from stsa_lightning.dubbing.segments import Segment
 from stsa_lightning.dubbing.speech_features import Silence, decoded_sound, described, silent_row, written_channels
 from stsa_lightning.features.base import HOP, AudioFeatures
 from stsa_lightning.media.audio import AudioTrack, probe_audio
 from stsa_lightning.utils.disk_array import DiskArray
 
+Heard = tuple[DiskArray, int, str]  # a sound, its rate and its layout
+Notes = tuple[str, ...]  # what the user should know
 _BLOCK = 60  # seconds of sound in memory at a time
 
 
@@ -63,16 +64,10 @@ class Voices:
             wave.append(np.zeros(rest, np.float32))
             for start in range(first, len(whole), _BLOCK * SAMPLE_RATE_HZ):
                 wave.append(whole[start : start + _BLOCK * SAMPLE_RATE_HZ])
-            quiet = pauses(wave)[:, None] if silence == "close" else None
-            done = 0
-            for rows in described(wave, extractor):
-                if quiet is not None:
-                    share = quiet[done : done + len(rows)]
-                    rows = (1 - share) * rows + share * self.silent
-                self._features.append(np.asarray(rows, np.float32))
-                done += len(rows)
+            for rows in described(wave, extractor, self.silent if silence == "close" else None):
+                self._features.append(rows)
         self._steps.append(step)
-        self._rows.append(self._rows[-1] + done)
+        self._rows.append(len(self._features))
 
     def features(self, number: int) -> tuple[int, int, int]:
         """Of a segment's features the first step, the step after the last, and where on disk they begin."""
@@ -129,7 +124,7 @@ class PersonSpeech:
         return [(self._voices.segments[n].start_s, self._voices.end_s(n)) for n in self._numbers]
 
 
-def mixed(voices: Voices, seconds: float) -> tuple[DiskArray, int, str, tuple[str, ...]]:
+def mixed(voices: Voices, seconds: float) -> tuple[Heard, Notes]:
     """All speech at its place, one over another where they overlap.
 
     Args:
@@ -150,12 +145,12 @@ def mixed(voices: Voices, seconds: float) -> tuple[DiskArray, int, str, tuple[st
         with closing(decoded_sound(segment.speech, rate_hz, track.number, 2 if wide else 1)) as speech:
             _add(total, speech, segment, rate_hz)
     peak = max(float(np.abs(part).max()) for part in _parts(total, rate_hz))
-    notes: tuple[str, ...] = ()
+    notes: Notes = ()
     if peak > 1:
         for part in _parts(total, rate_hz):
             part /= peak
         notes = (f"the segments' speech together is too loud: it was made {20 * np.log10(peak):.1f} dB softer",)
-    return sound, rate_hz, "stereo" if channels == 2 else "mono", notes
+    return (sound, rate_hz, "stereo" if channels == 2 else "mono"), notes
 
 
 def _add(total: np.memmap, speech: DiskArray, segment: Segment, rate_hz: int) -> None:
@@ -171,8 +166,8 @@ def _parts(total: np.memmap, rate_hz: int) -> list[np.ndarray]:
     return [total[i : i + _BLOCK * rate_hz] for i in range(0, len(total), _BLOCK * rate_hz)]
 
 
-def laid_under(path: Path) -> tuple[DiskArray, int, str, tuple[str, ...]]:
+def laid_under(path: Path) -> tuple[Heard, Notes]:
     """A file's sound as it is; as `mixed`."""
     track = probe_audio(path)
     rate_hz, channels, layout = written_channels(track)
-    return decoded_sound(path, rate_hz, track.number, channels), rate_hz, layout, tuple(filter(None, [track.note]))
+    return (decoded_sound(path, rate_hz, track.number, channels), rate_hz, layout), tuple(filter(None, [track.note]))

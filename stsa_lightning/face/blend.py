@@ -73,9 +73,9 @@ def blend_face(
         finer = below - _resized(seen, own_size)
         if compared_at:  # in place of the face's own
             finer -= above - _resized(coarse, own_size)
-        above += _each_colour(np.clip(fits, 0, 1)) * finer
+        above += each_colour(np.clip(fits, 0, 1)) * finer
     above -= below
-    above *= _each_colour(weight * mask)
+    above *= each_colour(weight * mask)
     out = frame.copy()
     place.add(out, above)
     return out
@@ -127,7 +127,7 @@ def _resized(face: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(face, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
 
 
-def _each_colour(plane: np.ndarray) -> np.ndarray:
+def each_colour(plane: np.ndarray) -> np.ndarray:
     """(h, w) -> (h, w, 3): numbers side by side are several times quicker than a plane spread over a last axis of 3."""
     return cv2.merge([plane] * 3)
 
@@ -153,7 +153,7 @@ def _mean_and_spread(picture: np.ndarray, share: np.ndarray) -> tuple[np.ndarray
 
 def _agreement(levels: np.ndarray, seen: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """(S, S) in [0, 1]: where the frame shows what the generated face shows, the mouth left out."""
-    apart = cv2.GaussianBlur(_largest(cv2.absdiff(levels, seen)), (0, 0), _AGREE_SIGMA * len(levels))
+    apart = cv2.GaussianBlur(largest_colour(cv2.absdiff(levels, seen)), (0, 0), _AGREE_SIGMA * len(levels))
     fits = np.exp(-np.square(apart / _AGREE)).astype(np.float32)
     # Lips and teeth of another sound agree here and there by chance.
     mouth = np.round(landmarks[MOUTH]).astype(np.int32)
@@ -161,7 +161,7 @@ def _agreement(levels: np.ndarray, seen: np.ndarray, landmarks: np.ndarray) -> n
     return cv2.GaussianBlur(np.minimum(fits, cv2.erode(fits, np.ones((3, 3)))), (0, 0), _AGREE_SIGMA * len(levels))
 
 
-def _largest(picture: np.ndarray) -> np.ndarray:
+def largest_colour(picture: np.ndarray) -> np.ndarray:
     """(h, w, 3) -> (h, w): of the three colours."""
     red, green, blue = cv2.split(picture)
     return cv2.max(red, cv2.max(green, blue))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from stsa_lightning.face.blend import each_colour, largest_colour
+
 LARGEST_SIDE = 512  # pixels; larger faces are rendered at this size and enlarged
 _CONTEXT_ROWS = 6  # of the network's face, above its middle: what smoothing at the middle reaches
 # The small face corrects the warped references with what is wider than this, in pixels of the network's face; finer, it
@@ -100,7 +102,7 @@ def native_face(
     whole = cv2.resize(levels, size, interpolation=cv2.INTER_CUBIC)
     low = whole[top:]
     mean += _enlarged(_smoothed(own - warped, min(size) / side), size, top) - low
-    low += cv2.merge([_enlarged(agrees, size, top)] * 3) * mean
+    low += each_colour(_enlarged(agrees, size, top)) * mean
     return np.clip(np.rint(whole, out=whole), 0, 255, out=whole).astype(np.uint8)
 
 
@@ -153,7 +155,7 @@ def _warped_mean(warp: FaceWarp, references: Sequence[np.ndarray], size: tuple[i
     for flow, theta, share, reference in zip(warp.flow, warp.theta, shares, references, strict=True):
         grid = sampling_grid(flow, theta, size, (reference.shape[1], reference.shape[0]), top)
         moved = cv2.remap(reference, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        mean += cv2.multiply(moved, cv2.merge([_enlarged(share, size, top)] * 3), dtype=cv2.CV_32F)
+        mean += cv2.multiply(moved, each_colour(_enlarged(share, size, top)), dtype=cv2.CV_32F)
     return mean
 
 
@@ -178,6 +180,5 @@ def _smoothed(correction: np.ndarray, times: float) -> np.ndarray:
 
 def _agreement(face: np.ndarray, warped: np.ndarray) -> np.ndarray:
     """(R, S) in [0, 1]: where the network's face shows what the warped references show."""
-    red, green, blue = cv2.split(cv2.absdiff(face, warped))
-    apart = cv2.GaussianBlur(cv2.max(red, cv2.max(green, blue)), (0, 0), _AGREE_SIGMA)
+    apart = cv2.GaussianBlur(largest_colour(cv2.absdiff(face, warped)), (0, 0), _AGREE_SIGMA)
     return np.exp(-np.square(apart / _AGREE))

@@ -10,6 +10,8 @@ strong. A red cup is redder than nose and cheeks, and lips are not redder than i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -77,10 +79,13 @@ def face_colours(frame: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def _places(landmarks: np.ndarray) -> np.ndarray:
-    middle = landmarks[_LIPS].mean(axis=0)
-    cheeks = _cheeks(landmarks)
-    around = [middle + share * (landmarks[JAW] - middle) for share in _OUTWARD]
-    return np.concatenate([landmarks[_ABOVE], cheeks, *around])
+    return np.concatenate([landmarks[_ABOVE], _cheeks(landmarks), _between(landmarks, JAW, _OUTWARD)])
+
+
+def _between(points: np.ndarray, jaw: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Places from the middle of the mouth on towards points of the jaw, at shares of the way."""
+    middle = points[_LIPS].mean(axis=0)
+    return np.concatenate([middle + share * (points[jaw] - middle) for share in shares])
 
 
 def _cheeks(landmarks: np.ndarray) -> np.ndarray:
@@ -158,8 +163,7 @@ def _stand_out(lips: np.ndarray, around: np.ndarray) -> np.ndarray:
 
 def _redder_than_a_chin(redness: np.ndarray, points: np.ndarray, lips: float, nose: float) -> float:
     """Of a small picture of a face, by how much its chin is; units of `redness`, CIELAB's a."""
-    middle = points[_LIPS].mean(axis=0)
-    below = np.concatenate([middle + share * (points[_CHIN] - middle) for share in _BELOW])
+    below = _between(points, _CHIN, _BELOW)
     chin, cheeks = float(np.median(_at(redness, below))), float(_at(redness, _cheeks(points)).mean())
     return chin - max(nose, cheeks) - max(lips - chin, 0)
 
@@ -167,9 +171,7 @@ def _redder_than_a_chin(redness: np.ndarray, points: np.ndarray, lips: float, no
 def _slopes(lightness: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Of a small picture of a face, at places between its lips and its jaw."""
     slopes = cv2.magnitude(cv2.Sobel(lightness, cv2.CV_32F, 1, 0), cv2.Sobel(lightness, cv2.CV_32F, 0, 1))
-    middle = points[_LIPS].mean(axis=0)
-    ring = np.concatenate([middle + share * (points[JAW] - middle) for share in _RING])
-    return _at(slopes, ring)
+    return _at(slopes, _between(points, JAW, _RING))
 
 
 def no_lips(contrast: np.ndarray, fps: float) -> np.ndarray:

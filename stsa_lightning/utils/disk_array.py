@@ -73,6 +73,10 @@ class DiskArray:
     def ndim(self) -> int:
         return 2 if self.width else 1
 
+    @property
+    def _row_bytes(self) -> int:
+        return self.dtype.itemsize * max(1, self.width)
+
     def append(self, rows: np.ndarray) -> None:
         """(n,) or (n, width)."""
         with self._lock:
@@ -86,7 +90,7 @@ class DiskArray:
     def resize(self, rows: int) -> None:
         """Cut the end off, or add zeros."""
         with self._lock:
-            self.file.truncate(4 * max(1, self.width) * rows)
+            self.file.truncate(self._row_bytes * rows)
             self.file.seek(0, os.SEEK_END)
             self._rows = rows
 
@@ -96,8 +100,7 @@ class DiskArray:
     def __getitem__(self, part: slice) -> np.ndarray:
         """The rows of a slice of step 1."""
         start, stop, _ = part.indices(self._rows)
-        row = self.dtype.itemsize * max(1, self.width)
-        data = self._read(max(0, stop - start) * row, start * row)
+        data = self._read(max(0, stop - start) * self._row_bytes, start * self._row_bytes)
         found = np.frombuffer(data, self.dtype)
         return found.reshape(-1, self.width) if self.width else found
 

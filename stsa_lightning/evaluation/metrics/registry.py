@@ -182,6 +182,17 @@ def _image_metric(options: Options, metric: type[FrameMean], *args: Any, region:
     return metric(*args, region=region, sync_on_compute=False).to(options.device)
 
 
+def _picture(name: str, metric: type[FrameMean], *column: Any) -> MetricSpec:
+    """A metric of pictures without weights; `column`: what `_image_columns` takes after the name."""
+    return MetricSpec(
+        "frames",
+        _image_columns(name, *column),
+        lambda options: ImageMetric(name, partial(_image_metric, options, metric), options.regions),
+        fast=True,
+        landmarks=False,
+    )
+
+
 def _build_lpips(net: LPIPSNet) -> Callable[[Options], ClipMetric]:
     def build_it(options: Options) -> ClipMetric:
         network = LPIPSNetwork(net, options.weights_dir)
@@ -199,27 +210,9 @@ def _build_identity(options: Options) -> ClipMetric:
 
 
 METRICS: dict[str, MetricSpec] = {
-    "psnr": MetricSpec(
-        "frames",
-        _image_columns("psnr", "PSNR", "dB", "higher", 2, "RGB, data range 1"),
-        lambda options: ImageMetric("psnr", partial(_image_metric, options, PSNR), options.regions),
-        fast=True,
-        landmarks=False,
-    ),
-    "ssim": MetricSpec(
-        "frames",
-        _image_columns("ssim", "SSIM", "", "higher", 3, "RGB, Gaussian window 11, sigma 1.5"),
-        lambda options: ImageMetric("ssim", partial(_image_metric, options, SSIM), options.regions),
-        fast=True,
-        landmarks=False,
-    ),
-    "sharpness": MetricSpec(
-        "frames",
-        _image_columns("sharpness", "sharpness", "", "one", 2, "mean abs Laplacian, generated over true"),
-        lambda options: ImageMetric("sharpness", partial(_image_metric, options, Sharpness), options.regions),
-        fast=True,
-        landmarks=False,
-    ),
+    "psnr": _picture("psnr", PSNR, "PSNR", "dB", "higher", 2, "RGB, data range 1"),
+    "ssim": _picture("ssim", SSIM, "SSIM", "", "higher", 3, "RGB, Gaussian window 11, sigma 1.5"),
+    "sharpness": _picture("sharpness", Sharpness, "sharpness", "", "one", 2, "mean abs Laplacian, generated over true"),
     "lpips_alex": MetricSpec(
         "frames",
         _image_columns("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"),
