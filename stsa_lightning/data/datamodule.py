@@ -20,7 +20,7 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.filters import Filters, apply_filters, failures
 from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
-from stsa_lightning.data.windows import Batch, ReferencePolicy, WindowDataset, as_floats
+from stsa_lightning.data.windows import Batch, ReferencePolicy, Speaker, WindowDataset, as_floats
 from stsa_lightning.features.base import FeatureKind
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.settings import settled
@@ -108,6 +108,8 @@ class STSADataModule(LightningDataModule):
         batch_size: windows of a batch, on each device.
         num_workers: processes that load, on each device.
         windows_per_clip: training windows of each clip in an epoch.
+        windows_per_speaker: in its place, training windows of each speaker, from their clips in proportion to their
+            lengths; for a corpus where few people have most of the clips.
         validation_windows_per_clip: the same for the other stages.
         validation_fraction: share of the speakers that validate, drawn with `seed`.
         validation_speakers: these validate instead, whatever the authors' split.
@@ -140,6 +142,7 @@ class STSADataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 2,
         windows_per_clip: int = 1,
+        windows_per_speaker: int | None = None,
         validation_windows_per_clip: int = 4,
         validation_fraction: float = 0.1,
         validation_speakers: list[str] | None = None,
@@ -165,6 +168,8 @@ class STSADataModule(LightningDataModule):
             raise UserError(f"corpus: expected one of {list(CORPORA)}, got {corpus!r}")
         if validation_speakers is not None and (train_list or val_list):
             raise UserError("validation_speakers: expected lists of clips or speakers, got both; leave one out")
+        if windows_per_speaker is not None and windows_per_speaker < 1:
+            raise UserError(f"windows_per_speaker: expected at least 1, or null, got {windows_per_speaker}")
         if not 0 <= validation_part < 1:
             raise UserError(f"validation_part: expected a share from 0 to below 1, got {validation_part}")
         if validation_part and (validation_speakers or train_list or val_list or test_list):
@@ -244,14 +249,16 @@ class STSADataModule(LightningDataModule):
         """The windows of one split; `setup` comes first."""
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
+        by_speaker, lines = training and options.windows_per_speaker, self.splits[split]
+        per_clip = options.windows_per_clip if training else options.validation_windows_per_clip
         return WindowDataset(
             options.root,
-            self.splits[split]["clip"].tolist(),
+            speakers(lines) if by_speaker else lines["clip"].tolist(),
             features=options.features,
             face_size=options.face_size,
             num_frames=options.num_frames,
             num_references=options.num_references,
-            windows_per_clip=options.windows_per_clip if training else options.validation_windows_per_clip,
+            windows_per_clip=by_speaker or per_clip,
             window_policy="random" if training else "even",
             reference_policy=options.reference_policy if training else self._as_dubbed,
             augment=self.augment if training else AS_THEY_ARE,
@@ -313,6 +320,12 @@ class STSADataModule(LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=_one_thread,
         )
+
+
+def speakers(clips: pd.DataFrame) -> list[Speaker]:
+    """Who is in these lines of an index, in order, each frame of theirs with equal chance."""
+    groups = clips.groupby("speaker", sort=True)
+    return [Speaker(tuple(g["clip"]), tuple(g["valid_frames"] / g["valid_frames"].sum())) for _, g in groups]
 
 
 def _one_thread(_worker: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypedDict, cast
+from typing import Literal, NamedTuple, TypedDict, cast
 
 import cv2
 import numpy as np
@@ -58,6 +58,13 @@ class Batch(TypedDict):
     clip: list[str]
 
 
+class Speaker(NamedTuple):
+    """A speaker's clips, and with which chance each is drawn."""
+
+    clips: tuple[str, ...]
+    chances: tuple[float, ...]
+
+
 class WindowDataset(Dataset):
     """Windows of `num_frames` consecutive frames with a face, and references from elsewhere in the same clip.
 
@@ -66,7 +73,7 @@ class WindowDataset(Dataset):
 
     Args:
         root: prepared corpus.
-        clips: names of clips.
+        clips: names of clips; a `Speaker` in the place of a name stands for one of their clips, drawn for each item.
         features: kind of audio features.
         face_size: side of the faces and heatmaps, at most that of the stored faces (see `Clip.faces`).
         num_frames: frames of a window, T.
@@ -93,7 +100,7 @@ class WindowDataset(Dataset):
     def __init__(
         self,
         root: Path | str,
-        clips: Sequence[str],
+        clips: Sequence[str | Speaker],
         *,
         features: str = "logmel",
         face_size: int = 128,
@@ -141,6 +148,8 @@ class WindowDataset(Dataset):
             raise IndexError(f"expected an index below {len(self)}, got {index}")
         rng = np.random.default_rng((self.seed, epoch, index))
         name = self.clips[index // self.windows_per_clip]
+        if isinstance(name, Speaker):
+            name = name.clips[rng.choice(len(name.clips), p=name.chances)]
         clip = _opened(clip_path(self.root, name))
         start = self._window_start(clip, index % self.windows_per_clip, rng)
         frames = np.arange(start, start + self.num_frames)

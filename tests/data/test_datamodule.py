@@ -18,6 +18,7 @@ from stsa_lightning.data.augment import AugmentSettings
 from stsa_lightning.data.corpora import CORPORA
 from stsa_lightning.data.datamodule import STSADataModule, WindowSampler
 from stsa_lightning.data.filters import Filters
+from stsa_lightning.data.windows import Speaker
 from stsa_lightning.utils.errors import UserError
 
 
@@ -68,6 +69,23 @@ def test_named_speakers(synthetic_root: Path) -> None:
     data = _module(synthetic_root, validation_speakers=["speaker2"])
     data.setup()
     assert set(data.splits["val"]["clip"]) == {"speaker2/clip0", "speaker2/clip1"}
+
+
+def test_windows_per_speaker_give_everybody_as_many(synthetic_root: Path, tmp_path: Path) -> None:
+    frames = {"clip0": 10, "clip1": 30}
+    root = _with_columns(synthetic_root, tmp_path, valid_frames=lambda _, clip: frames.get(clip, 0))
+    few = tmp_path / "train.txt"
+    few.write_text("speaker1/clip0\nspeaker1/clip1\nspeaker2/clip0")
+    data = _module(root, train_list=str(few), windows_per_speaker=3)
+    data.setup()
+    assert data.dataset("train").clips == [
+        Speaker(("speaker1/clip0", "speaker1/clip1"), (0.25, 0.75)),
+        Speaker(("speaker2/clip0",), (1.0,)),
+    ]
+    assert len(data.dataset("train")) == 6
+    assert len(data.dataset("val")) == 4 * len(data.splits["val"])
+    with pytest.raises(UserError, match="windows_per_speaker: expected at least 1, or null, got 0"):
+        _module(root, windows_per_speaker=0)
 
 
 LISTS = {

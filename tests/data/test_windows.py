@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from stsa_lightning.data.augment import AugmentSettings
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
-from stsa_lightning.data.windows import Batch, WindowDataset, as_floats
+from stsa_lightning.data.windows import Batch, Speaker, WindowDataset, as_floats
 from stsa_lightning.face.heatmaps import draw_heatmaps, lip_measures
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MASKED_POSITIONS, MIRROR
 from stsa_lightning.models.synthesis import warp_references
@@ -39,6 +39,19 @@ def _frames_of(images: torch.Tensor) -> list[int]:
     """Which frames these are, by their grey at the right edge or, mirrored, at the left."""
     grey = torch.minimum(images[:, 0, :, 2], images[:, 0, :, -3]).float().mean(dim=1)
     return torch.round(grey / 4).int().tolist()
+
+
+def test_a_speaker_in_the_place_of_a_clip_draws_their_clips_by_chance(root: Path) -> None:
+    speaker = Speaker(("ann/gaps", "ann/five"), (0.8, 0.2))
+    dataset = WindowDataset(root, [speaker], face_size=16, num_frames=2, num_references=1, windows_per_clip=60)
+    assert len(dataset) == 60
+    drawn = [dataset[index]["clip"] for index in range(60)]
+    assert 38 <= drawn.count("ann/gaps") <= 58  # 48 expected; beyond 3 deviations
+    assert (
+        drawn
+        == [dataset[0, index]["clip"] for index in range(60)]
+        != [dataset[1, index]["clip"] for index in range(60)]
+    )
 
 
 def test_shapes_types_and_ranges(root: Path) -> None:
