@@ -23,9 +23,10 @@ SMALL = {
     "prepare.py": "VIDEOS --clips 1 --runs 1 --skip recipe scaling memory",
     "strip.py": "CLIP OTHER -o OUT/strip.png --count 2",
     "sync.py": "speed",
+    "whole_dub.py": "CLIP OTHER --sides 96 --frames 4 --runs 1",
     "train_step.py": "--size tiny --batches 2 --steps 1 --warm 1 --variants fp32",
 }
-QUICK = ("dataloader.py", "pauses.py")
+QUICK = ("dataloader.py",)
 
 
 def test_no_benchmark_is_forgotten():

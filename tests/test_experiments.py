@@ -73,13 +73,20 @@ def test_an_experiment_parses(file: Path, capsys: pytest.CaptureFixture[str]):
     assert "weight" in settings["model"]["cil"]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+ALIKE = ("lrs2", "cmlr", "folder")  # as hdtf but for lengths and lists of clips: run with the slow tests
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in ALIKE else [], id=path.stem) for path in FILES],
+)
 def test_an_experiment_fits(file: Path, prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     main(["fit", "-c", str(file), *SMALL, f"--data.root={prepared_sample}", "--trainer.fast_dev_run=2"])
 
 
+@pytest.mark.slow
 def test_an_experiment_is_tried_on_a_cpu_with_smoke(
     prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

@@ -29,6 +29,7 @@ def elsewhere(code: str, before: str = "") -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_what_other_systems_lack():
     pytest.importorskip("gradio")
     files = [path.relative_to(PACKAGE.parent).with_suffix("").parts for path in PACKAGE.rglob("*.py")]

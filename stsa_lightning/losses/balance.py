@@ -22,7 +22,8 @@ def gradient_norms(terms: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> di
 
     Args:
         terms: scalars, weighted as they enter the sum.
-        outputs: tensors of one graph that require a gradient, such as generated faces (F, 3, S, S).
+        outputs: tensors of one graph, such as generated faces (F, 3, S, S); what frozen parts alone made has no
+            gradient, and is left out.
     """
     norms = {}
     for name, term in terms.items():
@@ -33,9 +34,10 @@ def gradient_norms(terms: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> di
 
 
 def _gradients(term: Tensor, outputs: Sequence[Tensor]) -> list[Tensor]:
-    if not term.requires_grad:
+    reached = [output for output in outputs if output.requires_grad]
+    if not term.requires_grad or not reached:
         return []
-    found = torch.autograd.grad(term, list(outputs), retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(term, reached, retain_graph=True, allow_unused=True)
     return [gradient for gradient in found if gradient is not None]
 
 

@@ -17,6 +17,7 @@ from stsa_lightning.losses.objective import DiscriminatorOutput, LossSettings, O
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.training.optim import OptimSettings
+from stsa_lightning.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,17 @@ class Adversarial(LightningModule):
     # ---- steps
 
     def generator_step(self, generated: GeneratorOutput, batch_idx: int) -> Tensor:
-        """Learn from the weighted sum of the terms, which is returned."""
+        """Learn from the weighted sum of the terms, which is returned.
+
+        Raises:
+            UserError: the terms reach frozen parts alone.
+        """
         total, weights = self.total_loss(generated)
+        if not total.requires_grad:
+            raise UserError(
+                f"phases: of phase {self.phase} the terms {', '.join(generated.terms)} reach only what its freeze "
+                "names, so nothing learns; leave a part out of it, or give a weight to a term that reaches others"
+            )
         if self._balance_is_due(batch_idx):
             self.log_dict(balance_of(generated.terms, weights, generated.places))
         self._learn(self._optimizers()[0], total, batch_idx)

@@ -49,7 +49,8 @@ def called(words: list[str], log: Path) -> None:
         raise UserError(said.getvalue()) from None
 
 
-@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["within", "processes"])
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [False, True], ids=["within", "processes"])
 def test_two_variants_are_trained_measured_and_compared_and_one_failure_does_not_end_the_rest(
     overlays: Path,
     prepared_sample: Path,

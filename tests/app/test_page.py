@@ -136,6 +136,7 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
+@pytest.mark.slow
 def test_upload_dub_play_download(page: Page, served: Served, video: Path, speech: Any, tmp_path: Path) -> None:
     page.give(video, speech(1.2))
     assert page.dub().startswith("All 30 frames re-rendered. 1.2 s of 256 x 256 at 25 frames/s")
@@ -157,6 +158,7 @@ def test_upload_dub_play_download(page: Page, served: Served, video: Path, speec
     assert "Traceback" not in served.log.read_text()
 
 
+@pytest.mark.slow
 def test_the_page_asks_nobody_else(page: Page, served: Served) -> None:
     page.tab.wait_for_timeout(500)
     assert len(page.asked) > 10
@@ -170,6 +172,7 @@ def test_the_page_asks_nobody_else(page: Page, served: Served) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_sample_is_rendered_on_the_spot(page: Page) -> None:
     page.tab.click("#sample2")
     page.tab.wait_for_selector("#video video")
@@ -179,6 +182,7 @@ def test_a_sample_is_rendered_on_the_spot(page: Page) -> None:
     assert "The video is 4 s long; this page takes up to 2.5 s." in page.dub()
 
 
+@pytest.mark.slow
 def test_errors_in_words(page: Page, served: Served, video: Path, speech: Any, tmp_path: Path) -> None:
     assert page.dub() == "Give a video and speech first, or pick a sample."
     broken = tmp_path / "broken.mp4"
@@ -191,11 +195,13 @@ def test_errors_in_words(page: Page, served: Served, video: Path, speech: Any, t
     assert "Traceback" not in served.log.read_text()
 
 
+@pytest.mark.slow
 def test_speech_that_is_too_long(page: Page, video: Path, speech: Any) -> None:
     page.give(video, speech(3.0))
     assert page.dub().startswith("The speech is longer; this page takes up to 2.5 s. Cut it, ")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_too_large_is_not_taken(page: Page, tmp_path: Path) -> None:
     (tmp_path / "large.mp4").write_bytes(bytes(4 * 2**20))
     page.tab.set_input_files("#video input[type=file]", tmp_path / "large.mp4")

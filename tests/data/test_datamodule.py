@@ -362,6 +362,7 @@ def test_errors(synthetic_root: Path) -> None:
         _module(synthetic_root, features="mfcc").setup()
 
 
+@pytest.mark.slow
 def test_training_needs_nothing_that_only_preparation_needs() -> None:
     script = """
 import sys

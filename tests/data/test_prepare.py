@@ -258,7 +258,7 @@ def _kill_and_go_on(many: Path, out: Path, undisturbed: dict[str, bytes], until:
     return len(stood)
 
 
-@pytest.mark.parametrize("clips", [0, 3])
+@pytest.mark.parametrize("clips", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_and_run_again(many: Path, undisturbed: dict[str, bytes], tmp_path: Path, clips: int) -> None:
     """With worker processes, so that this shows as well that they give what one process gives."""
     folder = tmp_path / "clips"

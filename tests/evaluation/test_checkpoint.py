@@ -44,6 +44,7 @@ def generate_truth(self: Networks, clip: Clip, frames: np.ndarray, **_: object) 
     return resized(clip.faces(frames), self.size)
 
 
+@pytest.mark.slow
 def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_sample: Path, tmp_path: Path):
     report = evaluate_checkpoint(checkpoint, prepared_sample, tmp_path, FAST)
     ground_truth, drawn = report.row("paired", "ground truth"), report.row("paired", "STSA")
@@ -117,6 +118,7 @@ def test_absent_weights_are_reasons(checkpoint, prepared_sample, tmp_path, monke
         assert "LSE-D" in text
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on(checkpoint, prepared_sample, tmp_path, monkeypatch: pytest.MonkeyPatch):
     measured: list[str] = []
     real = scoring.score_clip

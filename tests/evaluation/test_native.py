@@ -87,6 +87,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_networks(path, *networks, {"features": "logmel", "num_frames": 5})
 
 
+@pytest.mark.slow
 def test_checkpoint_is_measured_at_the_size_of_the_prepared_faces(
     checkpoint: Path, prepared_sample: Path, tmp_path: Path
 ) -> None:

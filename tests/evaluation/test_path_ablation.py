@@ -62,6 +62,7 @@ def test_ablated_predictions_each_equal_what_is_left_without_that_part(inputs: d
     torch.testing.assert_close(generated(synthesis, inputs, speech).face, whole.face, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_evaluation_with_ablated_paths_has_a_row_for_each_part(
     prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ def test_every_shot_is_checked_however_many_came_before(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.slow
 def test_dubs_in_any_order_are_the_same_bytes(clips: list[Path], tmp_path: Path, precision: Precision) -> None:
     dubber, (a, b) = new_dubber(precision), clips
     first = digest(dubber.dub(a, b, tmp_path / "first.mp4", progress=False).out)
@@ -174,6 +175,7 @@ def wait_until(condition: Callable[[], bool], tries: int = 6000) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_dub_leaves_no_thread_and_no_file_without_the_garbage_collector(clips: list[Path], tmp_path: Path) -> None:
     import gc
 

@@ -60,6 +60,7 @@ def test_the_page_s_term_costs_what_its_difference_is(mine: Path):
     assert objective.own_terms("warped", GeneratorStep({})) == {}  # type: ignore[typeddict-item]
 
 
+@pytest.mark.slow
 def test_a_generator_is_trained_and_dubbed_with_where_the_user_allows_it(
     mine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -318,7 +318,10 @@ def test_bfloat16_is_near_float32(size: str, align_references: bool, recorded_pl
     assert 40 < psnr_db(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given)) < 80
 
 
-@pytest.mark.parametrize(("size", "align_references", "heatmap_sigma"), [("tiny", False, 0.0), ("small", True, 1.0)])
+@pytest.mark.parametrize(
+    ("size", "align_references", "heatmap_sigma"),
+    [("tiny", False, 0.0), pytest.param("small", True, 1.0, marks=pytest.mark.slow)],
+)
 def test_what_is_recorded_never_waits_for_the_gpu(
     size: str, align_references: bool, heatmap_sigma: float, recorded_plainly: Record, pretend_gpu: Any
 ) -> None:

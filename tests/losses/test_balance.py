@@ -25,6 +25,14 @@ def test_norms_are_those_of_the_hand_computed_gradients():
     assert gradient_norms({"both": x.sum() + other.sum()}, [x, other])["both"].item() == pytest.approx(7**0.5)
 
 
+def test_norms_leave_out_what_frozen_parts_made():
+    learnt, frozen = torch.tensor([3.0, 4.0], requires_grad=True), torch.ones(2)
+    terms = {"both": (learnt * learnt * frozen).sum() / 2, "frozen": frozen.sum()}
+    assert gradient_norms(terms, [frozen, learnt]).keys() == {"both"}
+    assert gradient_norms(terms, [frozen, learnt])["both"] == 5
+    assert gradient_norms(terms, [frozen]) == {}
+
+
 def test_shares_add_up_and_nothing_has_none():
     parts = shares({"a": torch.tensor(3.0), "b": torch.tensor(1.0)})
     assert (parts["a"].item(), parts["b"].item()) == (0.75, 0.25)

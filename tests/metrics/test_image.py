@@ -133,6 +133,7 @@ def test_bad_input_is_refused(pair):
         ssim(pair[0][..., :16, :16], pair[1][..., :16, :16], "mouth")
 
 
+@pytest.mark.slow
 def test_metrics_need_no_lightning():
     code = (
         "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None;"

@@ -199,6 +199,7 @@ def released_answer(
     return torch.cat(faces).flip(1)
 
 
+@pytest.mark.slow
 def test_released_files_dub_as_the_released_program_renders(
     published: tuple[Path, Path],
     guidance_state: State,

@@ -109,6 +109,7 @@ def test_ctrl_c_reaches_the_caller_and_leaves_nothing(checkpoint, video, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_dub_adapts_first_and_reports_it(checkpoint, video, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(adaptation, "LEAST_SECONDS", 1.5)
     monkeypatch.setattr(adaptation, "STEPS", 2)

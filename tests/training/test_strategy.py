@@ -69,6 +69,7 @@ def gradients_of_half(rank: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]
     return gradients_of(4, 4 * rank)
 
 
+@pytest.mark.slow
 def test_two_processes_of_four_are_one_of_eight(pair: Pair):
     loss, gradients = gradients_of(8)
     ranks = pair(gradients_of_half)

@@ -106,6 +106,7 @@ def test_a_run_goes_through_all_phases_and_counts_batches(uninterrupted):
     assert {"val/psnr_mouth", "val/ssim_face", "val/lmd", "train/discriminator", "train/cil"} <= set(logged)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_the_uninterrupted_one(uninterrupted, prepared_sample: Path, tmp_path: Path):
     folder, recorder, model = uninterrupted
     again, resumed = Recorder(), module()
@@ -173,6 +174,26 @@ def train_as_rank(rank: int, folder: str, root: str) -> dict[str, dict[str, torc
     run.fit(model, data(Path(root)))
     assert (run.world_size, run.global_rank) == (2, rank)
     return {"state": model.state_dict(), "metrics": dict(run.callback_metrics)}
+
+
+def test_a_phase_with_frozen_parts_leaves_them_and_logs_the_balance_of_the_others(
+    prepared_sample: Path, tmp_path: Path
+):
+    losses = {"weights": WEIGHTS, "balance_every_n_steps": 1}
+    model = module(losses=losses, cil={"gradient_share": 0.05})
+    before = {name: tensor.clone() for name, tensor in model.synthesis.state_dict().items()}
+    frozen = PhaseSpec("synthesis", 1, freeze=("synthesis.temporal", "synthesis.audio_encoder"))
+    run = Trainer(
+        **{"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 0, "log_every_n_steps": 1},
+        **{"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "enable_model_summary": False},
+        **{"logger": False, "enable_checkpointing": False, "callbacks": [PhaseSchedule([frozen])]},
+    )
+    run.fit(model, data(prepared_sample))
+    assert {"balance/face/pixel", "balance/paths/cil"} <= run.logged_metrics.keys()
+    moved = {
+        name.split(".")[0] for name, tensor in model.synthesis.state_dict().items() if not tensor.equal(before[name])
+    }
+    assert moved == {"spatial", "fusion", "inpainting"}
 
 
 def test_two_processes_end_with_equal_weights_and_statistics(pair: Pair, prepared_sample: Path, tmp_path: Path):
