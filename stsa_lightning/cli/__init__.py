@@ -20,6 +20,7 @@ from stsa_lightning.cli.help_cache import show_help
 from stsa_lightning.cli.interruption import stopped_by
 from stsa_lightning.cli.words import Parser, check_dashes, check_first, files_first, lightning_words
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.names import shown_text
 from stsa_lightning.utils.own import allow_classes
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (UserError, OSError) as error:  # such as a full disk, or a folder that may not be written to
         if os.environ.get("STSA_TRACEBACK"):
             raise
-        print(f"stsa: {error}", file=sys.stderr)
+        print(f"stsa: {shown_text(str(error))}", file=sys.stderr)
         sys.exit(2)
     except pickle.UnpicklingError as error:  # Lightning reads the checkpoint that a run goes on from itself
         from stsa_lightning.utils.safe_load import refusal

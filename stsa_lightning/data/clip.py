@@ -72,8 +72,8 @@ class ClipMeta:
     `source` is relative to the folder of videos; `source_bytes` and `source_mtime_ns` tell whether it changed.
     `width`, `height` (pixels) and `source_fps` are the source's own; the clip runs at 25 frames/s.
     `part`: which part of the source it is, "" for all of it; `split` and `language`: what the corpus says, or "";
-    `face_choice`: which face was followed, and why; `measures`: of `stsa_lightning.data.measures`; `checksum`:
-    BLAKE2b of the file's data, hexadecimal.
+    `face_choice`: which face was followed, and why; `note`: which of several picture or sound tracks were taken, or "";
+    `measures`: of `stsa_lightning.data.measures`; `checksum`: BLAKE2b of the file's data, hexadecimal.
     """
 
     clip: str
@@ -95,6 +95,7 @@ class ClipMeta:
     split: str = ""
     language: str = ""
     face_choice: str = ""
+    note: str = ""
     measures: dict[str, Any] = field(default_factory=dict)
     checksum: str = ""
     format_version: int = FORMAT_VERSION

@@ -20,7 +20,6 @@ import numpy as np
 from stsa_lightning.constants import SAMPLES_PER_FRAME
 from stsa_lightning.data.clip import FPS, ClipMeta, ClipWriter, WriteError, encode_picture
 from stsa_lightning.data.corpora import Source
-from stsa_lightning.data.corpora.tree import fault_of_contents
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.data.settings import PrepareSettings
@@ -58,8 +57,6 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
         WriteError: the disk does not take the clip.
     """
     stages = stages or StageTimes()
-    if fault := fault_of_contents(source.path):
-        raise RejectedError(fault)
     info = probe(source.path)
     _check_range(source, info)
     path = clip_path(out, source.clip)
@@ -280,5 +277,13 @@ def _meta(
         split=source.split,
         language=source.language,
         face_choice=shorten(face.following.choice, 400),  # of a video with hundreds of shots it is long
+        note=_note(source, info),
         measures=measures,
     )
+
+
+def _note(source: Source, info: VideoInfo) -> str:
+    """Which of several picture or sound tracks were taken, in words that follow the source's name."""
+    path = source.audio or source.path
+    notes = info.note.removeprefix(f"{source.path} "), probe_audio(path).note.removeprefix(f"{path} ")
+    return "; ".join(filter(None, notes))

@@ -40,11 +40,16 @@ Row = dict[str, Any]
 
 @dataclass
 class PrepareReport:
-    """What a run did. `rejected` holds (source, reason), whether found now or in an earlier run."""
+    """What a run did.
+
+    `rejected` holds (source, reason), whether found now or in an earlier run; `notes` what is to be known of sources
+    that this run looked at: (source, which of its tracks were taken).
+    """
 
     prepared: int = 0
     reused: int = 0
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
     frames: int = 0
     seconds: float = 0.0
 
@@ -53,7 +58,8 @@ class PrepareReport:
         lines = [
             f"prepared {self.prepared}, kept {self.reused}, rejected {len(self.rejected)} ({self.seconds:.1f} s{speed})"
         ]
-        return "\n".join(lines + [f"  rejected {source}: {reason}" for source, reason in self.rejected])
+        lines += [f"  rejected {source}: {reason}" for source, reason in self.rejected]
+        return "\n".join(lines + [f"  {source} {note}" for source, note in self.notes])
 
 
 def prepare(
@@ -98,6 +104,7 @@ def prepare(
             for job, done in _tracked(pool.run(run_job, jobs), len(jobs), progress):
                 run.note(job.source, done)
     run.report.rejected.sort()
+    run.report.notes.sort()
     return run.report
 
 
@@ -115,10 +122,11 @@ class Job:
 
 @dataclass(frozen=True)
 class JobResult:
-    """The line of the index for a video, and whether its clip file existed already."""
+    """The line of the index for a video, whether its clip file existed already, and the clip's note."""
 
     row: Row
     reused: bool = False
+    note: str = ""
 
 
 def run_job(job: Job) -> JobResult:
@@ -132,9 +140,10 @@ def run_job(job: Job) -> JobResult:
         return JobResult(rejected_row(source, "", source.fault))
     existing = _existing_clip(job)
     if existing is not None:
-        return JobResult(clip_row(source, existing), reused=True)
+        return JobResult(clip_row(source, existing), reused=True, note=existing.note)
     try:
-        return JobResult(clip_row(source, prepare_clip(source, job.out, job.settings)))
+        meta = prepare_clip(source, job.out, job.settings)
+        return JobResult(clip_row(source, meta), note=meta.note)
     except (WriteError, ImportError):
         raise
     except Exception as error:  # whatever it is, the other videos are not to blame
@@ -262,6 +271,8 @@ class _Run:
         self._journal.flush()
         self._finished += 1
         self._count(done.row, done.reused)
+        if done.note:
+            self.report.notes.append((source.relative, done.note))
 
     def _count(self, row: Row, reused: bool) -> None:
         report = self.report

@@ -13,6 +13,7 @@ from stsa_lightning.dubbing.dubber import Dubber
 from stsa_lightning.dubbing.progress import ProgressCallback
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.examine import not_a_file
 from stsa_lightning.utils.names import as_stored, legible
 from stsa_lightning.utils.tables import Text, read_text, table_rows
 
@@ -31,10 +32,10 @@ class Job:
     sound: Path | None = None
 
     def check(self) -> None:
-        """Raises `FileNotFoundError`, with the line, where a file of it is not there."""
+        """Raises `FileNotFoundError` or `UserError`, with the line, where a file of it is not there."""
         for path in (self.video, self.audio, self.sound):
             if path is not None and not path.exists():
-                raise FileNotFoundError(f"{self.where}: {path}: no such file{self.doubt}")
+                raise not_a_file(path, "file", f"{self.where}: ", self.doubt)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def read_manifest(path: str | Path, encoding: str | None = None) -> list[Job]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such manifest")
+        raise not_a_file(path, "manifest")
     there = cache(os.path.exists)
 
     def found(text: Text) -> int:

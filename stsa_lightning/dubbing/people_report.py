@@ -71,7 +71,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class PeopleReport:
-    """The people of a video, in the order in which they come into the picture."""
+    """The people of a video, in the order in which they come into the picture; `warnings` are about its file."""
 
     video: Path
     seconds: float
@@ -79,6 +79,7 @@ class PeopleReport:
     size: tuple[int, int]
     shots: int
     people: tuple[Sighting, ...]
+    warnings: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
         """What JSON holds of it."""
@@ -90,6 +91,7 @@ class PeopleReport:
             "height": self.size[1],
             "shots": self.shots,
             "people": [person.json() for person in self.people],
+            "warnings": list(self.warnings),
         }
 
     def __str__(self) -> str:
@@ -102,7 +104,7 @@ class PeopleReport:
                 f"{person.id}: seen in {100 * person.share:.0f} % of the frames, from {person.spans[0][0]:.2f} s on, "
                 f"at {x:.2f},{y:.2f}; speaks for {speaks_s:.1f} s"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
     def write(self, out: str | Path) -> None:
         """As JSON, or as a page that needs nothing else, by the name's ending; whole or not at all."""
@@ -149,7 +151,8 @@ def find_people(
         heard = loudness_at_frames(source)
         speaks = _who_speaks(people, finder.shots, times_s, heard)
         sightings = tuple(_sighting(person, times_s, fps, source.size, heard, speaks[person.id]) for person in people)
-        return PeopleReport(Path(video), float(times_s[-1]) + 1 / fps, fps, source.size, len(finder.shots), sightings)
+        seconds, shots = float(times_s[-1]) + 1 / fps, len(finder.shots)
+        return PeopleReport(Path(video), seconds, fps, source.size, shots, sightings, tuple(source.notes()))
 
 
 def _sighting(

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from stsa_lightning.dubbing.people import checked_person
 from stsa_lightning.dubbing.report import DubError
+from stsa_lightning.utils.examine import not_a_file
 from stsa_lightning.utils.names import as_stored
 from stsa_lightning.utils.tables import Text, read_text, table_rows
 
@@ -100,7 +101,7 @@ def read_segments(path: str | Path, folder: str | Path | None = None, encoding: 
         raise DubError(f"{path}: holds no segments")
     for segment in segments:
         if not Path(segment.speech).is_file():
-            raise FileNotFoundError(f"{segment.where}, column speech: {segment.speech}: no such file{text.doubt}")
+            raise not_a_file(Path(segment.speech), "file", f"{segment.where}, column speech: ", text.doubt)
     return segments
 
 

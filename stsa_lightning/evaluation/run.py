@@ -164,7 +164,6 @@ def _evaluate(
     # Metrics whose weights have come since must be measured: the key of saved results includes what was absent.
     key = {**settings, "identity": identity, "protocol": protocol.record(), "absent": sorted(suite.absent)}
     key["name"] = name
-    out.mkdir(parents=True, exist_ok=True)
     detector = landmark_detector(static=True)
     try:
         scores, failed = score_all(

@@ -108,7 +108,6 @@ def score_all(
     # Imported here: training scores clips too, on machines without it.
     from rich.progress import track
 
-    parts.mkdir(parents=True, exist_ok=True)
     done, failed = [], []
     for job in track(jobs, description="measuring"):
         path = parts / f"{part_key(job, settings)}.json"
@@ -141,6 +140,7 @@ def saved_features(parts: Path, job: Job, settings: dict[str, Any], keys: Sequen
 
 
 def _save(path: Path, scores: ClipScores) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # not before: nothing measured leaves nothing behind
     if scores.features:
         with written_whole(path.with_suffix(".npz")) as part, open(part, "wb") as file:
             np.savez(file, **cast(dict[str, Any], scores.features))

@@ -24,9 +24,11 @@ from stsa_lightning.face.native_resolution import LARGEST_SIDE
 from stsa_lightning.face.orientation import UprightingDetector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.media.audio import AudioError, load_audio, probe_audio
+from stsa_lightning.media.container import VideoError
 from stsa_lightning.media.video import VideoReader, nearest
 from stsa_lightning.utils.disk_array import BLOCK, to_disk_array
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.examine import check_file
 
 REFERENCES = 5
 SAME_RATE = 1e-3  # relative difference of frame rates that is rounding
@@ -48,11 +50,12 @@ def match(generated: Path, true: Path) -> Matched:
 
     Raises:
         FileNotFoundError: a path that does not exist.
+        VideoError: one that is neither a file with content nor a folder.
         UserError: no pair at all, or a file against a folder.
     """
     for path in (generated, true):
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such video or folder of videos")
+        if not path.is_dir():
+            check_file(path, "video or folder of videos", VideoError)
     if generated.is_file() and true.is_file():
         return Matched([(true.stem, generated, true)])
     if generated.is_file() or true.is_file():
@@ -170,7 +173,7 @@ def video_samples(
     with VideoReader(true) as real, VideoReader(generated) as made:
         timing = match_times(real.timestamps_s, float(real.fps), made.timestamps_s, float(made.fps))
         frame_size = (real.info.width, real.info.height)
-        notes = list(timing.notes)
+        notes = [*timing.notes, *(reader.info.note for reader in (real, made) if reader.info.note)]
         if (made.info.width, made.info.height) != frame_size:
             notes.append(
                 f"{made.info.width} x {made.info.height} generated and {frame_size[0]} x {frame_size[1]} true pixels: "

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from stsa_lightning.media.audio_clock import Piece, decoded, in_seconds, measured, placed, stretch, time_of
-from stsa_lightning.media.container import open_input, picture_stream
+from stsa_lightning.media.container import open_input, picture_stream, reason
 from stsa_lightning.media.joins import carried_on, shifts_of
 from stsa_lightning.media.mixing import to_mono
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.examine import check_file, fault_of_contents
 from stsa_lightning.utils.files import written_whole
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ from stsa_lightning.constants import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 INAUDIBLE = 1e-4  # of full scale: -80 dB
 
 _WARM_UP_S = 1  # decoders need some packets before they sound right
+_LOWEST_HZ = 2000  # of a sound that can be speech; a damaged header states less
 _MIXED_S = 1  # and the mix a second, see `to_mono`
 # What channels are taken for that come without names.
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
@@ -109,6 +111,8 @@ def load_audio(
     sound = _Sound(path, track)
     channels = 1 if mono else sound.track.channels
     for block in sound.blocks(sample_rate_hz, mono, start_s or 0.0, stop_s):
+        if not np.isfinite(block).all():
+            raise AudioError(f"{path}: its sound holds NaN or infinite samples; export it anew")
         file.write(np.clip(block, -1.0, 1.0).T.tobytes())
     count = file.tell() // (4 * channels)
     if not count:
@@ -195,7 +199,13 @@ class _Sound:
             self._stated_end_s = _stated_end_s(container, stream)
             first = next(decoded(container.demux(stream)), None)
             if first is None:
-                raise AudioError(f"{path}: its audio stream holds no samples")
+                why = "has no decoder for it" if stream.codec_context is None else "decodes no samples of it"
+                raise AudioError(f"{path}: has a sound track, but FFmpeg {why}; convert it to WAV")
+            if first.sample_rate < _LOWEST_HZ:
+                raise AudioError(
+                    f"{path}: expected sound of {_LOWEST_HZ} samples a second or more, found {first.sample_rate}; "
+                    "is it damaged?"
+                )
             channels = first.layout.nb_channels
             layout = _layout(first.layout.name, channels)
             said = (stream.metadata.get(key) for key in ("language", "title"))
@@ -212,8 +222,9 @@ class _Sound:
         """The file; errors while it is open name it."""
         import av
 
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: no such audio or video file")
+        check_file(self.path, "audio or video file", AudioError)
+        if fault := fault_of_contents(self.path):
+            raise AudioError(f"{self.path}: {fault}")
         try:
             with open_input(self.path) as container:
                 if not container.streams.audio:
@@ -221,7 +232,7 @@ class _Sound:
                 yield container
         except av.error.FFmpegError as error:
             raise AudioError(
-                f"{self.path}: cannot be read as audio ({error.strerror}); is it a sound or video file?"
+                f"{self.path}: cannot be read as audio ({reason(error)}); is it a sound or video file?"
             ) from error
 
     def _picture_s(self) -> Fraction | None:

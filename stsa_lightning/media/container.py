@@ -12,6 +12,7 @@ from stsa_lightning.utils.errors import UserError
 if TYPE_CHECKING:
     from av import VideoStream
     from av.container import InputContainer, OutputContainer
+    from av.error import FFmpegError
 
 
 class VideoError(UserError):
@@ -53,3 +54,12 @@ def picture_stream(container: InputContainer) -> VideoStream | None:
 
     moving = picture_streams(container)
     return next((s for s in moving if s.disposition & Disposition.default), moving[0] if moving else None)
+
+
+def reason(error: OSError | FFmpegError) -> str:
+    """Why FFmpeg or the system refuses a file, in words for whoever has it."""
+    import av
+
+    if isinstance(error, av.error.InvalidDataError):
+        return "its contents have no form that FFmpeg knows"
+    return error.strerror or str(error)

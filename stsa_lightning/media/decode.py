@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from stsa_lightning.media.container import VideoError, open_input, picture_stream, picture_streams
+from stsa_lightning.media.container import VideoError, open_input, picture_stream, picture_streams, reason
 from stsa_lightning.media.joins import Shifts, carried_on, shifts_of
 from stsa_lightning.media.rgb_converter import Colours, RGBConverter
 from stsa_lightning.media.stills import Still, open_still
+from stsa_lightning.utils.examine import check_file, fault_of_contents
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
@@ -64,8 +65,7 @@ class Decoder:
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         self.path, self._threads = Path(path), threads
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{path}: no such video file")
+        check_file(self.path, "video file", VideoError)
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
         self._still: Still | None = None
@@ -95,14 +95,18 @@ class Decoder:
         try:
             self._still = open_still(self.path)
             if self._still is None:
+                if fault := fault_of_contents(self.path):
+                    raise VideoError(f"{self.path}: {fault}")
                 self._container = open_input(self.path)
                 self._stream = picture_stream(self._container)
         except (PermissionError, av.error.PermissionError) as error:
             raise VideoError(f"{self.path}: may not be read ({error.strerror}); change its permissions") from error
         except (OSError, av.error.FFmpegError) as error:
-            raise VideoError(f"{self.path}: cannot be read as video ({error.strerror}); is it damaged?") from error
+            raise VideoError(f"{self.path}: cannot be read as video ({reason(error)}); is it damaged?") from error
         if self._still is None and self._stream is None:
             raise VideoError(f"{self.path}: has no video stream; give a file with a moving picture")
+        if self._stream is not None and self._stream.codec_context is None:
+            raise VideoError(f"{self.path}: has a picture that FFmpeg has no decoder for; convert it to H.264")
         if self._container is not None and self._stream is not None:
             self._shifts = shifts_of(self.path, self._container, self._stream)
             self.sought &= self._container.format.name not in _UNSOUGHT and not self._shifts
@@ -123,6 +127,12 @@ class Decoder:
         """In which a result looks as this does; see `RGBConverter`."""
         assert self._shown is not None
         return self._shown.colours
+
+    @property
+    def note(self) -> str:
+        """What to say where the file has several streams of moving pictures; empty elsewhere."""
+        count, number = self.tracks
+        return f"{self.path} has {count} picture tracks: track {number}, its default, was taken" if count > 1 else ""
 
     @property
     def is_still(self) -> bool:
@@ -181,7 +191,7 @@ class Decoder:
         try:
             frames, counted_s = _counted(self.path, self.fps, self._shifts)
         except av.error.FFmpegError as error:
-            raise VideoError(f"{self.path}: cannot be decoded ({error.strerror}); is it damaged?") from error
+            raise VideoError(f"{self.path}: cannot be decoded ({reason(error)}); is it damaged?") from error
         return stated or frames, max(seconds, counted_s)
 
     def _stated_frames(self) -> int:
@@ -203,15 +213,17 @@ class Decoder:
         """
         return self._frames
 
-    def check_whole(self, count: int) -> None:
-        """Told how many frames came, from first to last.
-
-        Raises:
-            VideoError: they are far fewer than the file states.
-        """
+    def missing(self, count: int) -> str:
+        """What to say where the frames that came, all of them, are far fewer than the file states; else empty."""
         stated = 0 if self._stream is None or self.is_still else self._stated_frames()
-        if count + self._unshown < (1 - _MISSING) * stated:
-            raise VideoError(f"{self.path}: holds {count} of the {stated} frames it states; is it cut short?")
+        if count + self._unshown >= (1 - _MISSING) * stated:
+            return ""
+        return f"{self.path}: holds {count} of the {stated} frames it states; is it cut short?"
+
+    def check_whole(self, count: int) -> None:
+        """Raises VideoError where anything is `missing`."""
+        if missing := self.missing(count):
+            raise VideoError(missing)
 
     def pixels(self, frame: VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB as shown, contiguous."""
@@ -259,7 +271,7 @@ class Decoder:
                     last = stamp
                     yield stamp, frame
         except av.error.FFmpegError as error:
-            raise VideoError(f"{self.path}: cannot be decoded ({error.strerror}); is it damaged?") from error
+            raise VideoError(f"{self.path}: cannot be decoded ({reason(error)}); is it damaged?") from error
 
     def _raw(self) -> Iterator[Any]:
         import av

@@ -35,6 +35,7 @@ class Frames(Decoder):
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         super().__init__(path, threads)
+        self.cut_short = ""  # what to say where all was scanned and less came than the file states
         self._stamps: list[int] = []  # of each known frame
         self._position: int | None = None  # number of the frame that comes next; None: not known
 
@@ -75,6 +76,7 @@ class Frames(Decoder):
                 return
             self._stamps.append(stamp)
             yield self.pixels(frame)
+        self.cut_short = self.missing(len(self._stamps))
 
     def index(self) -> None:
         """Go through all of the file for its time stamps alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "ICO", "SGI")
-_ANIMATED = ("WEBP", "AVIF")
-_VIDEO = ("PNG", "GIF")  # FFmpeg's, where they hold more than one frame
+_ANIMATED = ("WEBP", "AVIF", "GIF")
+_VIDEO = ("PNG", "GIF")  # FFmpeg's, where they hold more than one frame, and a GIF says when each is shown
 _STREAMS = (".mjpg", ".mjpeg")  # JPEG pictures end to end: a video
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _ORIENTATION, _PHOTOMETRIC, _YCBCR, _COMPRESSION, _UNCOMPRESSED = 274, 262, 6, 259, 1  # of TIFF
-_DEFAULT_MS = 40  # of a frame that does not say how long it is shown
+_DEFAULT_MS = {"GIF": 100}  # of a frame that does not say how long it is shown; 40 of other formats
 
 
 class Still:
@@ -38,6 +39,7 @@ class Still:
     def __init__(self, path: Path, image: Image) -> None:
         self.path, self._image = path, image
         self.frames = int(getattr(image, "n_frames", 1)) if image.format in _ANIMATED else 1
+        self._default_ms = _DEFAULT_MS.get(image.format or "", 40)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """When each frame is shown, milliseconds from 0, and its (H, W, 3) uint8 RGB."""
@@ -48,8 +50,8 @@ class Still:
                 image = _with_pixels(self._image, self.path)
                 yield time_ms, _upright(image)
             except (OSError, SyntaxError, ValueError, EOFError) as error:
-                raise VideoError(f"{self.path}: cannot be read as a picture ({error}); is it damaged?") from error
-            time_ms += int(self._image.info.get("duration") or 0) or _DEFAULT_MS
+                raise VideoError(f"{self.path}: cannot be read as a picture; is it damaged, or cut short?") from error
+            time_ms += int(self._image.info.get("duration") or 0) or self._default_ms
 
     @property
     def duration_ms(self) -> int:
@@ -58,8 +60,8 @@ class Still:
         for number in range(self.frames if self.frames > 1 else 0):
             self._image.seek(number)
             self._image.load()
-            times.append(int(self._image.info.get("duration") or 0) or _DEFAULT_MS)
-        return sum(times) or _DEFAULT_MS
+            times.append(int(self._image.info.get("duration") or 0) or self._default_ms)
+        return sum(times) or self._default_ms
 
     def close(self) -> None:
         self._image.close()
@@ -82,14 +84,18 @@ def open_still(path: Path) -> Still | None:
     formats = ("TGA",) if path.suffix.lower() == ".tga" else _FORMATS  # TGA has no mark of its own
     Image.init()  # makes known what this build of Pillow reads
     try:
-        image: Any = Image.open(path, formats=[name for name in formats if name in Image.OPEN])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is the user's own picture
+            image: Any = Image.open(path, formats=[name for name in formats if name in Image.OPEN])
     except UnidentifiedImageError:
         return None
     except Image.DecompressionBombError as error:
-        raise VideoError(f"{path}: is too large a picture ({error}); scale it down") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise VideoError(f"{path}: is a picture of more than {most} million pixels; scale it down") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise VideoError(f"{path}: cannot be read as a picture ({error}); is it damaged?") from error
-    if image.format in _VIDEO and getattr(image, "is_animated", False):
+        raise VideoError(f"{path}: cannot be read as a picture; is it damaged, or cut short?") from error
+    timed = image.format != "GIF" or "duration" in image.info  # FFmpeg shows one frame of a GIF without times
+    if image.format in _VIDEO and timed and getattr(image, "is_animated", False):
         image.close()
         return None
     return Still(path, image)

@@ -42,7 +42,7 @@ class VideoInfo:
     """What a file says of its picture.
 
     `width` and `height` are of the picture as shown: upright, of square pixels. `fps` is the average. A still picture
-    is a video of one frame.
+    is a video of one frame. `note` is what to say where it has several picture tracks, or empty.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class VideoInfo:
     frames: int
     duration_s: float
     has_audio: bool
+    note: str = ""
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -68,7 +69,7 @@ def probe(path: str | Path) -> VideoInfo:
 def info_of(decoder: Decoder) -> VideoInfo:
     """What an opened file says of its picture."""
     frames, seconds = decoder.stated()
-    return VideoInfo(decoder.path, *decoder.size, decoder.fps, frames, seconds, decoder.has_audio)
+    return VideoInfo(decoder.path, *decoder.size, decoder.fps, frames, seconds, decoder.has_audio, decoder.note)
 
 
 class VideoReader:

@@ -42,12 +42,13 @@ class VideoSource(Frames):
         other._stamps, other.sought = self._stamps, self.sought
         return other
 
+    def notes(self) -> list[str]:
+        """What the user should know of the file, whatever is done with it."""
+        return [text for text in (self.note, self.cut_short) if text]
+
     def warnings(self, shown: int) -> list[str]:
         """What the user should know of the first so many frames."""
-        found = []
-        count, number = self.tracks
-        if count > 1:
-            found.append(f"{self.path} has {count} picture tracks: track {number}, its default, was taken")
+        found = self.notes()
         if self.hdr:
             found.append(
                 f"{self.path} is HDR, {self.hdr}; the result is marked so too, but holds 8 bits a colour, which may "

@@ -44,6 +44,7 @@ from stsa_lightning.training.module import STSA
 from stsa_lightning.training.optim import OptimSettings
 from stsa_lightning.utils.device import choose_device
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.examine import not_a_file
 from stsa_lightning.utils.files import sha256_of
 from stsa_lightning.utils.scratch import scratch_folder
 from stsa_lightning.utils.weights import cache_dir
@@ -139,7 +140,7 @@ def adapt(
     checkpoint, video = Path(checkpoint), Path(video)
     for path, what in ((video, "video"), (checkpoint, "checkpoint")):
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such {what}")
+            raise not_a_file(path, what)
     path = _place(Path(cache) if cache else cache_dir() / "adapted", checkpoint, video, minutes, lr)
     if path.is_file():
         return _cached(path)

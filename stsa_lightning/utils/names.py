@@ -11,6 +11,7 @@ from pathlib import Path
 # Bytes that are no UTF-8 (as Python holds them), control characters, line ends and marks that turn the direction of
 # writing, and the backslash, which begins what stands for them.
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u2028\u2029\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # all but tabs and line ends
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 _LONGEST_NAME = 200  # bytes; file systems take 255, of which suffixes and the names of unfinished files need some
 _LONGEST_PATH = 2000  # bytes; systems take 4096
@@ -24,6 +25,11 @@ def legible(name: str) -> str:
 def legible_text(words: str) -> str:
     """A message as valid text, whatever names it quotes."""
     return words.encode(errors="backslashreplace").decode()
+
+
+def shown_text(words: str) -> str:
+    """A message for a terminal, which control characters in the names that it quotes would steer."""
+    return _CONTROL.sub(lambda odd: f"\\x{ord(odd[0]):02x}", words)
 
 
 def from_legible(text: str) -> str:

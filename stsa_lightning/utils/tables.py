@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.examine import not_a_file
 
 SEPARATORS = (",", ";", "\t", "|")
 _ADVICE = "save it as text in UTF-8 (in a spreadsheet: CSV UTF-8)"
@@ -81,7 +82,7 @@ def read_text(path: str | Path, encoding: str | None = None, found: Callable[[Te
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise not_a_file(path, "file")
     try:
         data = path.read_bytes()
     except OSError as error:

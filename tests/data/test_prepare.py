@@ -94,7 +94,7 @@ def test_every_video_is_accounted_for(prepared: tuple[Path, PrepareReport]) -> N
     assert reasons["bea/no_sound"] == "has no sound"
     assert reasons["bea/no_face"] == "too few faces: 0 of 40 frames, expected 25 or more"
     assert reasons["bea/short"] == "too short: 10 frames at 25/s, expected 25 or more"
-    assert reasons["bea/broken"] == "is a text, not a video"
+    assert reasons["bea/broken"] == "is a text, neither video nor sound"
     assert str(out.parent) not in "".join(reasons.values())
     row = index.loc["ann/talk"]
     assert (row["speaker"], row["source"], row["status"], row["features"]) == ("ann", REAL, "ok", "logmel,mfcc")
@@ -401,7 +401,7 @@ def test_reasons_that_a_user_needs(few: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(av, "open", forbidding)
     reasons = dict(run(root, tmp_path / "out").rejected)
     assert reasons["silent.mp4"] == "its sound is silent throughout"
-    assert reasons["no_samples.mp4"] in {"has no sound", "its audio stream holds no samples"}
+    assert "has no sound" in reasons["no_samples.mp4"] or "decodes no samples" in reasons["no_samples.mp4"]
     assert "states" in reasons["cut.mp4"]
     assert "cut short" in reasons["cut.mp4"]
     assert reasons["empty.mp4"] == "is empty (0 bytes)"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from stsa_lightning.data.corpora.tree import examine
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.examine import examine
 from stsa_lightning.utils.files import sha256_of
 from stsa_lightning.utils.names import legible
 

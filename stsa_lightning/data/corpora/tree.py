@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mimetypes
 import os
 import stat
@@ -12,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from stsa_lightning.utils.examine import examine, fault_of_link
 from stsa_lightning.utils.names import legible
 
 # What PyAV reads as video, as cameras, phones, broadcasters and old players call it.
@@ -20,81 +20,8 @@ VIDEO_SUFFIXES = (
     *(".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".mpv", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".tod", ".mod"),
     *(".wmv", ".asf", ".flv", ".ogv", ".ogm", ".mxf", ".gxf", ".dv", ".nut", ".rm", ".rmvb", ".amv", ".wtv", ".y4m"),
 )
-_KINDS = {
-    stat.S_ISDIR: "is a folder, not a file",
-    stat.S_ISFIFO: "is a named pipe, not a file",
-    stat.S_ISSOCK: "is a socket, not a file",
-    stat.S_ISCHR: "is a device, not a file",
-    stat.S_ISBLK: "is a device, not a file",
-}
 _BESIDE_VIDEOS = (".json", ".txt", ".csv", ".md", ".srt", ".vtt")  # what says something of them
-_LOOKED_AT = 4096  # first bytes that tell text from video
 _NO_VIDEO_BRANDS = (b"M4A ", b"M4B ", b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"jp2 ")
-
-
-@dataclass(frozen=True)
-class Examined:
-    """Size (bytes) and time of a file; `fault` is why it cannot be read, in words that follow its name, or empty."""
-
-    bytes: int
-    mtime_ns: int
-    fault: str
-
-
-def examine(path: Path) -> Examined:
-    """What the disk says of a file, without opening it: a pipe would wait for ever.
-
-    Raises:
-        FileNotFoundError: there is no such entry, not even a link.
-    """
-    try:
-        found = path.stat()
-    except OSError as error:
-        return Examined(0, 0, _fault_of_link(path, error))
-    fault = next((words for is_kind, words in _KINDS.items() if is_kind(found.st_mode)), "")
-    if fault:  # a folder's time and size are of no matter
-        return Examined(0, 0, fault)
-    if not found.st_size:
-        fault = "is empty (0 bytes)"
-    elif not os.access(path, os.R_OK):
-        fault = "may not be read; change its permissions"
-    return Examined(found.st_size, found.st_mtime_ns, fault)
-
-
-def _fault_of_link(path: Path, error: OSError) -> str:
-    try:
-        is_link = stat.S_ISLNK(path.lstat().st_mode)
-    except FileNotFoundError:
-        raise
-    except OSError:  # its folder may not be entered
-        is_link = False
-    if not is_link:
-        return f"cannot be reached ({error.strerror})"
-    target = legible(os.readlink(path))
-    if isinstance(error, FileNotFoundError):
-        return f"is a link to {target}, which is not there"
-    if error.errno == errno.ELOOP:
-        return f"is a link to {target}, which leads back to it"
-    return f"is a link to {target}, which cannot be reached ({error.strerror})"
-
-
-def fault_of_contents(path: Path) -> str:
-    """Why the contents of a file are no video, where its first bytes tell; else empty."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LOOKED_AT)
-    except OSError as error:
-        return f"cannot be opened ({error.strerror})"
-    if not data.strip(b"\0"):
-        return "holds nothing but zeros" if _is_zero(path) else ""
-    # Lists of files (ffconcat, m3u8) among them, which decoders would follow to wherever they lead.
-    is_text = not any(byte < 9 or 13 < byte < 32 for byte in data) and not data.startswith(b"YUV4MPEG2")
-    return "is a text, not a video" if is_text else ""
-
-
-def _is_zero(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 @dataclass
@@ -209,7 +136,7 @@ class _Walk:
         try:
             found = (self.root / path).stat()
         except OSError as error:
-            self.tree.faults[path] = _fault_of_link(self.root / path, error)
+            self.tree.faults[path] = fault_of_link(self.root / path, error)
             return
         if not stat.S_ISDIR(found.st_mode):
             self._file(path, found)
