@@ -23,7 +23,7 @@ _VIDEO = ("PNG", "GIF")  # FFmpeg's, where they hold more than one frame, and a 
 _STREAMS = (".mjpg", ".mjpeg")  # JPEG pictures end to end: a video
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _ORIENTATION, _PHOTOMETRIC, _YCBCR, _COMPRESSION, _UNCOMPRESSED = 274, 262, 6, 259, 1  # of TIFF
-_DEFAULT_MS = {"GIF": 100}  # of a frame that does not say how long it is shown; 40 of other formats
+_DEFAULT_MS, _GIF_MS = 40, 100  # of a frame that does not say how long it is shown
 
 
 class Still:
@@ -39,7 +39,7 @@ class Still:
     def __init__(self, path: Path, image: Image) -> None:
         self.path, self._image = path, image
         self.frames = int(getattr(image, "n_frames", 1)) if image.format in _ANIMATED else 1
-        self._default_ms = _DEFAULT_MS.get(image.format or "", 40)
+        self._default_ms = _GIF_MS if image.format == "GIF" and self.frames > 1 else _DEFAULT_MS
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """When each frame is shown, milliseconds from 0, and its (H, W, 3) uint8 RGB."""
@@ -49,6 +49,8 @@ class Still:
                 self._image.seek(number)
                 image = _with_pixels(self._image, self.path)
                 yield time_ms, _upright(image)
+            except VideoError:
+                raise
             except (OSError, SyntaxError, ValueError, EOFError) as error:
                 raise VideoError(f"{self.path}: cannot be read as a picture; is it damaged, or cut short?") from error
             time_ms += int(self._image.info.get("duration") or 0) or self._default_ms

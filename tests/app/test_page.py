@@ -189,7 +189,7 @@ def test_errors_in_words(page: Page, served: Served, video: Path, speech: Any, t
     broken.write_bytes(b"no film at all" * 1000)
     page.give(broken, speech(0.5))
     said = page.dub()
-    assert said.startswith("broken.mp4: cannot be read as video")
+    assert said.startswith("broken.mp4: is a text, neither video nor sound")
     assert str(served.temporary) not in said
     assert not page.shown("#results")
     assert "Traceback" not in served.log.read_text()

@@ -59,7 +59,7 @@ def test_a_picture_is_a_video_of_one_frame(tmp_path: Path, suffix: str) -> None:
 
 def test_what_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"nothing")
-    with pytest.raises(VideoError, match=r"a\.mp4: cannot be read as video"):
+    with pytest.raises(VideoError, match=r"a\.mp4: is a text"):
         VideoSource(tmp_path / "a.mp4")
 
 
