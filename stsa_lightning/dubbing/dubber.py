@@ -8,6 +8,7 @@ is to be re-rendered, the frame passes through unchanged.
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -344,7 +345,7 @@ def loudness_at_frames(source: VideoSource) -> np.ndarray | None:
 
 def check_no_input(out: Path, inputs: Iterable[str | Path]) -> None:
     """Raises DubError where the result would take the place of something that it is made from."""
-    if out.resolve() in {Path(path).resolve() for path in inputs}:
+    if os.path.realpath(out) in map(os.path.realpath, inputs):  # unlike Path.resolve it takes links in a circle
         raise DubError(f"{out}: is an input; choose another name for the result")
 
 

@@ -90,9 +90,9 @@ def read_manifest(path: str | Path, encoding: str | None = None) -> list[Job]:
     jobs = _jobs(text)
     for job, *others in zip(jobs, *map(_jobs, text.others), strict=False):
         _check_sure(job, [text, *text.others], [job, *others])
-    firsts: dict[Path, Job] = {}
+    firsts: dict[str, Job] = {}
     for job in jobs:
-        if firsts.setdefault(job.out.resolve(), job) is not job:
+        if firsts.setdefault(os.path.realpath(job.out), job) is not job:
             raise DubError(f"{job.where}: {job.out} is the result of more than one line; give each a name of its own")
     return jobs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -117,7 +118,7 @@ def evaluate_videos(
     if protocol is not None and protocol.ablate_paths:
         raise UserError("ablate_paths: expected a checkpoint, got videos; leave it out")
     protocol = replace(protocol or Protocol(), tasks=("paired",))
-    protocol = replace(protocol, dataset=protocol.dataset or true.resolve().stem)
+    protocol = replace(protocol, dataset=protocol.dataset or Path(os.path.realpath(true)).stem)
     name = name or generated.stem or "generated"
     if name == GROUND_TRUTH:
         raise UserError(f"name: {GROUND_TRUTH!r} is the true video's own row; choose another")

@@ -17,10 +17,12 @@ from PIL import Image
 from stsa_lightning.cli import main
 from stsa_lightning.data.corpora.source import Source
 from stsa_lightning.data.prepare import PrepareReport, PrepareSettings, prepare
+from stsa_lightning.dubbing.dubber import check_no_input
 from stsa_lightning.dubbing.manifest import Job
 from stsa_lightning.dubbing.people_report import find_people
 from stsa_lightning.dubbing.segments import read_segments
 from stsa_lightning.evaluation.protocol import Protocol
+from stsa_lightning.evaluation.run import evaluate_videos
 from stsa_lightning.evaluation.videos import match, video_samples
 from stsa_lightning.media.audio import AudioError, load_audio, write_wav
 from stsa_lightning.media.stills import open_still
@@ -102,6 +104,8 @@ def test_entry_that_is_no_file_is_named_everywhere(kind: str, tmp_path: Path, mo
     ]
     if kind != "folder":  # which may hold videos
         messages += [refused(lambda: match(path, Path("videos"))), refused(lambda: match(Path("videos"), path))]
+        messages.append(refused(lambda: evaluate_videos(Path("videos"), path, Path("report"))))
+        check_no_input(Path("o.mp4"), [path])
     if not path.exists():
         messages.append(refused(Job(path, path, Path("o.mp4"), "l.csv: line 2").check))
         assert messages[-1].startswith("l.csv: line 2: a.mp4: ")
