@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from stsa_lightning.media.audio_clock import Piece, decoded, in_seconds, measured, placed, stretch, time_of
-from stsa_lightning.media.container import open_input, picture_stream, reason
+from stsa_lightning.media.container import VideoError, open_input, picture_stream, reason
 from stsa_lightning.media.joins import carried_on, shifts_of
 from stsa_lightning.media.mixing import to_mono
 from stsa_lightning.utils.errors import UserError
@@ -230,6 +230,8 @@ class _Sound:
                 if not container.streams.audio:
                     raise AudioError(f"{self.path}: has no audio stream; give a file with sound")
                 yield container
+        except VideoError as error:
+            raise AudioError(str(error)) from error
         except av.error.FFmpegError as error:
             raise AudioError(
                 f"{self.path}: cannot be read as audio ({reason(error)}); is it a sound or video file?"

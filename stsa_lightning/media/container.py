@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stsa_lightning.media.matroska import as_one_recording
+from stsa_lightning.media.matroska import RecordingsDifferError, as_one_recording
 from stsa_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,12 +20,20 @@ class VideoError(UserError):
 
 
 def open_input(path: str | Path) -> InputContainer:
-    """Open a file for reading. Raises what `av.open` raises."""
+    """Open a file for reading.
+
+    Raises:
+        VideoError: recordings put end to end that differ in form.
+        what `av.open` raises.
+    """
     import av
 
     joined = None
     with suppress(OSError):  # FFmpeg meets and tells it
-        joined = as_one_recording(Path(path))
+        try:
+            joined = as_one_recording(Path(path))
+        except RecordingsDifferError as error:
+            raise VideoError(str(error)) from error
     if joined is not None:
         return av.open(joined, "r", metadata_errors="replace")
     # Without the prefix FFmpeg takes `take:2.wav` for a protocol's name. The list keeps it off the network, whatever

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import mmap
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-_EBML, _SEGMENT, _VOID = 0x1A45DFA3, 0x18538067, 0xEC
+from stsa_lightning.utils.errors import UserError
+
+_EBML, _SEGMENT, _TRACKS, _VOID = 0x1A45DFA3, 0x18538067, 0x1654AE6B, 0xEC
 # What a recording has beside its clusters: SeekHead, Info, Tracks, Cues, Chapters, Tags, Attachments.
-_HEADERS = {_EBML, _SEGMENT, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469}
+_HEADERS = {_EBML, _SEGMENT, 0x114D9B74, 0x1549A966, _TRACKS, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469}
+
+
+# What a track's entry says of how it is to be decoded, beside its number and type; lists of the others go deeper.
+_ENTRY, _NUMBER, _TYPE, _CODEC, _PRIVATE = 0xAE, 0xD7, 0x83, 0x86, 0x63A2
+_WIDTH, _HEIGHT, _RATE, _CHANNELS, _BITS = 0xB0, 0xBA, 0xB5, 0x9F, 0x6264
+_LISTS, _FORM = (_ENTRY, 0xE0, 0xE1), (_WIDTH, _HEIGHT, _RATE, _CHANNELS, _BITS)
+_PICTURE, _SOUND = b"\1", b"\2"  # types of tracks
+_OF_ONE_FILE = (b"A_FLAC",)  # codecs whose private data hold sums of the recording, not its form alone
+
+Track = dict[int, bytes]
+
+
+class RecordingsDifferError(UserError):
+    """Recordings put end to end that no decoder takes for one."""
 
 
 def as_one_recording(path: Path) -> mmap.mmap | None:
@@ -19,6 +36,7 @@ def as_one_recording(path: Path) -> mmap.mmap | None:
 
     Raises:
         OSError: the file cannot be read.
+        RecordingsDifferError: a later recording has a picture or sound of another form under a track's number.
     """
     with path.open("rb") as file:
         if file.read(4) != _EBML.to_bytes(4, "big"):
@@ -29,6 +47,7 @@ def as_one_recording(path: Path) -> mmap.mmap | None:
     if names.count(_SEGMENT) < 2:
         data.close()
         return None
+    _check_alike(path, [_tracks(data, body, stop) for name, _, body, stop in headers if name == _TRACKS])
     first = names.index(_SEGMENT)
     _, start, body, _ = headers[first]
     data[start + 4 : body] = _size(None, body - start - 4)
@@ -55,6 +74,52 @@ def _elements(data: mmap.mmap) -> Iterator[tuple[int, int, int, int]]:
             return  # the usual file
         several |= name == _SEGMENT
         at = body if endless or name == _SEGMENT else stop
+
+
+def _tracks(data: mmap.mmap, at: int, stop: int) -> dict[bytes, Track]:
+    """What the list of a recording's tracks says: number -> element -> its bytes."""
+    tracks: list[Track] = []
+    while at < stop:
+        name, size_at, _ = _number(data, at, marked=True)
+        size, body, _ = _number(data, size_at, marked=False)
+        if not name or body == size_at:
+            break
+        if name == _ENTRY:
+            tracks.append({})
+        elif tracks and name in (_NUMBER, _TYPE, _CODEC, _PRIVATE, *_FORM):
+            tracks[-1][name] = data[body : body + size].lstrip(b"\0") if name != _PRIVATE else data[body : body + size]
+        at = body if name in _LISTS else body + size
+    return {track.get(_NUMBER, b""): track for track in tracks}
+
+
+def _check_alike(path: Path, recordings: list[dict[bytes, Track]]) -> None:
+    """Raises RecordingsDifferError where a later recording's tracks are no continuation of the first's."""
+    for place, later in enumerate(recordings[1:], 2):
+        for number, track in later.items():
+            first = recordings[0].get(number, {})
+            if not {first.get(_TYPE), track.get(_TYPE)} & {_PICTURE, _SOUND}:
+                continue
+            if _form(first) != _form(track):
+                raise RecordingsDifferError(
+                    f"{path}: holds {len(recordings)} recordings end to end whose tracks differ: track "
+                    f"{int.from_bytes(number, 'big')} is {_words(first)} in the first, {_words(track)} in number "
+                    f"{place}; convert them to one form, or give them one by one"
+                )
+
+
+def _form(track: Track) -> Track:
+    ignored = (_PRIVATE,) if track.get(_CODEC) in _OF_ONE_FILE else ()
+    return {name: value for name, value in track.items() if name not in ignored}
+
+
+def _words(track: Track) -> str:
+    words = track.get(_CODEC, b"nothing").decode("ascii", "replace")
+    if _WIDTH in track and _HEIGHT in track:
+        width, height = (int.from_bytes(track[name], "big") for name in (_WIDTH, _HEIGHT))
+        return f"{words} of {width} x {height} pixels"
+    if len(rate := track.get(_RATE, b"")) in (4, 8):
+        return f"{words} of {struct.unpack('>f' if len(rate) == 4 else '>d', rate)[0]:g} Hz"
+    return words
 
 
 def _number(data: mmap.mmap, at: int, marked: bool) -> tuple[int, int, bool]:

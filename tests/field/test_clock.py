@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -19,7 +20,7 @@ from stsa_lightning.media.audio import AudioError, load_audio, other_audible_tra
 from stsa_lightning.media.audio_clock import in_seconds, placed, stretch
 from stsa_lightning.media.mixing import to_mono
 from stsa_lightning.media.stream import VideoStream
-from stsa_lightning.media.video import VideoReader, VideoWriter, probe
+from stsa_lightning.media.video import VideoError, VideoReader, VideoWriter, probe
 from stsa_lightning.media.video_source import VideoSource
 from tests.field.media import (
     FRAGMENTED,
@@ -292,6 +293,45 @@ def test_recordings_put_end_to_end_are_one(
     assert probe(file).duration_s == pytest.approx(1.6 * len(starts_s), abs=0.5)
     with VideoReader(file) as reader:
         np.testing.assert_allclose(reader.timestamps_s, np.arange(len(frames)) / 25, atol=2e-3)
+
+
+DIFFERENT = {
+    "another codec of the picture": (
+        {"codec": "ffv1"},
+        {},
+        "track 1 is V_MPEG4/ISO/AVC of 64 x 48 pixels in the first",
+    ),
+    "another size": ({"size": (96, 80)}, {}, "V_MPEG4/ISO/AVC of 96 x 80 pixels in number 3"),
+    "other pixels": ({"pixels": "yuv444p"}, {}, "track 1 is"),
+    "another codec of the sound": ({}, {"codec": "aac"}, "track 2 is A_PCM/INT/LIT of 48000 Hz in the first, A_AAC of"),
+    "another rate": ({}, {"rate_hz": 44_100}, "A_PCM/INT/LIT of 44100 Hz in number 3"),
+    "no picture": (None, {}, "track 1 is V_MPEG4/ISO/AVC of 64 x 48 pixels in the first, A_PCM/INT/LIT of 48000 Hz"),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_recordings_put_end_to_end_that_differ_are_refused(tmp_path: Path, kind: str) -> None:
+    """A decoder would cut the picture where the other form begins, and play the other sound's bytes as noise."""
+    picture, sound, expected = DIFFERENT[kind]
+    track = SoundTrack(noise(0.4, 48_000), 48_000, "pcm_s16le")
+    usual = make_media(tmp_path / "a.mkv", track, Picture(10)).read_bytes()
+    other = replace(track, **sound)
+    make_media(tmp_path / "b.mkv", other, None if picture is None else replace(Picture(10), **picture))
+    file = tmp_path / "all.mkv"
+    file.write_bytes(2 * usual + (tmp_path / "b.mkv").read_bytes())
+    for read, error in ((probe, VideoError), (load_audio, AudioError)):
+        with pytest.raises(error) as raised:
+            read(file)  # type: ignore[operator]
+        assert f"{file}: holds 3 recordings end to end whose tracks differ: " in str(raised.value)
+        assert expected in str(raised.value)
+
+
+def test_recordings_put_end_to_end_of_which_a_later_one_is_silent_are_one(tmp_path: Path) -> None:
+    sound = SoundTrack(noise(0.4, 48_000), 48_000, "flac")
+    parts = [make_media(tmp_path / "a.mkv", sound, Picture(10)), make_media(tmp_path / "b.mkv", (), Picture(10))]
+    (tmp_path / "all.mkv").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert sum(1 for _ in VideoStream(tmp_path / "all.mkv")) == 20
+    assert len(load_audio(tmp_path / "all.mkv")) == pytest.approx(0.4 * RATE, abs=100)
 
 
 # ---------------------------------------------------------------------------------------------------- frames by stamps
