@@ -62,7 +62,7 @@ test: $(VENV)/.developed
 
 # What takes minutes rather than seconds.
 test-slow: $(VENV)/.developed
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow -rs
 
 # The pages, into site/. The variable silences an advertisement.
 docs: $(VENV)/.installed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`STSA_SLOW_UNTIL`, in seconds since 1970: a check with limited time begins no slow test later, and says so."""
+    until = os.environ.get("STSA_SLOW_UNTIL")
+    if until and item.get_closest_marker("slow") and time.time() > float(until):
+        pytest.skip(f"no time is left for {item.name} (STSA_SLOW_UNTIL)")
 
 
 def _folder(variable: str, default: Path) -> Path:
