@@ -142,7 +142,9 @@ def leaves(settings: dict[str, Any], above: str = ""):
             yield f"{above}{name}", value
 
 
-@pytest.mark.parametrize("name", ["spatial_only", "temporal_only", "no_end_to_end"])
+@pytest.mark.parametrize(
+    "name", ["spatial_only", *(pytest.param(n, marks=pytest.mark.slow) for n in ("temporal_only", "no_end_to_end"))]
+)
 def test_an_ablation_fits(name: str, prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     files = ["-c", str(EXPERIMENTS / "sample.yaml"), "-c", str(EXPERIMENTS / "ablations" / f"{name}.yaml")]

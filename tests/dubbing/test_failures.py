@@ -64,7 +64,7 @@ def test_a_folder_that_takes_no_files_is_reported_before_the_work(clip: Path, sp
         dubber.dub(clip, speech, Path("/proc/x.mp4"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_and_sigterm_leave_nothing(tmp_path: Path, clip: Path, checkpoint: Path, number: signal.Signals) -> None:
     write_wav(tmp_path / "long.wav", np.full(16_000 * 60, 0.1, np.float32))
     out = tmp_path / "out"

@@ -126,6 +126,7 @@ def test_code_that_a_checkpoint_names_is_not_imported_unasked(mine: Path, monkey
         load_networks(mine / "b.safetensors")
 
 
+@pytest.mark.slow
 def test_data_of_one_s_own_train(mine: Path):
     """Bytes for faces, floats for references."""
     settings = yaml.safe_load((mine / "mine.yaml").read_text())
@@ -139,6 +140,7 @@ def test_data_of_one_s_own_train(mine: Path):
     }}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_metric_of_one_s_own_chooses_the_best_checkpoint(mine: Path):
     stsa("-c", "brightness.yaml", *FIT)
     state = torch.load(mine / "runs/mine/best.ckpt", weights_only=True)["callbacks"]

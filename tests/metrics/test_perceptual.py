@@ -166,6 +166,7 @@ def test_sets_join_exactly_and_are_not_averages_of_batches(pair):
     assert {reduce.__name__ for reduce in whole._reductions.values()} == {"dim_zero_sum"}
 
 
+@pytest.mark.slow
 def test_fid_with_seeded_weights_in_the_published_format(tmp_path, monkeypatch, pair):
     inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
     torch.manual_seed(0)
@@ -197,6 +198,7 @@ def test_fid_with_seeded_weights_in_the_published_format(tmp_path, monkeypatch, 
         FID(tmp_path)
 
 
+@pytest.mark.slow
 def test_fvd_sees_windows_of_sixteen_frames(folder):
     metric = FVD(folder)
     clip = torch.rand(35, 3, 40, 40, generator=torch.Generator().manual_seed(0))

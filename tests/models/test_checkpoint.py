@@ -105,7 +105,8 @@ def test_half_precision_is_half_the_size_and_reads_back_as_floats(tmp_path, tiny
     whole = save_networks(tmp_path / "whole.safetensors", tiny_guidance, tiny_synthesis, META)
     half = save_networks(tmp_path / "half.safetensors", tiny_guidance, tiny_synthesis, META, half=True)
     assert half.stat().st_size < 0.6 * whole.stat().st_size
-    for mine, theirs in zip((tiny_guidance, tiny_synthesis), load_networks(half)[:2], strict=True):
+    for network, theirs in zip((tiny_guidance, tiny_synthesis), load_networks(half)[:2], strict=True):
+        mine = network.state_dict()
         for name, tensor in theirs.state_dict().items():
-            assert tensor.dtype == mine.state_dict()[name].dtype, name
-            torch.testing.assert_close(tensor, mine.state_dict()[name], rtol=1e-3, atol=1e-6)
+            assert tensor.dtype == mine[name].dtype, name
+            torch.testing.assert_close(tensor, mine[name], rtol=1e-3, atol=1e-6)

@@ -47,8 +47,17 @@ def run(folder: Path, data: Path, logger: str) -> Path:
     return folder / "run"
 
 
-def test_files_state_versions_settings_and_the_balance(prepared_sample: Path, tmp_path: Path):
-    folder = run(tmp_path, prepared_sample, "csv")
+def test_loggers_and_files_state_versions_settings_and_the_balance(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = run(tmp_path, prepared_sample, "[csv, wandb]")
+    settings = dict(wandb.run.config)  # type: ignore[union-attr]
+    wandb.finish()
+    assert settings["data/index_sha256"] == sha256_of(prepared_sample / INDEX_FILE)
+    assert settings["version/torch"] == torch.__version__
+    assert settings["settings"]["trainer"]["max_epochs"] == 1
+    assert list(folder.rglob("media/images/**/*.png"))
     record = yaml.safe_load((folder / "logs" / "hparams.yaml").read_text())
     digest = sha256_of(prepared_sample / INDEX_FILE)
     assert record["version/stsa_lightning"] == stsa_lightning.__version__
@@ -64,19 +73,6 @@ def test_files_state_versions_settings_and_the_balance(prepared_sample: Path, tm
         assert sum(parts) == pytest.approx(1, abs=1e-4)
     assert float(row["weight/adversarial"]) == pytest.approx(0.1)
     assert float(row["balance/paths/cil"]) > 0
-
-
-def test_wandb_offline_has_them_and_the_pictures(
-    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = run(tmp_path, prepared_sample, "wandb")
-    settings = dict(wandb.run.config)  # type: ignore[union-attr]
-    wandb.finish()
-    assert settings["data/index_sha256"] == sha256_of(prepared_sample / INDEX_FILE)
-    assert settings["version/torch"] == torch.__version__
-    assert settings["settings"]["trainer"]["max_epochs"] == 1
-    assert list(folder.rglob("media/images/**/*.png"))
 
 
 def test_a_run_without_any_logger_works(prepared_sample: Path, tmp_path: Path):
