@@ -67,17 +67,14 @@ def blend_face(
     coarse = _resized(levels, size) if compared_at else levels
     colours = _matching(coarse, seen, _resized(mask, size))
     coarse = cv2.transform(coarse, colours)
-    above = _resized(cv2.transform(levels, colours) if compared_at else coarse, own_size)
+    change = _resized(cv2.transform(levels, colours) if compared_at else coarse, own_size) - below
     if detail and min(own_size) > min(size):
         fits = _resized(_agreement(coarse, seen, (landmarks - place.box[:2]) / own_size * size), own_size)
-        finer = below - _resized(seen, own_size)
-        if compared_at:  # in place of the face's own
-            finer -= above - _resized(coarse, own_size)
-        above += each_colour(np.clip(fits, 0, 1)) * finer
-    above -= below
-    above *= each_colour(weight * mask)
+        # Where both agree, the frame changes by what they differ at the network's size, and keeps what is finer.
+        change += each_colour(np.clip(fits, 0, 1)) * (_resized(coarse - seen, own_size) - change)
+    change *= each_colour(weight * mask)
     out = frame.copy()
-    place.add(out, above)
+    place.add(out, change)
     return out
 
 
