@@ -9,7 +9,8 @@ turns in one process, with the same networks, face and speech, and medians of --
 face's own size (`auto`), follows several faces, matches colours and checks its results.
 
 Processor time is that of all threads, whatever else the machine does; a thread counts for the stage in whose name it
-works or was started. `python` are the threads of the engine, which are older than the stages. `fps on 2 cores` is what two cores give that do nothing else: 2 over the sum. Linux only.
+works or was started, `python` are the threads of the engine, which are older than the stages. `fps on 2 cores` is what
+two cores give that do nothing else: 2 over the sum. Linux only.
 """
 
 from __future__ import annotations

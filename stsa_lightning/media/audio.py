@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from stsa_lightning.media.audio_clock import Piece, decoded, in_seconds, measured, placed, stretch, time_of
-from stsa_lightning.media.container import VideoError, open_input, picture_stream, reason
+from stsa_lightning.media.container import VideoError, open_input, picture_stream, reason, tag
 from stsa_lightning.media.joins import carried_on, shifts_of
 from stsa_lightning.media.mixing import to_mono
 from stsa_lightning.utils.errors import UserError
@@ -208,7 +208,7 @@ class _Sound:
                 )
             channels = first.layout.nb_channels
             layout = _layout(first.layout.name, channels)
-            said = (stream.metadata.get(key) for key in ("language", "title"))
+            said = (tag(stream, key) for key in ("language", "title"))
             name = ", ".join(text for text in said if text and text != "und")
             self.track = AudioTrack(
                 self.path, number, len(streams), first.sample_rate, layout, channels, name, track is not None

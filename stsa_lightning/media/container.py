@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from av import VideoStream
     from av.container import InputContainer, OutputContainer
     from av.error import FFmpegError
+    from av.stream import Stream
 
 
 class VideoError(UserError):
@@ -26,8 +27,6 @@ def open_input(path: str | Path) -> InputContainer:
         VideoError: recordings put end to end that differ in form.
         what `av.open` raises.
     """
-    import av
-
     joined = None
     with suppress(OSError):  # FFmpeg meets and tells it
         try:
@@ -35,11 +34,25 @@ def open_input(path: str | Path) -> InputContainer:
         except RecordingsDifferError as error:
             raise VideoError(str(error)) from error
     if joined is not None:
-        return av.open(joined, "r", metadata_errors="replace")
+        return _opened(joined)
     # Without the prefix FFmpeg takes `take:2.wav` for a protocol's name. The list keeps it off the network, whatever
     # addresses a file (a playlist) names.
-    # Tags in another encoding are no reason not to read the rest.
-    return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    return _opened(f"file:{path}", options={"protocol_whitelist": "file"})
+
+
+def _opened(file: Any, **options: Any) -> InputContainer:
+    import av
+
+    # Tags in another encoding are no reason not to read the rest. From 19 on PyAV takes them as they are, unasked.
+    if int(av.__version__.partition(".")[0]) < 19:
+        options["metadata_errors"] = "surrogateescape"
+    return av.open(file, "r", **options)
+
+
+def tag(stream: Stream, key: str) -> str | None:
+    """What the file says of a stream, such as its `language` or `title`; bytes of another encoding replaced."""
+    value = stream.metadata.get(key)
+    return None if value is None else value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def open_output(path: str | Path, format: str, **options: Any) -> OutputContainer:

@@ -22,7 +22,7 @@ from stsa_lightning.data.corpora import OtherFilesWarning, Source, find_sources
 from stsa_lightning.data.corpora.tree import search
 from stsa_lightning.data.index import clip_path, empty_row, load_index
 from stsa_lightning.data.prepare import JOURNAL, PrepareReport, PrepareSettings, prepare
-from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.audio import load_audio, probe_audio
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import probe
 from stsa_lightning.utils.names import from_legible, legible, storable
@@ -213,6 +213,7 @@ def test_tags_in_another_encoding_do_not_matter(suffix: str, tmp_path: Path) -> 
         picture = container.add_stream("mpeg4", rate=25)
         picture.width = picture.height = 64
         sound = container.add_stream("mp2", rate=16_000)
+        sound.metadata["title"] = "TITLETITLE"
         for number in range(5):
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 40 * number, np.uint8), format="rgb24")
             container.mux(picture.encode(frame))
@@ -227,3 +228,4 @@ def test_tags_in_another_encoding_do_not_matter(suffix: str, tmp_path: Path) -> 
     assert probe(path).has_audio
     assert len(list(VideoStream(path))) == 5
     assert len(load_audio(path))
+    probe_audio(path).name.encode()  # can be printed
