@@ -13,7 +13,7 @@ VIDEOS := $(OUT)/sample/videos
 # Setuptools warns of every editable installation, whatever is in it.
 INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable
 
-.PHONY: demo test test-slow lint docs install clean
+.PHONY: demo test test-slow lint docs install developed clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@touch $@
 
 # What tests and checks need besides, which the demo does not wait for.
+developed: $(VENV)/.developed
+
 $(VENV)/.developed: $(VENV)/.installed
 	$(INSTALL) '.[dev]'
 	@touch $@
