@@ -17,6 +17,8 @@ SMALL = {
     "dub.py": "--clip CLIP --size tiny --frames 2 --runs 1 --no-small",
     "dub_memory.py": "--minutes 0.05 --still",
     "encoding.py": "CLIP --frames 4 --runs 1",
+    "live.py": "--clip CLIP --speech OTHER --utterances 1 --seconds 0.4",
+    "live_context.py": "--speech OTHER --clip CLIP --seconds 1",
     "metrics.py": "--frames 16 --runs 1",
     "occlusion.py": "CLIP --frames 4 --covers",
     "pauses.py": "CLIP OTHER",

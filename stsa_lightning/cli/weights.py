@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from stsa_lightning.cli.command import add_allow_class, command
@@ -23,9 +24,21 @@ def add(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--half", action="store_true", help="16 bits a weight: half the size")
     for parser in (released, export):
         parser.add_argument("-o", "--out", type=Path, required=True, help="file to write (.safetensors)")
+    pull = command(weights, "pull", _weights_pull, "networks of the Hugging Face hub -> a file here (extra `hub`)")
+    pull.add_argument("repository", help="owner/name, or owner/name@revision")
+    pull.add_argument("-o", "--out", type=Path, help="file to copy them to (.safetensors); without it, into the cache")
+    push = command(weights, "push", _weights_push, "a checkpoint's networks -> the Hugging Face hub (extra `hub`)")
+    push.add_argument("checkpoint", type=Path, help=".safetensors, or .ckpt of a run")
+    push.add_argument("repository", help="owner/name; made where it is not there")
+    push.add_argument("--private", action="store_true", help="a new repository is private")
+    push.add_argument("--half", action="store_true", help="16 bits a weight: half the size")
+    push.add_argument("--licence", "--license", help="for the model card, such as apache-2.0")
+    push.add_argument(
+        "--card", type=Path, help="a model card (README.md) of your own; without it one is made where there is none"
+    )
     onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> two ONNX graphs for other programs")
     onnx.add_argument("checkpoint", type=Path, help=".safetensors, or .ckpt of a run")
-    for parser in (export, onnx):
+    for parser in (export, onnx, push):
         add_allow_class(parser)
     onnx.add_argument("-o", "--out", type=Path, required=True, help="folder to write to")
 
@@ -51,7 +64,27 @@ def _weights_fetch(arguments: argparse.Namespace) -> None:
 def _weights_import(arguments: argparse.Namespace) -> None:
     from stsa_lightning.models.convert_released import import_released
 
-    print(import_released(arguments.guidance, arguments.synthesis, arguments.out))
+    print(import_released(arguments.guidance, arguments.synthesis, arguments.out, recognised=print))
+
+
+def _weights_pull(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.models.checkpoint import load_networks
+    from stsa_lightning.models.hub import find_networks
+    from stsa_lightning.utils.files import written_whole
+
+    path = find_networks(arguments.repository)
+    load_networks(path)  # what is no network of ours is refused here
+    if arguments.out is not None:
+        with written_whole(arguments.out) as part:
+            shutil.copyfile(path, part)
+    print(arguments.out or path)
+
+
+def _weights_push(arguments: argparse.Namespace) -> None:
+    from stsa_lightning.models.hub import push
+
+    options = {name: getattr(arguments, name) for name in ("private", "half", "licence", "card")}
+    print(push(arguments.checkpoint, arguments.repository, **options))
 
 
 def _weights_export(arguments: argparse.Namespace) -> None:

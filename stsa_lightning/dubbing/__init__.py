@@ -3,7 +3,9 @@
 from stsa_lightning.dubbing.dialogue import dub_segments
 from stsa_lightning.dubbing.dubber import Dubber, Resolution, largest_side
 from stsa_lightning.dubbing.face_track import Faces, find_faces
+from stsa_lightning.dubbing.live import LiveFrame, Stream, paced
 from stsa_lightning.dubbing.people_report import find_people
+from stsa_lightning.dubbing.person import Person
 from stsa_lightning.dubbing.renderer import Renderer, block_size
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.schedule import Schedule, make_schedule, ping_pong
@@ -15,10 +17,13 @@ __all__ = [
     "DubReport",
     "Dubber",
     "Faces",
+    "LiveFrame",
+    "Person",
     "Renderer",
     "Resolution",
     "Schedule",
     "Segment",
+    "Stream",
     "block_size",
     "choose_device",
     "dub_segments",
@@ -26,6 +31,7 @@ __all__ = [
     "find_people",
     "largest_side",
     "make_schedule",
+    "paced",
     "ping_pong",
     "read_segments",
 ]

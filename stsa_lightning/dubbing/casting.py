@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stsa_lightning.dubbing.dubber import loudness_at_frames
+from stsa_lightning.dubbing.face_selection import loudness_at_frames
 from stsa_lightning.dubbing.people import Person, choose_person
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.segments import NOBODY, Segment

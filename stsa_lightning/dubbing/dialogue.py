@@ -19,21 +19,16 @@ import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.casting import Casting, Role
-from stsa_lightning.dubbing.dubber import (
-    Dubber,
-    check_no_input,
-    failed_note,
-    fitted_schedule,
-    too_large,
-    watch,
-    write_frames,
-)
+from stsa_lightning.dubbing.dubber import Dubber, fitted_schedule
+from stsa_lightning.dubbing.face_selection import watch
 from stsa_lightning.dubbing.face_track import FAILED, RAMP_S, REASONS, ramp_frames, ramped
+from stsa_lightning.dubbing.notes import failed_note, too_large
 from stsa_lightning.dubbing.people import PeopleFinder
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import ProgressCallback, progress_bars
 from stsa_lightning.dubbing.renderer import Renderer
 from stsa_lightning.dubbing.report import DubError, DubReport, SegmentReport
+from stsa_lightning.dubbing.result_file import check_no_input, write_frames
 from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.segments import NOBODY, Segment
 from stsa_lightning.dubbing.voices import Heard, Notes, PersonSpeech, Voices, laid_under, mixed

@@ -7,11 +7,9 @@ is to be re-rendered, the frame passes through unchanged.
 
 from __future__ import annotations
 
-import errno
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,13 +18,18 @@ import numpy as np
 import torch
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.dubbing.face_selection import FaceSelector, at_frames, source_level
+from stsa_lightning.dubbing.face_selection import FaceSelector, loudness, watch
 from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces, ramp_frames
+from stsa_lightning.dubbing.notes import dub_notes, too_large
 from stsa_lightning.dubbing.people import PeopleFinder, checked_person, choose_person, names_a_person
+from stsa_lightning.dubbing.person import Person
+from stsa_lightning.dubbing.person_file import StoredVideo
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars, ProgressCallback, progress_bars
-from stsa_lightning.dubbing.renderer import Observe, RenderConfig, Renderer, Restore
+from stsa_lightning.dubbing.render_config import RenderConfig, Restore
+from stsa_lightning.dubbing.renderer import Observe, Renderer
 from stsa_lightning.dubbing.report import DubError, DubReport
+from stsa_lightning.dubbing.result_file import check_no_input, write_frames
 from stsa_lightning.dubbing.schedule import Fit, Schedule, make_schedule
 from stsa_lightning.dubbing.speech_features import LiveSpeech, Silence, Speech, SpeechFeatures
 from stsa_lightning.face.check import ResultCheck
@@ -36,19 +39,16 @@ from stsa_lightning.features.base import FEATURE_DIMS, AudioFeatures
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.inference.engine import Engine
 from stsa_lightning.inference.render_engine import Precision, RenderEngine
-from stsa_lightning.media.audio import AudioError
-from stsa_lightning.media.video import VideoWriter, check_output
-from stsa_lightning.media.video_source import VideoSource, longest_gap_s
+from stsa_lightning.media.video import check_output
+from stsa_lightning.media.video_source import KnownFrames, VideoSource, longest_gap_s
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.hub import find_networks
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.utils.device import choose_device
-from stsa_lightning.utils.disk_array import DiskArray
 from stsa_lightning.utils.memory import limit_arenas, release_free_memory
 
 REFERENCE_SECONDS = 10.0  # references come from this much of the video at least, even if the speech is shorter
-# Half the work of x264's own preset at 16; files up to a sixth larger, 0.1 to 0.6 dB of 41 to 45 less (benchmarks).
-_ENCODING: dict[str, Any] = {"preset": "veryfast", "crf": 15}
 Resolution = int | Literal["auto", "network"]
 LIVE_SECONDS = 6 * 3600.0  # the longest live speech
 
@@ -156,11 +156,22 @@ class Dubber:
         features = audio_features(meta["features"], **extractor)
         return cls(guidance, synthesis, features, device=device, **{**known, **options})
 
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path | None = None, device: str | torch.device = "cpu", **options: Any
+    ) -> Dubber:
+        """A dubber from networks by name: see `models.hub.find_networks`; without one, those of the package.
+
+        Raises:
+            as `from_checkpoint` and `find_networks`.
+        """
+        return cls.from_checkpoint(find_networks(source), device, **options)
+
     # ------------------------------------------------------------------------------------------------------- to a file
 
     def dub(
         self,
-        video: str | Path,
+        video: str | Path | Person,
         audio: str | Path,
         out: str | Path,
         progress: bool | ProgressCallback = True,
@@ -175,7 +186,7 @@ class Dubber:
         AAC has it, its own rate.
 
         Args:
-            video: a face; any frame rate (also a varying one) and size; or a still picture.
+            video: a face; any frame rate (also a varying one) and size; or a still picture; or a prepared person.
             audio: the new speech: a sound file, or a video whose sound is taken.
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
             progress: show a progress bar, or call a `ProgressCallback`.
@@ -190,15 +201,16 @@ class Dubber:
             DubError: no frame has a face; the output is one of the inputs, or cannot be written.
         """
         began, out = time.monotonic(), Path(out)
-        check_no_input(out, [video, audio, sound or audio])
+        check_no_input(out, [video.video.path if isinstance(video, Person) else video, audio, sound or audio])
         times = Pipeline()
         with ExitStack() as opened, progress_bars(progress) as bars:
             opened.callback(release_free_memory)
-            source = opened.enter_context(VideoSource(video))
+            source, person = self._opened(video, opened)
             check_output(out, source.out_fps, source.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
                 speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track, sound))
-            renderer = opened.enter_context(self._renderer(source, speech, speech.seconds, times, bars, observe))
+            given = speech, speech.seconds, times, bars, observe
+            renderer = opened.enter_context(self._renderer(source, person, *given))
             seconds = self._write(renderer, speech, out, times, bars)
         faces, schedule = renderer.faces, renderer.schedule
         why = np.where(renderer.failed, FAILED, faces.why[schedule.source])
@@ -216,23 +228,39 @@ class Dubber:
             shots=len(np.unique(faces.shots[schedule.source])),
             face=faces.choice,
             stages=times.seconds,
-            warnings=(*_warnings(source, schedule, speech, why, seconds), *too_large(renderer)),
+            warnings=(*dub_notes(source, schedule, speech, why, seconds), *too_large(renderer)),
         )
+
+    def _opened(self, video: str | Path | Person, opened: ExitStack) -> tuple[KnownFrames, Person | None]:
+        """The frames of a dub, closed with `opened`, and the person that they were prepared as."""
+        if not isinstance(video, Person):
+            return opened.enter_context(VideoSource(video)), None
+        if video.engine is not self.engine:
+            raise DubError("the person was prepared by another dubber; prepare or load it with this one")
+        source = video.video.again()
+        opened.callback(source.close)
+        return source, video
 
     def _renderer(
         self,
-        source: VideoSource,
+        source: KnownFrames,
+        person: Person | None,
         speech: SpeechFeatures,
         seconds: float,
         times: Pipeline,
         bars: Bars,
         observe: Observe | None = None,
     ) -> Renderer:
-        faces = self._find_faces(source, seconds, times, bars)
+        if person is None:
+            assert isinstance(source, VideoSource)
+            faces, references = self._find_faces(source, seconds, times, bars), None
+        else:
+            faces, references = person.faces, person.references
         schedule = fitted_schedule(source, seconds, self.fit)
         check = self.result_check() if self.check else None
         ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(source.out_fps))
-        return Renderer(self.engine, self.config, source, faces, schedule, speech, observe, check, ahead)
+        given = source, faces, schedule, speech, observe, check, ahead
+        return Renderer(self.engine, self.config, *given, references=references)
 
     def result_check(self) -> ResultCheck:
         """Where the caller has a detector of their own, lips are not looked for in results."""
@@ -276,10 +304,47 @@ class Dubber:
         choice = reason if reason == person.id else f"{person.id}, {reason}"
         return finder.settled(person.tracks, fps, source.size, choice, self.steady, self.check)
 
+    # ---------------------------------------------------------------------------------------------------- once for many
+
+    def prepare(self, video: str | Path, progress: bool | ProgressCallback = False) -> Person:
+        """Do once what `dub`, `frames` and live streams of a video have in common: find the faces of all of its frames.
+
+        Args:
+            video: as for `dub`; for `Person.stream` one shot, the face and its mouth seen throughout.
+            progress: as for `dub`.
+
+        Raises:
+            as `dub`.
+        """
+        source = VideoSource(video)
+        try:
+            with progress_bars(progress) as bars:
+                faces = self._find_faces(source, float("inf"), Pipeline(), bars)
+            return self._person(source, faces)
+        except BaseException:
+            source.close()
+            raise
+        finally:
+            release_free_memory()
+
+    def load_person(self, path: str | Path) -> Person:
+        """A person that `Person.save` wrote, ready at once.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: it is damaged, or holds something else.
+        """
+        stored = StoredVideo(path)
+        return self._person(stored, stored.faces)
+
+    def _person(self, video: KnownFrames, faces: Faces) -> Person:
+        check = self.result_check if self.check else lambda: None
+        return Person(self.engine, self.config, self.features, video, faces, check)
+
     # ---------------------------------------------------------------------------------------------------- to a program
 
     def frames(
-        self, video: str | Path, audio: str | Path | Iterable[np.ndarray], audio_track: int | None = None
+        self, video: str | Path | Person, audio: str | Path | Iterable[np.ndarray], audio_track: int | None = None
     ) -> Iterator[np.ndarray]:
         """Dubbed frames, (H, W, 3) uint8 RGB, as they are ready; at the video's own rate.
 
@@ -287,9 +352,10 @@ class Dubber:
         the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead), to t + 0.41 s
         with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
         The latency of `block=1` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
-        core renders frames of its own, so that a block of one frame leaves all but one core idle. The video is searched
-        for faces before the first frame. With live speech no frame waits for the check of those after it: one that
-        fails is the source's at once, and only afterwards the new face comes in smoothly.
+        core renders frames of its own, so that a block of one frame leaves all but one core idle. A video is searched
+        for faces before the first frame, a prepared person is not. With live speech no frame waits for the check of
+        those after it: one that fails is the source's at once, and only afterwards the new face comes in smoothly.
+        Interruptions, and motion between utterances: `Person.stream`.
 
         Args:
             video: as for `dub`.
@@ -301,7 +367,7 @@ class Dubber:
         """
         with ExitStack() as opened, progress_bars(False) as bars:
             opened.callback(release_free_memory)
-            source = opened.enter_context(VideoSource(video))
+            source, person = self._opened(video, opened)
             speech: Speech | LiveSpeech
             if isinstance(audio, (str, Path)):
                 speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
@@ -309,44 +375,11 @@ class Dubber:
             else:
                 speech, seconds = opened.enter_context(LiveSpeech(audio, self.features)), LIVE_SECONDS
             times = Pipeline()
-            renderer = opened.enter_context(self._renderer(source, speech, seconds, times, bars))
+            renderer = opened.enter_context(self._renderer(source, person, speech, seconds, times, bars))
             opened.enter_context(times)  # ends before what its threads use
             if isinstance(speech, LiveSpeech):
                 opened.callback(speech.close)  # or a thread that waits for speech would be waited for
             yield from renderer.frames(times)
-
-
-def watch(source: VideoSource, selector: FaceSelector, until_s: float, times: Pipeline, bars: Bars) -> None:
-    """Show a selector the frames of a video up to a time."""
-    expected = int(min(source.info.frames, until_s * source.fps + 1))
-    with Pipeline() as pipeline:
-        frames = pipeline.source("find: decode", source.scan(until_s))
-        for frame in bars.track(frames, expected, description="finding the face"):
-            with times.timed("find: landmarks"):
-                selector.update(frame)
-    times.seconds.update(pipeline.seconds)
-
-
-def loudness(source: VideoSource) -> np.ndarray | None:
-    """Of the source's sound, to find the speaker; None where it has none that decides."""
-    if not source.info.has_audio:
-        return None
-    try:
-        return source_level(source.path, float(source.times_s[-1]) + 1)
-    except AudioError:
-        return None
-
-
-def loudness_at_frames(source: VideoSource) -> np.ndarray | None:
-    """(F,) the same at the source's frames."""
-    level = loudness(source)
-    return None if level is None else at_frames(level, source.times_s)
-
-
-def check_no_input(out: Path, inputs: Iterable[str | Path]) -> None:
-    """Raises DubError where the result would take the place of something that it is made from."""
-    if os.path.realpath(out) in map(os.path.realpath, inputs):  # unlike Path.resolve it takes links in a circle
-        raise DubError(f"{out}: is an input; choose another name for the result")
 
 
 def largest_side(resolution: Resolution, face_size: int) -> int:
@@ -379,54 +412,7 @@ def _check_fit(guidance: Guidance, synthesis: Synthesis, features: AudioFeatures
         )
 
 
-def write_frames(
-    out: Path,
-    frames: Callable[[Pipeline], Iterable[np.ndarray]],
-    source: VideoSource,
-    schedule: Schedule,
-    sound: tuple[DiskArray, int, str],
-    times: Pipeline,
-    bars: Bars,
-) -> None:
-    """Dubbed frames and sound (samples, rate, layout) into a file that appears whole or not at all."""
-    samples, rate_hz, layout = sound
-    fps = source.out_fps
-    with (
-        disk_errors_named(out),
-        times,
-        VideoWriter(
-            out,
-            fps,
-            source.size,
-            samples,
-            rate_hz,
-            layout=layout,
-            timestamps=schedule.varying_times_s(fps),
-            colours=source.colours,
-            **_ENCODING,
-        ) as writer,
-    ):
-        for frame in bars.track(frames(times), len(schedule), description="re-rendering"):
-            with times.timed("encode"):
-                writer.write(frame[None])
-
-
-@contextmanager
-def disk_errors_named(out: Path) -> Iterator[None]:
-    """Turn errors of the disk into a UserError with the file's name and what to do."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DubError(f"{out}: the disk is full; make room or write elsewhere. Nothing was left behind") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise DubError(f"{out}: may not be written ({error.strerror}); choose another folder") from error
-        raise DubError(f"{out}: cannot be written ({error.strerror or error})") from error
-
-
-def fitted_schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
+def fitted_schedule(source: KnownFrames, seconds: float, fit: Fit) -> Schedule:
     """Which frame is shown when; a mouth moves on where the video has too few frames, or none for a while."""
     times_s, fps = source.times_s, source.out_fps
     schedule = make_schedule(times_s, float(source.rate), seconds, fit)
@@ -434,39 +420,3 @@ def fitted_schedule(source: VideoSource, seconds: float, fit: Fit) -> Schedule:
         end_s = float(times_s[-1] + 1 / source.rate)
         return schedule.at(fps, min(seconds, end_s) if fit == "trim" else seconds)
     return schedule.held(fps, longest_gap_s(times_s))
-
-
-def too_large(renderer: Renderer) -> tuple[str, ...]:
-    """Where faces are larger than they are rendered."""
-    faces, config = renderer.faces, renderer.config
-    if not config.native:
-        return ()
-    rendered = faces.boxes[renderer.schedule.source[renderer.weight > 0]]
-    side = int(np.ptp(rendered.reshape(-1, 2, 2), axis=1).max(initial=0))
-    if side <= config.largest_side:
-        return ()
-    return (
-        f"faces of up to {side} pixels are rendered at {config.largest_side} (--resolution {side}: at their own size, "
-        "which takes longer)",
-    )
-
-
-def failed_note(count: int) -> str:
-    """What to say of generated faces that failed the check of the result."""
-    return (
-        f"{count} generated faces failed the check of the result, and their frames passed through: are the networks "
-        "made for such a face?"
-    )
-
-
-def _warnings(
-    source: VideoSource, schedule: Schedule, speech: Speech, why: np.ndarray, seconds: float
-) -> tuple[str, ...]:
-    found = [*source.warnings(int(schedule.source.max()) + 1), *speech.notes]
-    if (why != 0).all():
-        found.append("no frame was re-rendered")
-    if (why == FAILED).any():
-        found.append(failed_note(int((why == FAILED).sum())))
-    if seconds < speech.seconds - 1 / SAMPLE_RATE_HZ:
-        found.append(f"{speech.seconds - seconds:.2f} s of the sound were cut off (--fit trim)")
-    return tuple(found)

@@ -12,6 +12,8 @@ import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.face_track import Faces, settle_faces
+from stsa_lightning.dubbing.pipeline import Pipeline
+from stsa_lightning.dubbing.progress import Bars
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.face.cuts import CutDetector
 from stsa_lightning.face.landmarks import LandmarkDetector
@@ -19,7 +21,8 @@ from stsa_lightning.face.occlusion import CUES, PLACES, face_colours, lip_contra
 from stsa_lightning.face.speaking import sound_level
 from stsa_lightning.face.topology import LANDMARKS
 from stsa_lightning.face.tracks import FaceFollower, FaceTrack, choose
-from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.audio import AudioError, load_audio
+from stsa_lightning.media.video_source import VideoSource
 from stsa_lightning.utils.disk_array import DiskArray
 
 _LEVEL_FPS = 25
@@ -162,6 +165,33 @@ class FaceSelector:
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         self.close()
+
+
+def watch(source: VideoSource, selector: FaceSelector, until_s: float, times: Pipeline, bars: Bars) -> None:
+    """Show a selector the frames of a video up to a time."""
+    expected = int(min(source.info.frames, until_s * source.fps + 1))
+    with Pipeline() as pipeline:
+        frames = pipeline.source("find: decode", source.scan(until_s))
+        for frame in bars.track(frames, expected, description="finding the face"):
+            with times.timed("find: landmarks"):
+                selector.update(frame)
+    times.seconds.update(pipeline.seconds)
+
+
+def loudness(source: VideoSource) -> np.ndarray | None:
+    """Of the source's sound, to find the speaker; None where it has none that decides."""
+    if not source.info.has_audio:
+        return None
+    try:
+        return source_level(source.path, float(source.times_s[-1]) + 1)
+    except AudioError:
+        return None
+
+
+def loudness_at_frames(source: VideoSource) -> np.ndarray | None:
+    """(F,) the same at the source's frames."""
+    level = loudness(source)
+    return None if level is None else at_frames(level, source.times_s)
 
 
 def checked_face(face: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stsa_lightning.dubbing.dubber import loudness_at_frames, watch
+from stsa_lightning.dubbing.face_selection import loudness_at_frames, watch
 from stsa_lightning.dubbing.people import PeopleFinder, Person
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import ProgressCallback, progress_bars

@@ -13,60 +13,25 @@ import torch
 
 from stsa_lightning.dubbing.face_track import Faces, ramp_frames, ramped
 from stsa_lightning.dubbing.pipeline import Pipeline
+from stsa_lightning.dubbing.render_config import RenderConfig
 from stsa_lightning.dubbing.schedule import Schedule
+from stsa_lightning.dubbing.shot_references import NativeReferences, VideoReferences
 from stsa_lightning.dubbing.speech_features import SpeechFeatures, audio_windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.crops import to_uint8
-from stsa_lightning.face.heatmaps import outer_lip_aperture
-from stsa_lightning.face.native_resolution import FaceWarp, for_reading, native_face, native_size, shrunk
-from stsa_lightning.face.references import PoseFollower, candidates, choose_references
+from stsa_lightning.face.native_resolution import FaceWarp, for_reading, native_face, native_size
 from stsa_lightning.face.upright_box import UprightBox
 from stsa_lightning.inference.engine import Engine
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
 from stsa_lightning.media.video import nearest
-from stsa_lightning.media.video_source import VideoSource
-from stsa_lightning.utils.disk_array import DiskArray
+from stsa_lightning.media.video_source import KnownFrames
 
 WINDOW_FPS = 25  # the networks' clock: neighbours in a window are 0.04 s apart, whatever the video's rate
 BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are at work at a time; binds at 1080p
-_REFERENCES_KEPT = 4  # shots whose encoded references are held: a video that turns comes back to its last ones
 
-Restore = Callable[[np.ndarray], np.ndarray]
 Observe = Callable[[int, np.ndarray, UprightBox], None]
 """Called for each rendered frame with its number, its driving heatmap (S, S) in [0, 1] and the box of its face."""
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """What the networks were trained for, and how their faces are used.
-
-    Attributes:
-        face_size: side S of the networks' faces, pixels.
-        num_references: how many references they use, N.
-        num_frames: frames of a guidance window, odd, T.
-        heatmap_sigma: width of heatmap lines, pixels.
-        block: frames in a batch.
-        pose_matched_references: choose references for each frame by its pose, for networks with `align_references`.
-        restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
-        detail: keep the frame's own detail where the generated face agrees with it.
-        largest_side: faces larger than S are rendered at their own size, up to this one; S: all at the networks' size.
-    """
-
-    face_size: int
-    num_references: int
-    num_frames: int
-    heatmap_sigma: float
-    block: int
-    pose_matched_references: bool = False
-    restore: Restore | None = None
-    detail: bool = True
-    largest_side: int = 0
-
-    @property
-    def native(self) -> bool:
-        """Whether faces may be rendered larger than the networks see them; a restorer has detail of its own."""
-        return self.largest_side > self.face_size and self.restore is None
 
 
 @dataclass
@@ -101,43 +66,6 @@ class Block:
     faces: list[np.ndarray] = field(default_factory=list)
 
 
-class NativeReferences:
-    """The reference faces of a shot at their own resolution, on disk: of dozens, few serve at a time."""
-
-    def __init__(self) -> None:
-        self._pixels, self._shapes, self._starts = DiskArray(dtype=np.uint8), list[tuple[int, ...]](), [0]
-
-    def append(self, face: np.ndarray) -> None:
-        """The next reference, (h, w, 3) uint8."""
-        self._pixels.append(face.reshape(-1))
-        self._shapes.append(face.shape)
-        self._starts.append(len(self._pixels))
-
-    def read(self, number: int) -> np.ndarray:
-        """(h, w, 3) uint8."""
-        return self._pixels[self._starts[number] : self._starts[number + 1]].reshape(self._shapes[number])
-
-
-@dataclass(frozen=True)
-class ShotReferences:
-    """The references of a shot.
-
-    Attributes:
-        encoded: what `Engine.encode` returned.
-        landmarks: (M, 131, 2) of the references, normalised to the face box.
-        first: number of the shot's first frame.
-        chosen: (n, N) int64, which references serve each of its frames.
-        native, places: the references at their own resolution, and (M,) which of these each reference is.
-    """
-
-    encoded: Any
-    landmarks: np.ndarray
-    first: int
-    chosen: np.ndarray
-    native: NativeReferences | None
-    places: np.ndarray
-
-
 class Renderer:
     """Renders one video under one speech; a context manager.
 
@@ -153,6 +81,7 @@ class Renderer:
         ahead: faces are checked so many frames before they are shown, to fade out smoothly before one that is wrong.
         share: (n,) float32 in [0, 1] for each frame shown, how much of the face may show; None: all of it.
         pictures: the frames shown, in place of the video's own: what another face was already rendered into.
+        references: of the video, which the caller keeps for other renderers; None: its own.
 
     Attributes:
         failed: (n,) bool, for each frame shown whether its generated face was wrong, and the frame passed through.
@@ -162,7 +91,7 @@ class Renderer:
         self,
         engine: Engine,
         config: RenderConfig,
-        video: VideoSource,
+        video: KnownFrames,
         faces: Faces,
         schedule: Schedule,
         speech: SpeechFeatures,
@@ -171,6 +100,7 @@ class Renderer:
         ahead: int = 0,
         share: np.ndarray | None = None,
         pictures: Callable[[Pipeline], Iterator[np.ndarray]] | None = None,
+        references: VideoReferences | None = None,
     ) -> None:
         self.engine, self.config, self.video, self.observe = engine, config, video, observe
         self.faces, self.schedule, self.speech = faces, schedule, speech
@@ -179,14 +109,13 @@ class Renderer:
         self._offsets_s = (np.arange(config.num_frames) - config.num_frames // 2) / WINDOW_FPS
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
         self._nearest_face = _nearest_faces(faces, video.times_s[: len(faces.valid)])
-        self._lip_aperture = _lip_apertures(faces)
         self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(video.fps))
         weight = faces.weight[schedule.source]
         self.weight = weight if share is None else np.minimum(weight, share)
         self._pictures = pictures
         self.failed = np.zeros(len(schedule), bool)
-        self._reference_video: VideoSource | None = None
-        self._references = lru_cache(_REFERENCES_KEPT)(self._shot_references)
+        self._owns_references = references is None
+        self._references = references or VideoReferences(engine, config, video, faces)
         self._native_reference = lru_cache(config.num_references + 1)(_native_reference)
 
     def frames(self, pipeline: Pipeline) -> Iterator[np.ndarray]:
@@ -201,13 +130,23 @@ class Renderer:
         for frames in pipeline.stage("blend", self._blend, blocks):
             yield from frames
 
+    def render(self, number: int, picture: np.ndarray) -> np.ndarray:
+        """One dubbed frame at once, in the caller's thread; frames are asked for in order, but some may be left out.
+
+        Args:
+            number: in the schedule.
+            picture: (H, W, 3) uint8 RGB, the source's frame that is shown then.
+        """
+        block = self._block(np.array([number]), [picture])
+        block = self._check_faces(self._render(self._prepare(block)))
+        return self._blend(self._weighted(block, number + 1))[0]
+
     def close(self) -> None:
-        """Close the reference reader and the check, and free encoded references: a cached method keeps `self` alive."""
-        if self._reference_video is not None:
-            self._reference_video.close()
+        """Close the check, and references that are no one else's."""
+        if self._owns_references:
+            self._references.close()
         if self._check is not None:
             self._check.close()
-        del self._references
 
     def __enter__(self) -> Renderer:
         return self
@@ -222,9 +161,11 @@ class Renderer:
 
     def _blocks(self, pictures: Iterator[np.ndarray]) -> Iterator[Block]:
         for part in self._numbers():
-            weight = self.weight[part]
-            frames = [next(pictures) for _ in part]
-            yield Block(part, self.schedule.source[part], frames, np.flatnonzero(weight > 0), weight)
+            yield self._block(part, [next(pictures) for _ in part])
+
+    def _block(self, part: np.ndarray, pictures: list[np.ndarray]) -> Block:
+        weight = self.weight[part]
+        return Block(part, self.schedule.source[part], pictures, np.flatnonzero(weight > 0), weight)
 
     def _numbers(self) -> Iterator[np.ndarray]:
         """Numbers in the schedule of each block, all of one shot, for as long as there is speech."""
@@ -241,7 +182,11 @@ class Renderer:
         if not len(block.rendered):
             return block
         shown, sources = block.shown[block.rendered], block.sources[block.rendered]
-        block.originals = self._crops([block.frames[i] for i in block.rendered], sources)
+        faces = (
+            self.faces.box(source).crop(block.frames[i], self.config.face_size)
+            for i, source in zip(block.rendered, sources.tolist(), strict=True)
+        )
+        block.originals = np.stack(list(faces))
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         audio = audio_windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
         shot = self._references(int(self.faces.shots[sources[0]]))
@@ -335,51 +280,12 @@ class Renderer:
 
     # ------------------------------------------------------------------------------------------------------------ parts
 
-    def _shot_references(self, shot: int) -> ShotReferences:
-        """References of a shot, from closed to open lips, and for `align_references` those in its frames' poses."""
-        frames, count = np.flatnonzero(self.faces.shots == shot), self.config.num_references
-        weight = self.faces.weight[frames]
-        fit = weight == 1 if (weight == 1).any() else weight > 0
-        references = frames[choose_references(self._lip_aperture[frames], fit, count)]
-        chosen = np.arange(count)[None].repeat(len(frames), 0)
-        if self.config.pose_matched_references:
-            pool = frames[candidates(fit)]
-            matched = pool[self._pose_matched(frames, pool)]
-            distinct, index = np.unique(matched, return_inverse=True)
-            references, chosen = np.concatenate([references, distinct]), count + index.reshape(matched.shape)
-        ordered = np.unique(references)
-        self._reference_video = self._reference_video or self.video.again()
-        pictures = zip(ordered, self._reference_video.read(ordered.tolist()), strict=True)
-        native = NativeReferences() if self.config.native else None
-        crops = []
-        for i, picture in pictures:
-            crops.append(self._crops([picture], np.array([i]))[0])
-            if native is not None:
-                native.append(shrunk(self.faces.box(i).read(picture), self.config.largest_side))
-        places = np.searchsorted(ordered, references)
-        landmarks = self.faces.in_boxes(references)
-        inputs = self._builder.references(np.stack(crops)[places], landmarks)
-        return ShotReferences(self.engine.encode(inputs), landmarks, int(frames[0]), chosen, native, places)
-
-    def _pose_matched(self, frames: np.ndarray, pool: np.ndarray) -> np.ndarray:
-        """Which frames of the pool serve each frame as references: (n, N) indices into the pool."""
-        follower = PoseFollower(self.faces.in_boxes(pool), self._lip_aperture[pool], self.config.num_references)
-        chosen = []
-        for block in np.array_split(frames, -(-len(frames) // 1024)):
-            known = self.faces.valid[block, None, None]
-            chosen.append(follower(np.where(known, self.faces.in_boxes(block), np.nan)))
-        return np.concatenate(chosen)
-
     def _windows(self, times_s: np.ndarray, sources: np.ndarray) -> np.ndarray:
         """Frames with a face nearest to each of the times (m, T) around the frames `sources` (m,): (m, T)."""
         shown = self.schedule.source[np.searchsorted(self._halfway_s, times_s)]  # as `nearest`
         # Do not take neighbours across a shot cut.
         same = self.faces.shots[shown] == self.faces.shots[sources][:, None]
         return self._nearest_face[np.where(same, shown, sources[:, None])]
-
-    def _crops(self, frames: list[np.ndarray], sources: np.ndarray) -> np.ndarray:
-        boxes = map(self.faces.box, sources.tolist())
-        return np.stack([box.crop(frame, self.config.face_size) for frame, box in zip(frames, boxes, strict=True)])
 
 
 def _native_reference(references: NativeReferences, number: int) -> np.ndarray:
@@ -395,12 +301,6 @@ def _nearest_faces(faces: Faces, times_s: np.ndarray) -> np.ndarray:
         if len(known):
             found[part] = known[nearest(times_s[known], times_s[part])]
     return found
-
-
-def _lip_apertures(faces: Faces) -> np.ndarray:
-    """(F,) lip aperture as a share of the box."""
-    blocks = (np.arange(i, min(i + 1024, len(faces.valid))) for i in range(0, len(faces.valid), 1024))
-    return np.concatenate([outer_lip_aperture(faces.in_boxes(block)) for block in blocks])
 
 
 def block_size(frames: int, size: tuple[int, int]) -> int:

@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.dubbing.growing_features import GrowingFeatures
 from stsa_lightning.dubbing.pauses import pauses
-from stsa_lightning.features.base import HOP, SPAN, WINDOW_STEPS, AudioFeatures, feature_windows
+from stsa_lightning.features.base import WINDOW_STEPS, AudioFeatures, feature_windows
 from stsa_lightning.media.audio import INAUDIBLE, AudioTrack, load_audio, other_audible_tracks, probe_audio
 from stsa_lightning.media.video import AAC_RATES_HZ, MOST_CHANNELS
 from stsa_lightning.utils.disk_array import DiskArray
@@ -21,12 +22,7 @@ from stsa_lightning.utils.disk_array import DiskArray
 Silence = Literal["keep", "close"]
 
 _MINUTE = 60 * SAMPLE_RATE_HZ
-# Steps before and after those wanted that a live extractor hears as well: one before is all that log-mel and MFCC look
-# at; the others listen to as much as they are given, and Moonshine tells more of the mouth's width with 0.2 s to come.
-_BEFORE = {"wav2vec2": 100, "moonshine": 100}
-_AFTER = {"moonshine": 10}
 _SAME_LENGTH_S = 0.1
-_REMEMBERED = 50  # steps that live speech keeps: windows overlap
 
 
 class SpeechFeatures(Protocol):
@@ -140,11 +136,7 @@ class Speech:
 
 
 class LiveSpeech:
-    """Speech that comes in chunks: steps are described as soon as the samples they need are there; a context manager.
-
-    A step needs the samples up to 25 ms after its beginning, with Moonshine 225 ms. Log-mel and MFCC features come out
-    as of the whole; Moonshine and wav2vec 2.0, which listen to all of a sound, hear two seconds back and what has come
-    in since.
+    """Speech that comes in chunks, see `GrowingFeatures`; a context manager.
 
     Args:
         chunks: (n,) float32 mono in [-1, 1] at 16 kHz, of any lengths; taken in a thread of their own, at most a minute
@@ -153,74 +145,49 @@ class LiveSpeech:
     """
 
     def __init__(self, chunks: Iterable[np.ndarray], extractor: AudioFeatures) -> None:
-        self._extractor = extractor
-        self._before, self._after = _BEFORE.get(extractor.kind, 1), _AFTER.get(extractor.kind, 0)
-        self._wave, self._dropped = np.zeros(0, np.float32), 0  # what is kept of the sound, and steps before it
-        self._features, self._described = np.zeros((0, extractor.dim), np.float32), 0
-        self._ended, self._error = False, None  # type: bool, BaseException | None
+        self._features = GrowingFeatures(extractor)
+        self._error: BaseException | None = None
         self._news = threading.Condition()
-        threading.Thread(target=self._extract, args=(iter(chunks),), name="speech", daemon=True).start()
+        threading.Thread(target=self._take, args=(iter(chunks),), name="speech", daemon=True).start()
 
-    def _extract(self, chunks: Iterator[np.ndarray]) -> None:
+    def _take(self, chunks: Iterator[np.ndarray]) -> None:
         error: BaseException | None = None
         try:
             for chunk in chunks:
                 with self._news:
-                    self._news.wait_for(lambda: self._ended or len(self._wave) < _MINUTE)
-                    if self._ended:
+                    self._news.wait_for(lambda: self._features.ended or self._features.held < _MINUTE)
+                    if self._features.ended:
                         return
-                    self._wave = np.concatenate([self._wave, np.asarray(chunk, np.float32).reshape(-1)])
+                    self._features.push(chunk)
                     self._news.notify_all()
         except BaseException as raised:
             error = raised
         with self._news:
-            self._ended, self._error = True, error
+            self._features.ended, self._error = True, error
             self._news.notify_all()
-
-    @property
-    def _samples(self) -> int:
-        return self._dropped * HOP + len(self._wave)
 
     def _wait(self, samples: int) -> None:
         """Until there are so many samples, or no more will come."""
-        self._news.wait_for(lambda: self._ended or self._samples >= samples)
+        self._news.wait_for(lambda: self._features.ended or self._features.samples >= samples)
         if self._error is not None:
             raise self._error
 
     def covers(self, time_s: float) -> bool:
         with self._news:
             self._wait(round(time_s * SAMPLE_RATE_HZ) + 1)
-            return time_s < self._samples / SAMPLE_RATE_HZ - 1e-6
+            return time_s < self._features.samples / SAMPLE_RATE_HZ - 1e-6
 
     def rows(self, first: int, last: int) -> np.ndarray:
         with self._news:
-            self._wait((last - 1 + self._after) * HOP + SPAN)
-            self._describe(min(last, -(-self._samples // HOP)))
-            kept = self._described - len(self._features)  # the first step that is kept
-            low, high = (min(max(step, 0), self._described) for step in (first, last))
-            if low < min(kept, high):
-                raise ValueError(f"live speech is read forward: step {low} is forgotten, the first kept is {kept}")
-            found = np.zeros((last - first, self._features.shape[1]), np.float32)
-            found[low - first : high - first] = self._features[low - kept : high - kept]
+            self._wait(self._features.wanted(last))
+            found = self._features.rows(first, last)
+            self._news.notify_all()  # there is room
             return found
-
-    def _describe(self, last: int) -> None:
-        """Features up to the step `last` - 1."""
-        if last <= self._described:
-            return
-        before = max(self._dropped, self._described - self._before)
-        piece = self._wave[(before - self._dropped) * HOP : (last - 1 + self._after - self._dropped) * HOP + SPAN]
-        rows = np.concatenate(list(self._extractor.chunks(piece)))[self._described - before : last - before]
-        self._features = np.concatenate([self._features[-_REMEMBERED:], rows])
-        self._described = last
-        forget = max(0, self._described - self._before - self._dropped)
-        self._wave, self._dropped = self._wave[forget * HOP :], self._dropped + forget
-        self._news.notify_all()
 
     def close(self) -> None:
         """Take no more chunks."""
         with self._news:
-            self._ended = True
+            self._features.ended = True
             self._news.notify_all()
 
     def __enter__(self) -> LiveSpeech:

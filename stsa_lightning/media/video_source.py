@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from stsa_lightning.media.frames import Frames
+from stsa_lightning.media.rgb_converter import Colours
 from stsa_lightning.media.video import info_of
 
 SLOWEST_FPS, RAISED_FPS = Fraction("14.98"), Fraction(25)  # 15 as NTSC counts it, 15000 / 1001, also where rounded
 _HOLE_S, _HOLE_FRAMES = 0.1, 2.5  # a frame that is shown longer than both stands where others are missing
 _LISTED = 3  # gaps that are listed one by one
+
+
+class KnownFrames(Protocol):
+    """What a dub takes of a video whose frames are known: a scanned `VideoSource`, or a prepared person's file."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def fps(self) -> Fraction: ...
+    @property
+    def rate(self) -> Fraction: ...
+    @property
+    def out_fps(self) -> Fraction: ...
+    @property
+    def times_s(self) -> np.ndarray: ...
+    @property
+    def colours(self) -> Colours: ...
+    def read(self, numbers: Iterable[int]) -> Iterator[np.ndarray]: ...
+    def again(self) -> KnownFrames: ...
+    def warnings(self, shown: int) -> list[str]: ...
+    def close(self) -> None: ...
 
 
 class VideoSource(Frames):
@@ -34,7 +60,7 @@ class VideoSource(Frames):
     @property
     def out_fps(self) -> Fraction:
         """Frames a second of a dub: the video's own, or 25 where those are too few for a mouth to move."""
-        return RAISED_FPS if self.rate < SLOWEST_FPS else self.rate
+        return out_rate(self.rate)
 
     def again(self) -> VideoSource:
         """The same frames for another reader, such as one in another thread."""
@@ -73,6 +99,11 @@ class VideoSource(Frames):
         gaps = np.diff(times_s)
         found = np.flatnonzero(gaps > longest_gap_s(times_s))
         return times_s[found], gaps[found]
+
+
+def out_rate(rate: Fraction) -> Fraction:
+    """Frames a second of a dub: the video's own, or 25 where those are too few for a mouth to move."""
+    return RAISED_FPS if rate < SLOWEST_FPS else rate
 
 
 def longest_gap_s(times_s: np.ndarray) -> float:

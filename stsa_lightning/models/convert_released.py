@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -146,30 +147,48 @@ def convert_cil(state: Mapping[str, Tensor]) -> State:
     return _rename(state, {"align_layers.": "heads.", "mine.": "estimator.", "": None})
 
 
-def import_released(guidance_pth: str | Path, synthesis_pth: str | Path, out: str | Path) -> Path:
+def import_released(
+    guidance_pth: str | Path,
+    synthesis_pth: str | Path,
+    out: str | Path,
+    recognised: Callable[[str], object] = lambda line: None,
+) -> Path:
     """Convert the two published checkpoints to one safetensors file that `load_networks` reads.
 
     Args:
         guidance_pth: pickle with a `state_dict` of stage 1; read without running any code in it.
         synthesis_pth: the same of stage 2.
         out: file to write; it appears complete or not at all.
+        recognised: called with a line for each file: what it holds, and what of it was left out.
 
     Raises:
         FileNotFoundError: a file is missing.
         UserError: a file is no such pickle, would run code, or holds another network.
     """
     states = []
-    for path, convert in ((guidance_pth, convert_guidance), (synthesis_pth, _convert_published)):
+    for path, convert, places, what in (
+        (guidance_pth, convert_guidance, _GUIDANCE_PLACES, "guidance (stage 1)"),
+        (synthesis_pth, _convert_published, _SYNTHESIS_PLACES, "synthesis (stage 2)"),
+    ):
         state = read_state(path)
         try:
             states.append(convert(state))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+        recognised(f"{path}: {what}, {_what_was_taken(state, places)}")
     guidance, synthesis = Guidance(**GUIDANCE["released"], add_masked=False), Synthesis(**SYNTHESIS["released"])
     guidance.load_state_dict(states[0])
     synthesis.load_state_dict(states[1])
     meta = {"features": "wav2vec2", "num_frames": _WINDOW_FRAMES, "source": "released checkpoints"}
     return save_networks(out, guidance, synthesis, meta)
+
+
+def _what_was_taken(state: State, places: Mapping[str, str | None]) -> str:
+    left = Counter(place for name in state if (place := _place(name, places)) and places[place] is None)
+    count = sum(value.numel() for name, value in state.items() if (p := _place(name, places)) and places[p])
+    listed = ", ".join(f"{place.rstrip('._')} ({number})" for place, number in left.items())
+    said = f"{len(state) - sum(left.values())} of {len(state)} tensors taken, {count / 1e6:.2f} M numbers"
+    return f"{said}; not part of the networks: {listed}" if left else said
 
 
 def read_state(path: str | Path) -> State:
@@ -199,7 +218,7 @@ def _rename(state: Mapping[str, Tensor], places: Mapping[str, str | None]) -> St
     """`state` under our names; entries of no known place keep theirs, to be reported."""
     renamed = {}
     for name, value in state.items():
-        place = next((p for p in places if name.startswith(p)), None)
+        place = _place(name, places)
         if place is None:
             renamed[name] = value
         elif (ours := places[place]) is not None:
@@ -208,6 +227,10 @@ def _rename(state: Mapping[str, Tensor], places: Mapping[str, str | None]) -> St
                 inner = inner.replace(theirs, piece)
             renamed[ours + inner[1:]] = value
     return renamed
+
+
+def _place(name: str, places: Mapping[str, str | None]) -> str | None:
+    return next((place for place in places if name.startswith(place)), None)
 
 
 def _adapt_channels(state: State, bgr: bool) -> None:

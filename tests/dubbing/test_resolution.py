@@ -12,7 +12,7 @@ import torch
 
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber, DubError, DubReport
-from stsa_lightning.dubbing.renderer import NativeReferences
+from stsa_lightning.dubbing.shot_references import NativeReferences
 from stsa_lightning.inference.engine import Rendered
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.media.audio import write_wav
