@@ -16,21 +16,21 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by Gradio when it is im
 
 import gradio as gr
 
+from stsa_lightning.app.jobs import Jobs
+from stsa_lightning.app.limits import Limits
 from stsa_lightning.app.overlay import HeatmapFilm
+from stsa_lightning.app.rest import beside_the_page
 from stsa_lightning.app.same_origin import TrustedHosts, same_origin_only
-from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber, DubReport
-from stsa_lightning.dubbing.dubber import disk_errors_named
+from stsa_lightning.dubbing.result_file import disk_errors_named
 from stsa_lightning.media.audio import load_audio, write_wav
-from stsa_lightning.media.video import probe
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import name_bytes, shortened
 from stsa_lightning.utils.memory import release_free_memory
 from stsa_lightning.utils.weights import cache_dir
 
 SAMPLES = (1, 2, 3)
-WAITING = 16  # people in the queue
 KEPT_S = 3600  # how long uploads and results stay while the page is served
 
 _SYSTEM_FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
@@ -57,29 +57,6 @@ _PLAY = """() => {
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What the page takes: `seconds` of video and of speech each, `megabytes` of a file."""
-
-    seconds: float = 60.0
-    megabytes: int = 200
-
-    def check(self, video: Path, speech: Path) -> None:
-        """Raise UserError where one of them is too long; as their readers do where one cannot be read."""
-        length_s = probe(video).duration_s
-        self._check("video", length_s, length_s)
-        # Some containers do not say how long their sound is.
-        self._check("speech", len(load_audio(speech, stop_s=self.seconds + 1)) / SAMPLE_RATE_HZ, None)
-
-    def _check(self, what: str, found_s: float, stated_s: float | None) -> None:
-        if found_s > self.seconds:
-            length = "longer" if stated_s is None else f"{stated_s:.0f} s long"
-            raise UserError(
-                f"The {what} is {length}; this page takes up to {self.seconds:g} s. Cut it, start the page with a "
-                "larger --max-seconds, or use the command `stsa dub`, which has no limit."
-            )
-
-
-@dataclass(frozen=True)
 class Dubbed:
     """What the page shows: the dubbed video, the same with its heatmaps drawn in, and what is to be said."""
 
@@ -99,11 +76,14 @@ class Desk:
         dubber: does the work.
         folder: for results; those of the dub before go when the next one starts, for Gradio has its own copy by then.
         limits: of length.
+
+    Attributes:
+        work: held while a dub is at work.
     """
 
     def __init__(self, dubber: Dubber, folder: Path, limits: Limits) -> None:
         self.dubber, self.folder, self.limits = dubber, folder, limits
-        self._work, self._closed = threading.Lock(), False
+        self.work, self._closed = threading.Lock(), False
 
     def dub(self, video: str | None, speech: str | None, progress: Callable[[float, str], None]) -> Dubbed:
         """Dub, and draw the heatmaps.
@@ -117,7 +97,7 @@ class Desk:
         if not video or not speech:
             missing = " and ".join(name for name, path in (("a video", video), ("speech", speech)) if not path)
             raise UserError(f"Give {missing} first, or pick a sample.")
-        with self._work:
+        with self.work:
             shutil.rmtree(self.folder, ignore_errors=True)
             try:
                 return self._dub(Path(video), Path(speech), progress)
@@ -155,7 +135,7 @@ class Desk:
     def close(self) -> None:
         """Give up the dub at work, and remove the results."""
         self._closed = True
-        with self._work:
+        with self.work:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def sample(self, number: int) -> tuple[str, str]:
@@ -214,6 +194,13 @@ def build_page(desk: Desk) -> gr.Blocks:
             videos = [video, *map(str, (done.video, done.heatmaps, done.video))]
             return [_success(done.report), shown, shown, *videos]
 
+        def dub_for_programs(video: str | None, speech: str | None) -> tuple[str, dict[str, Any]]:
+            try:
+                done = desk.dub(video, speech, lambda part, doing: None)
+            except Exception as error:
+                raise gr.Error(_in_words(error, video, speech)) from error
+            return str(done.video), {**done.report.json(), "out": done.video.name}
+
         outputs = [message, results, actions, before, after, heatmaps, download]
         hide = [gr.HTML(value=""), gr.Row(visible=False), gr.Row(visible=False)]
         start.click(
@@ -228,6 +215,14 @@ def build_page(desk: Desk) -> gr.Blocks:
                 api_visibility="private",
             )
         together.click(None, js=_PLAY)
+        # For `gradio_client`: Client(url).predict(video, speech, api_name="/dub").
+        gr.Button(visible=False).click(
+            dub_for_programs,
+            [video, speech],
+            [gr.Video(visible=False), gr.JSON(visible=False)],
+            concurrency_limit=1,
+            api_name="dub",
+        )
     return page
 
 
@@ -244,7 +239,11 @@ def _success(report: DubReport) -> str:
 
 
 def _failure(error: Exception, *paths: str | None) -> str:
-    """An error in words; what no user can put right goes to the terminal in full."""
+    return f'<div class="message failure" role="alert">{html.escape(_in_words(error, *paths))}</div>'
+
+
+def _in_words(error: Exception, *paths: str | None) -> str:
+    """What no user can put right goes to the terminal in full."""
     if isinstance(error, UserError | FileNotFoundError):
         text = str(error)
         for path in filter(None, paths):
@@ -252,7 +251,7 @@ def _failure(error: Exception, *paths: str | None) -> str:
     else:
         traceback.print_exception(error)
         text = "Something went wrong that is no fault of the files. The terminal in which `stsa app` runs says more."
-    return f'<div class="message failure" role="alert">{html.escape(text)}</div>'
+    return text
 
 
 def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, port: int = 7860) -> None:
@@ -270,8 +269,9 @@ def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, p
     """
     # Gradio copies what it finds outside of its own folder there, and removes that in time.
     desk = Desk(dubber, folder / "results", limits)
+    jobs = Jobs(dubber, folder / "jobs", limits, desk.work)
     page = build_page(desk)
-    page.queue(max_size=WAITING)
+    page.queue(max_size=limits.waiting)
     host = trusted.host
     try:
         page.launch(
@@ -287,9 +287,10 @@ def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, p
             theme=gr.themes.Soft(font=_SYSTEM_FONTS, font_mono=("ui-monospace", "Consolas", "monospace")),
             css=_CSS,
             head=f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            app_kwargs={"middleware": same_origin_only(trusted)},
+            app_kwargs={"middleware": [*same_origin_only(trusted), beside_the_page(jobs)]},
         )
     except OSError as error:
+        jobs.close()
         raise UserError(f"--host {host} --port {port}: cannot be listened on ({error}); choose another") from error
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C ends it)", flush=True)
     try:
@@ -298,4 +299,5 @@ def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, p
         print("stopped; uploads and results are removed")
     finally:
         desk.close()
+        jobs.close()
         page.close(verbose=False)

@@ -14,7 +14,12 @@ from stsa_lightning.utils.scratch import scratch_folder
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    parser = command(commands, "app", _app, "a page in the browser: upload, dub, compare, download")
+    parser = command(
+        commands,
+        "app",
+        _app,
+        "a page in the browser: upload, dub, compare, download; and the same for programs, by HTTP",
+    )
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -40,28 +45,30 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max-seconds", type=float, default=60.0, help="longest video and speech that is taken")
     parser.add_argument("--max-mb", type=int, default=200, help="largest file that is taken")
+    parser.add_argument("--max-waiting", type=int, default=16, help="dubs that may wait for their turn")
     parser.add_argument("--no-check", dest="check", action="store_false", help="see `stsa dub`")
 
 
 def _app(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.port < 2**16:
         raise UserError(f"--port must be from 1 to 65535, got {arguments.port}")
-    if arguments.max_seconds <= 0 or arguments.max_mb <= 0:
-        raise UserError("--max-seconds and --max-mb must be positive")
+    if arguments.max_seconds <= 0 or arguments.max_mb <= 0 or arguments.max_waiting <= 0:
+        raise UserError("--max-seconds, --max-mb and --max-waiting must be positive")
     signal.signal(signal.SIGTERM, _interrupt)
     with scratch_folder("stsa-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")  # read by Gradio when it is imported
         try:
-            from stsa_lightning.app.page import Limits, serve
+            from stsa_lightning.app.page import serve
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
             raise MissingPackageError("stsa app needs Gradio: pip install 'stsa_lightning[app]'") from error
+        from stsa_lightning.app.limits import Limits
         from stsa_lightning.app.same_origin import TrustedHosts
         from stsa_lightning.dubbing import Dubber
 
         dubber = Dubber.from_checkpoint(arguments.checkpoint, device=arguments.device, check=arguments.check)
-        limits = Limits(arguments.max_seconds, arguments.max_mb)
+        limits = Limits(arguments.max_seconds, arguments.max_mb, arguments.max_waiting)
         trusted = TrustedHosts(arguments.host, arguments.allow_host)
         serve(dubber, limits, folder, trusted, arguments.port)
 

@@ -320,7 +320,8 @@ def test_trusted_hosts(listening: str, host: str, origin: str | None, answered: 
 
 
 def test_a_closed_desk_gives_up_its_dub_and_removes_its_results(video: Path, speech: Any, tmp_path: Path) -> None:
-    from stsa_lightning.app.page import Desk, Limits
+    from stsa_lightning.app.limits import Limits
+    from stsa_lightning.app.page import Desk
     from stsa_lightning.utils.errors import UserError
 
     begun = threading.Event()

@@ -66,7 +66,8 @@ def manifest(folder: Path, out: Path, times: int) -> Iterator[str]:
 
 
 def desk(folder: Path, out: Path, times: int) -> Iterator[str]:
-    from stsa_lightning.app.page import Desk, Limits
+    from stsa_lightning.app.limits import Limits
+    from stsa_lightning.app.page import Desk
 
     page = Desk(dubber(), out / "results", Limits())
     for video, speech in clips_of(folder, times):
