@@ -184,7 +184,7 @@ def build_page(desk: Desk) -> gr.Blocks:
             elem_id="note",
         )
 
-        def dub(video: str | None, speech: str | None, bar: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        def dub_on_the_page(video: str | None, speech: str | None, bar: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
             shown = gr.update(visible=True)
             try:
                 done = desk.dub(video, speech, lambda part, doing: bar(part, desc=doing))
@@ -194,18 +194,25 @@ def build_page(desk: Desk) -> gr.Blocks:
             videos = [video, *map(str, (done.video, done.heatmaps, done.video))]
             return [_success(done.report), shown, shown, *videos]
 
-        def dub_for_programs(video: str | None, speech: str | None) -> tuple[str, dict[str, Any]]:
+        def dub_for_programs(video: str | None, speech: str | None) -> tuple[str | None, dict[str, Any]]:
             try:
                 done = desk.dub(video, speech, lambda part, doing: None)
             except Exception as error:
-                raise gr.Error(_in_words(error, video, speech)) from error
+                return None, {"error": _in_words(error, video, speech)}
             return str(done.video), {**done.report.json(), "out": done.video.name}
 
         outputs = [message, results, actions, before, after, heatmaps, download]
         hide = [gr.HTML(value=""), gr.Row(visible=False), gr.Row(visible=False)]
         start.click(
             lambda: hide, None, outputs[:3], queue=False, show_progress="hidden", api_visibility="private"
-        ).then(dub, [video, speech], outputs, concurrency_limit=1, show_progress_on=message, api_visibility="private")
+        ).then(
+            dub_on_the_page,
+            [video, speech],
+            outputs,
+            concurrency_limit=1,
+            show_progress_on=message,
+            api_visibility="private",
+        )
         for number, button in zip(SAMPLES, samples, strict=True):
             button.click(
                 lambda number=number: desk.sample(number),

@@ -285,6 +285,26 @@ def test_a_malformed_event_is_an_error_without_a_traceback(served: Served, path:
     assert "Traceback" not in served.log.read_text()
 
 
+def test_programs_dub_by_http_and_by_gradio_s_client(served: Served, video: Path, speech: Any, tmp_path: Path) -> None:
+    httpx, gradio_client = pytest.importorskip("httpx"), pytest.importorskip("gradio_client")
+    with httpx.Client(base_url=served.url, timeout=600) as client:
+        files = {"video": video.open("rb"), "speech": speech(0.6).open("rb")}
+        job = client.post("/v1/jobs", files=files).json()["id"]
+        while (told := client.get(f"/v1/jobs/{job}").json())["status"] in ("waiting", "working"):
+            time.sleep(0.1)
+        assert told["report"]["frames"] == 15
+        (tmp_path / "a.mp4").write_bytes(client.get(f"/v1/jobs/{job}/result").content)
+    client = gradio_client.Client(served.url, verbose=False, download_files=str(tmp_path))
+    given = gradio_client.handle_file(video), gradio_client.handle_file(speech(0.6))
+    shown, report = client.predict(*given, api_name="/dub")
+    assert report["frames"] == 15
+    assert str(served.temporary) not in str(report)
+    for path in (tmp_path / "a.mp4", Path(shown)):
+        assert (probe(path).frames, probe(path).has_audio) == (15, True)
+    assert client.predict(given[0], None, api_name="/dub")[1]["error"].startswith("Give speech first")
+    assert "Traceback" not in served.log.read_text()
+
+
 def test_ended_by_a_signal_it_leaves_nothing(served: Served) -> None:
     """Last of those that ask the server, which is gone afterwards."""
     assert list(served.temporary.glob("stsa-app-*"))

@@ -211,7 +211,7 @@ def test_failures_are_told_without_paths_of_this_machine(client: Any, video: byt
     refused = ended(client, submit(client, video, speech(0.1)).json()["id"])
     assert refused["error"] == "speech.wav: this one is refused"
     broken = ended(client, submit(client, b"no video", speech(0.5)).json()["id"])
-    assert broken["error"].startswith("video.mp4: cannot be read as video")
+    assert broken["error"].startswith("video.mp4: is a text")
 
 
 def test_names_of_files_and_ids_lead_nowhere_else(
