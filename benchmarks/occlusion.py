@@ -1,9 +1,9 @@
 """Covered mouths: clean frames that are taken for covered, and drawn covers that are not.
 
-    python benchmarks/occlusion.py CLIP ... [--frames 100] [--covers]
+    python benchmarks/occlusion.py CLIP ... [--frames 100] [--covers [KIND ...]] [--during FIRST STOP]
 
 Clips show a face whose mouth is free. Frames that pass through are counted by their reason; with `--covers`, the frames
-that would be re-rendered behind each cover of `covers.py`, drawn onto all of them.
+that would be re-rendered behind each cover of `covers.py`, or behind those named, drawn onto all of them or onto some.
 """
 
 from __future__ import annotations
@@ -30,34 +30,44 @@ def faces_in(frames: np.ndarray, fps: float) -> Faces:
         return selector.finish(np.arange(len(frames)) / fps, fps, frames.shape[2:0:-1], None, steady=True)
 
 
-def drawn_over(frames: np.ndarray, kind: str) -> np.ndarray:
-    """A cover before the mouth in every frame with a face."""
+def drawn_over(frames: np.ndarray, kind: str, during: slice) -> np.ndarray:
+    """A cover before the mouth in those of the frames that show a face."""
     detector = landmark_detector()
     found = [detector(frame) for frame in frames]
     detector.close()
-    pairs = zip(frames, found, strict=True)
-    return np.stack([frame if points is None else covered(frame, points, kind) for frame, points in pairs])
+    drawn = frames.copy()
+    for number in range(len(frames))[during]:
+        if (points := found[number]) is not None:
+            drawn[number] = covered(frames[number], points, kind)
+    return drawn
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("clips", nargs="+", type=Path)
     arguments.add_argument("--frames", type=int, default=100, help="of each clip, from its first on")
-    arguments.add_argument("--covers", action="store_true", help="draw covers, too")
+    arguments.add_argument(
+        "--covers", nargs="*", choices=COVERS, metavar="KIND", help="draw covers, too: all, or these"
+    )
+    arguments.add_argument(
+        "--during", nargs=2, type=int, default=(0, None), help="frames that are covered (default: all)"
+    )
     options = arguments.parse_args()
-    reasons, shown, seen = Counter[str](), Counter[str](), 0
+    covers = () if options.covers is None else options.covers or COVERS
+    during = slice(*options.during)
+    reasons, shown, seen, hidden = Counter[str](), Counter[str](), 0, 0
     for clip in options.clips:
         with VideoReader(clip) as reader:
             frames, fps = reader.get(range(min(options.frames, len(reader)))), float(reader.fps)
         counts = Counter(REASONS[i] for i in faces_in(frames, fps).why)
-        reasons, seen = reasons + counts, seen + len(frames)
+        reasons, seen, hidden = reasons + counts, seen + len(frames), hidden + len(frames[during])
         if counts["rendered"] < len(frames):
             print(clip.name, dict(counts), flush=True)
-        for kind in COVERS if options.covers else ():
-            shown[kind] += int((faces_in(drawn_over(frames, kind), fps).why == 0).sum())
+        for kind in covers:
+            shown[kind] += int((faces_in(drawn_over(frames, kind, during), fps).why[during] == 0).sum())
     print(table(["reason", "frames", "share"], [[name, n, n / seen] for name, n in reasons.items()]))
-    if options.covers:
-        print(table(["cover", "re-rendered", "share"], [[kind, shown[kind], shown[kind] / seen] for kind in COVERS]))
+    if covers:
+        print(table(["cover", "re-rendered", "share"], [[kind, shown[kind], shown[kind] / hidden] for kind in covers]))
     if options.json:
         write_json(options.json, {"frames": seen, "reasons": reasons, "re-rendered": shown})
 
