@@ -52,17 +52,23 @@ def time_of(frame: Any) -> Fraction | None:
 def samples_of(frame: av.AudioFrame) -> np.ndarray:
     """(channels, n) float32, full scale 1; a copy."""
     kind, zero, scale = _SAMPLES[frame.format.name.removesuffix("p")]
-    planes: Any = frame.planes
     channels, count = frame.layout.nb_channels, frame.samples
-    if frame.format.is_planar:  # beyond the eighth channel PyAV counts wrongly
-        samples = np.array([np.frombuffer(plane, kind, count) for plane in planes[:channels]])
+    if frame.format.is_planar:
+        samples = np.array([np.frombuffer(_plane(frame, i), kind, count) for i in range(channels)])
     else:
-        samples = np.frombuffer(planes[0], kind, count * channels).reshape(count, channels).T
+        samples = np.frombuffer(_plane(frame, 0), kind, count * channels).reshape(count, channels).T
     if scale == 1.0:
         return samples.astype(np.float32, copy=not frame.format.is_planar)
     # In double precision where single would round twice; products with powers of two are exact.
     found = np.multiply(samples, 1 / scale, dtype=np.float32 if scale <= 2.0**15 else np.float64)
     return (found - np.float32(zero / scale) if zero else found).astype(np.float32, copy=False)
+
+
+def _plane(frame: av.AudioFrame, number: int) -> Any:
+    """One of `frame.planes`, which from the eighth on are counted wrongly."""
+    from av.audio.plane import AudioPlane
+
+    return AudioPlane(frame, number)
 
 
 def measured(

@@ -92,15 +92,15 @@ def _shifts(path: str, _size: int, _mtime_ns: int) -> dict[int, Shifts]:
             return {}
         step_s = 1 / Fraction(picture.average_rate or picture.guessed_rate or 25)
         ahead_s = _AHEAD_S[container.format.name]
-        parts = _parts(container, [picture, *container.streams.audio], step_s, ahead_s)
-        recordings = parts[picture.index]
+        parts, index = _parts(container, [picture, *container.streams.audio], step_s, ahead_s), picture.index
+    recordings = parts[index]
     if len(recordings) < 2:
         return {}
     later_s = [Fraction(0)]
     for before, after in pairwise(recordings):
         later_s.append(before.end_s + later_s[-1] - after.first_s)
-    of_sound = {index: _as_picture(found, recordings, later_s) for index, found in parts.items()}
-    return of_sound | {picture.index: Shifts(tuple(part.packet for part in recordings), tuple(later_s))}
+    of_sound = {number: _as_picture(found, recordings, later_s) for number, found in parts.items()}
+    return of_sound | {index: Shifts(tuple(part.packet for part in recordings), tuple(later_s))}
 
 
 def _parts(container: InputContainer, streams: list[Any], step_s: Fraction, ahead_s: float) -> dict[int, list[_Part]]:
