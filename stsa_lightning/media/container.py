@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stsa_lightning.media.end_to_end import second_recording
 from stsa_lightning.media.matroska import RecordingsDifferError, as_one_recording
 from stsa_lightning.utils.errors import UserError
 
@@ -24,7 +25,7 @@ def open_input(path: str | Path) -> InputContainer:
     """Open a file for reading.
 
     Raises:
-        VideoError: recordings put end to end that differ in form.
+        VideoError: recordings put end to end that are not read as one.
         what `av.open` raises.
     """
     joined = None
@@ -33,6 +34,11 @@ def open_input(path: str | Path) -> InputContainer:
             joined = as_one_recording(Path(path))
         except RecordingsDifferError as error:
             raise VideoError(str(error)) from error
+        if (offset := second_recording(Path(path))) is not None:
+            raise VideoError(
+                f"{path}: expected one recording, found another from byte {offset:,} on, as where files were copied "
+                "end to end; join the files themselves, with `ffmpeg -f concat`, or give them one by one"
+            )
     if joined is not None:
         return _opened(joined)
     # Without the prefix FFmpeg takes `take:2.wav` for a protocol's name. The list keeps it off the network, whatever

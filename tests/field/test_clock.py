@@ -334,6 +334,37 @@ def test_recordings_put_end_to_end_of_which_a_later_one_is_silent_are_one(tmp_pa
     assert len(load_audio(tmp_path / "all.mkv")) == pytest.approx(0.4 * RATE, abs=100)
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mov", "pcm_s16le"), ("avi", "pcm_s16le")])
+@pytest.mark.parametrize("options", [{}, FRAGMENTED], ids=["whole", "fragmented"])
+def test_files_put_end_to_end_that_decoders_stop_reading_are_refused(
+    tmp_path: Path, suffix: str, codec: str, options: dict[str, str]
+) -> None:
+    """`cat a.mp4 b.mp4`: only the first is ever read."""
+    options = {} if suffix == "avi" else options
+    sound = SoundTrack(noise(0.4, 48_000), 48_000, codec)
+    one = make_media(tmp_path / f"a.{suffix}", sound, Picture(10), options=options)
+    assert probe(one).has_audio
+    file = tmp_path / f"all.{suffix}"
+    file.write_bytes(2 * one.read_bytes())
+    said = f"{file}: expected one recording, found another from byte {one.stat().st_size:,} on"
+    for read, error in ((probe, VideoError), (load_audio, AudioError)):
+        with pytest.raises(error) as raised:
+            read(file)  # type: ignore[operator]
+        assert said in str(raised.value)
+
+
+def test_sound_files_put_end_to_end_are_refused_and_others_are_not(tmp_path: Path) -> None:
+    one = make_media(tmp_path / "a.wav", SoundTrack(noise(0.4, 48_000), 48_000, "pcm_s16le"))
+    (tmp_path / "two.wav").write_bytes(2 * one.read_bytes())
+    with pytest.raises(AudioError, match="expected one recording"):
+        load_audio(tmp_path / "two.wav")
+    stated = bytearray(one.read_bytes())
+    stated[4:8] = b"\xff" * 4  # as programs write that do not know the length yet
+    for name, content in {"stream.wav": bytes(stated), "tail.wav": one.read_bytes() + b"RIFFnoise"}.items():
+        (tmp_path / name).write_bytes(content)
+        assert len(load_audio(tmp_path / name)) == pytest.approx(0.4 * RATE, abs=10)
+
+
 # ---------------------------------------------------------------------------------------------------- frames by stamps
 
 
