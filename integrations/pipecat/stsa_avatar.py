@@ -34,6 +34,7 @@ class STSAAvatar(FrameProcessor):
         super().__init__()
         self._stream, self._rate_hz = person.stream(rate_hz), rate_hz
         self._task: asyncio.Task | None = None
+        self._heard, self._stopped = False, list[TTSStoppedFrame]()  # ends that wait until their speech is said
 
     async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
         await super().process_frame(frame, direction)
@@ -46,7 +47,13 @@ class STSAAvatar(FrameProcessor):
             return
         if isinstance(frame, TTSStoppedFrame):
             self._stream.end()
+            if self._heard:
+                self._heard = False
+                self._stopped.append(frame)
+                return
         elif isinstance(frame, InterruptionFrame):
+            self._heard = False
+            self._stopped.clear()
             self._stream.clear()
         elif isinstance(frame, EndFrame):
             await self._finish(said=True)
@@ -59,6 +66,7 @@ class STSAAvatar(FrameProcessor):
             raise ValueError(
                 f"expected mono speech at {self._rate_hz} Hz, got {frame.num_channels} channels at {frame.sample_rate}"
             )
+        self._heard = True
         self._stream.push(np.frombuffer(frame.audio, np.int16))
 
     async def _show(self) -> None:
@@ -73,6 +81,8 @@ class STSAAvatar(FrameProcessor):
         if frame.speaking:
             samples = np.round(np.clip(frame.sound, -1, 1) * 32767).astype(np.int16)
             await self.push_frame(TTSAudioRawFrame(audio=samples.tobytes(), sample_rate=self._rate_hz, num_channels=1))
+        if frame.last and self._stopped:
+            await self.push_frame(self._stopped.pop(0))
 
     async def _finish(self, said: bool) -> None:
         """End the stream, where wanted when all is said."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -54,7 +55,12 @@ def published(
 def test_imported_networks_give_rgb(
     published: tuple[Path, Path], parity: Path, seeded: ModuleType, tmp_path: Path
 ) -> None:
-    out = import_released(*published, tmp_path / "released.safetensors")
+    said: list[str] = []
+    out = import_released(*published, tmp_path / "released.safetensors", said.append)
+    for line, path, what in zip(said, published, ("guidance (stage 1)", "synthesis (stage 2)"), strict=True):
+        assert line.startswith(f"{path}: {what}, ")
+        assert re.search(r"\d+ of \d+ tensors taken, \d+\.\d\d M numbers", line)
+    assert "message_j2l.0 (" in said[0]
     guidance, synthesis, meta = load_networks(out)
     assert meta["features"] == "wav2vec2"
     assert meta["num_frames"] == 5
