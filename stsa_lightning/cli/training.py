@@ -422,6 +422,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
     warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")  # as is meant
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # see RunFolder.claim
+    # It is resumable: the sampler begins where the checkpoint's epoch was left.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
 
 
 def as_list(value: Any) -> list[Any]:
