@@ -19,7 +19,7 @@ from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.memory import release_free_memory
 
 Status = Literal["waiting", "working", "done", "failed", "cancelled"]
-KEPT_S = 3600  # how long a finished job and its result stay
+KEPT_S = 3600  # how long a finished job and its result stay, and the uploads and results of the page
 
 
 class CancelledError(Exception):

@@ -16,7 +16,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by Gradio when it is im
 
 import gradio as gr
 
-from stsa_lightning.app.jobs import Jobs
+from stsa_lightning.app.jobs import KEPT_S, Jobs
 from stsa_lightning.app.limits import Limits
 from stsa_lightning.app.overlay import HeatmapFilm
 from stsa_lightning.app.rest import beside_the_page
@@ -31,7 +31,6 @@ from stsa_lightning.utils.memory import release_free_memory
 from stsa_lightning.utils.weights import cache_dir
 
 SAMPLES = (1, 2, 3)
-KEPT_S = 3600  # how long uploads and results stay while the page is served
 
 _SYSTEM_FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 # The page may ask this server alone, whatever a component of Gradio's would like to fetch.

@@ -15,17 +15,10 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.dubbing.face_track import Faces
-from stsa_lightning.dubbing.render_config import RenderConfig
 from stsa_lightning.dubbing.renderer import Renderer
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.schedule import Schedule, ping_pong
-from stsa_lightning.dubbing.shot_references import VideoReferences
 from stsa_lightning.dubbing.timeline import FPS, Timeline
-from stsa_lightning.face.check import ResultCheck
-from stsa_lightning.features.base import AudioFeatures
-from stsa_lightning.inference.engine import Engine
-from stsa_lightning.media.video_source import KnownFrames
 
 _TURN_S = 3600.0  # the schedule begins again after so long, or a little less: at the end of a turn of the video
 _SLOWEST = FPS  # a picture a second at least, however slow the processor is
@@ -69,53 +62,26 @@ class Stream(Iterator[LiveFrame]):
     have ended after a second.
 
     Args:
-        engine, config: as of a dubber.
-        features: extractor of the features that the networks were trained on.
-        video, faces, references: the person's, see `Person`; closed by whoever opened them.
-        check: of the generated faces, closed with the stream; None: they are all shown.
-        rate_hz: of the sound, a multiple of 25 from 8000 on.
-        clock: seconds, by which rendering is timed.
+        renderer: of the person's frames as they are shown (see `turns`), under the timeline; closed with the stream.
+        timeline: of what is said.
 
     Attributes:
         repeated: frames whose picture was that of the one before, because rendering takes longer than 1/25 s.
-
-    Raises:
-        DubError: a rate that is none.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        config: RenderConfig,
-        features: AudioFeatures,
-        video: KnownFrames,
-        faces: Faces,
-        references: VideoReferences,
-        check: ResultCheck | None = None,
-        *,
-        rate_hz: int = SAMPLE_RATE_HZ,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        if rate_hz < 8000 or rate_hz % FPS:
-            raise DubError(f"rate_hz: expected a multiple of {FPS} from 8000 on, such as 24000, got {rate_hz!r}")
-        self.rate_hz, self.repeated, self._clock = rate_hz, 0, clock
-        self._opened = ExitStack()
-        schedule = turns(video.times_s[: len(faces.valid)], video.rate)
-        self._timeline = Timeline(features, rate_hz, len(schedule))
-        self._renderer = Renderer(
-            engine, config, video, faces, schedule, self._timeline, check=check, references=references
-        )
-        self._opened.callback(self._renderer.close)
-        frames = video.again()
+    def __init__(self, renderer: Renderer, timeline: Timeline) -> None:
+        self.rate_hz, self.repeated, self._clock = timeline.rate_hz, 0, time.perf_counter
+        self._renderer, self._timeline, self._opened = renderer, timeline, ExitStack()
+        self._opened.callback(renderer.close)
+        frames = renderer.video.again()
         self._opened.callback(frames.close)
         self._source = 0
         self._pictures = frames.read(iter(lambda: self._source, None))
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self._resampler = _Resampler(rate_hz)
+        self._resampler = _Resampler(self.rate_hz)
         self._picture: np.ndarray | None = None
         self._every, self._due, self._mean_s = 1, 0, 0.0
         self._closed = self._warned = False
-        references(int(faces.shots[0]))  # what takes a second is done before the first frame
 
     # --------------------------------------------------------------------------------------------------- what is said
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.face_track import Faces
-from stsa_lightning.dubbing.live import Stream
+from stsa_lightning.dubbing.live import Stream, turns
 from stsa_lightning.dubbing.person_file import write_person
 from stsa_lightning.dubbing.render_config import RenderConfig
+from stsa_lightning.dubbing.renderer import Renderer
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.shot_references import VideoReferences
+from stsa_lightning.dubbing.timeline import Timeline
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.features.base import AudioFeatures
 from stsa_lightning.inference.engine import Engine
@@ -50,8 +52,11 @@ class Person:
         Raises:
             DubError: a rate that is no multiple of 25, or below 8000.
         """
-        given = self._features, self.video, self.faces, self.references, self._result_check()
-        return Stream(self.engine, self._config, *given, rate_hz=rate_hz)
+        schedule = turns(self.video.times_s[: len(self.faces.valid)], self.video.rate)
+        timeline = Timeline(self._features, rate_hz, len(schedule))
+        self.references(int(self.faces.shots[0]))  # what takes a second is done before the first frame
+        given = self.engine, self._config, self.video, self.faces, schedule, timeline
+        return Stream(Renderer(*given, check=self._result_check(), references=self.references), timeline)
 
     def save(self, path: str | Path) -> Path:
         """Write what is known of the person, and the frames, for `Dubber.load_person`, which does not need the video.

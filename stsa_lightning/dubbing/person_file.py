@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import asdict, fields
 from fractions import Fraction
 from pathlib import Path
@@ -173,8 +174,11 @@ class StoredVideo:
             return self._file.read(max(0, count))
 
     def again(self) -> StoredVideo:
-        """The same frames for another reader, with a life of its own."""
-        return StoredVideo(self.path)
+        """The same frames for another reader, with a life of its own; what is known of them is read once."""
+        other = copy(self)
+        # Where the place in the file is one, so is the lock.
+        other._file = open(os.dup(self._file.fileno()), "rb", buffering=0)  # noqa: SIM115
+        return other
 
     def warnings(self, _shown: int) -> list[str]:
         """What the user should know of the video that it was made from."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.growing_features import GrowingFeatures
+from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.speech_features import silent_row
 from stsa_lightning.features.base import FEATURE_RATE_HZ, HOP, AudioFeatures
 
@@ -126,15 +127,21 @@ class Timeline:
 
     Args:
         extractor: of the features that the networks were trained on.
-        rate_hz: of the sound, a multiple of 25.
+        rate_hz: of the sound, a multiple of 25 from 8000 on.
         turn: frames after which `rows` begins at step 0 again; 0: never.
 
     Attributes:
+        rate_hz: of the sound.
         late: frames of silence that were put into speech because it came too slowly.
+
+    Raises:
+        DubError: a rate that is none.
     """
 
     def __init__(self, extractor: AudioFeatures, rate_hz: int = SAMPLE_RATE_HZ, turn: int = 0) -> None:
-        self._extractor, self._rate_hz, self._turn = extractor, rate_hz, turn
+        if rate_hz < 8000 or rate_hz % FPS:
+            raise DubError(f"rate_hz: expected a multiple of {FPS} from 8000 on, such as 24000, got {rate_hz!r}")
+        self._extractor, self.rate_hz, self._turn = extractor, rate_hz, turn
         self._silent = silent_row(extractor)
         self._silence = np.zeros(rate_hz // FPS, np.float32)
         self._utterances = deque[Utterance]()
@@ -154,7 +161,7 @@ class Timeline:
     def push(self, sound: np.ndarray, heard: np.ndarray) -> None:
         """See `Utterance.push`; the first after an end begins another utterance."""
         if not self.open:
-            self._utterances.append(Utterance(self._extractor, self._rate_hz))
+            self._utterances.append(Utterance(self._extractor, self.rate_hz))
         self._utterances[-1].push(sound, heard)
 
     def end(self) -> None:

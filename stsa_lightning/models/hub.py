@@ -89,7 +89,8 @@ def push(
         FileNotFoundError, UserError: as `load_networks`; the hub refuses.
         MissingPackageError: `huggingface_hub` is missing.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
+    match = _REPOSITORY.fullmatch(repository)
+    if match is None or match[2]:
         raise UserError(f"{repository}: expected owner/name")
     guidance, synthesis, meta = load_networks(checkpoint)
     text = (
