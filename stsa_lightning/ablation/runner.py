@@ -51,7 +51,7 @@ class Ablation:
         out: folder of the runs and of the tables.
         seeds: of weights, order and dropout; who validates stays the same.
         epochs: length of each run, its phases in the base's proportions; None: as the base says.
-        options: further options of `stsa fit` for all runs.
+        options: further options of `stsa fit` for all runs; `{seed}` in them stands for the run's seed.
         metrics: see `stsa evaluate`.
         protocol: YAML of the evaluation, or None.
     """
@@ -96,7 +96,8 @@ class Ablation:
         words = [f"--{name}={run.seed}" for name in ("seed_everything", *(["data.seed"] * fixed))]
         words += [] if self.epochs is None else [f"--epochs={self.epochs}"]
         overlay = "" if run.overlay is None else read_text(run.overlay).text
-        said = json.dumps([settings, overlay, words, self.options])
+        options = [option.replace("{seed}", str(run.seed)) for option in self.options]
+        said = json.dumps([settings, overlay, words, options])
         mark, fingerprint = run.folder / "trained", hashlib.sha256(said.encode()).hexdigest()
         begun = run.folder / "settings.sha256"
         if begun.is_file() and begun.read_text() != fingerprint:
@@ -108,7 +109,7 @@ class Ablation:
             part.write_text(fingerprint)
         files = [self.base] if run.overlay is None else [self.base, run.overlay]
         chosen = [word for file in files for word in ("-c", str(file))]
-        call = ["fit", *chosen, *words, *self.options, f"--run={run.folder}", "--ckpt_path=last"]
+        call = ["fit", *chosen, *words, *options, f"--run={run.folder}", "--ckpt_path=last"]
         _call(call, run.folder / "train.log")
         mark.touch()
 

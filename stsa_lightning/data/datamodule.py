@@ -33,9 +33,22 @@ class WindowSampler(DistributedSampler):
 
     So a dataset's random draws follow the epoch even in workers that outlive it. Lightning tells the epoch to every
     sampler with `set_epoch`, and leaves a `DistributedSampler` as it is: its ranks share the indices out.
+
+    Args:
+        length: of the dataset.
+        replicas, rank: how many share it, and which one this is.
+        together: so many neighbouring indices stay together, in order.
+        seed: of the order.
     """
 
     _begun = (0, 0)
+
+    def __init__(self, length: int, replicas: int, rank: int, together: int = 1, seed: int = 0) -> None:
+        super().__init__(cast(Dataset, range(length // together)), replicas, rank, seed=seed)
+        self.together = together
+
+    def __len__(self) -> int:
+        return super().__len__() * self.together
 
     def begin(self, epoch: int, done: int) -> None:
         """Begin with `epoch`, of which this rank has had the first `done` indices; later epochs are whole."""
@@ -44,7 +57,9 @@ class WindowSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, done = self._begun
-        return ((self.epoch, index) for index in islice(super().__iter__(), done if self.epoch == epoch else 0, None))
+        groups, together = super().__iter__(), self.together
+        indices = (first * together + place for first in groups for place in range(together))
+        return ((self.epoch, index) for index in islice(indices, done if self.epoch == epoch else 0, None))
 
 
 class Shared(Dataset):
@@ -110,7 +125,9 @@ class STSADataModule(LightningDataModule):
         windows_per_clip: training windows of each clip in an epoch.
         windows_per_speaker: in its place, training windows of each speaker, from their clips in proportion to their
             lengths; for a corpus where few people have most of the clips.
-        validation_windows_per_clip: the same for the other stages.
+        windows_together: so many windows of a clip (or speaker) come into a batch together, each from elsewhere in it,
+            which `cil.negatives: clip` needs; divides the batch's size and the windows above.
+        validation_windows_per_clip: as `windows_per_clip`, for the other stages.
         validation_fraction: share of the speakers that validate, drawn with `seed`.
         validation_speakers: these validate instead, whatever the authors' split.
         validation_part: in place of speakers, this last share of every clip validates, which training never sees; for a
@@ -143,6 +160,7 @@ class STSADataModule(LightningDataModule):
         num_workers: int = 2,
         windows_per_clip: int = 1,
         windows_per_speaker: int | None = None,
+        windows_together: int = 1,
         validation_windows_per_clip: int = 4,
         validation_fraction: float = 0.1,
         validation_speakers: list[str] | None = None,
@@ -170,6 +188,10 @@ class STSADataModule(LightningDataModule):
             raise UserError("validation_speakers: expected lists of clips or speakers, got both; leave one out")
         if windows_per_speaker is not None and windows_per_speaker < 1:
             raise UserError(f"windows_per_speaker: expected at least 1, or null, got {windows_per_speaker}")
+        sizes = {"batch_size": batch_size, "windows of a clip or speaker": windows_per_speaker or windows_per_clip}
+        for name, size in sizes.items():
+            if windows_together < 1 or size % windows_together:
+                raise UserError(f"windows_together: expected a divisor of {size} ({name}), got {windows_together}")
         if not 0 <= validation_part < 1:
             raise UserError(f"validation_part: expected a share from 0 to below 1, got {validation_part}")
         if validation_part and (validation_speakers or train_list or val_list or test_list):
@@ -280,7 +302,7 @@ class STSADataModule(LightningDataModule):
         dataset = self.dataset("train")
         trainer = self.trainer
         replicas, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
-        sampler = WindowSampler(dataset, replicas, rank, seed=self._options.seed)
+        sampler = WindowSampler(len(dataset), replicas, rank, self._options.windows_together, self._options.seed)
         if trainer is not None:  # workers read ahead before Lightning tells the sampler its epoch
             epoch, batches = position(trainer)
             sampler.begin(epoch, batches * self._options.batch_size)

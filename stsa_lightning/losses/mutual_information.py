@@ -18,7 +18,7 @@ Critic = Literal["cosine", "mlp"]
 Estimator = Literal["infonce", "mine"]
 
 
-def info_nce(scores: Tensor) -> Tensor:
+def info_nce(scores: Tensor, groups: Tensor | None = None) -> Tensor:
     """Lower bound of the mutual information from a critic's scores, both directions averaged.
 
     `log N + mean_i log softmax(scores)_ii` over rows and over columns. It never exceeds log N: a batch of N cannot
@@ -26,6 +26,8 @@ def info_nce(scores: Tensor) -> Tensor:
 
     Args:
         scores: (N, N), entry (i, j) the critic's score of x_i with y_j; pairs that belong together on the diagonal.
+        groups: (N,), equal where two rows are of one group: each pair is told apart from the others of its group
+            alone, and N above is the group's size. The bound is then that of what they share beside the group.
 
     Returns:
         Scalar, nats, at most log N.
@@ -33,9 +35,13 @@ def info_nce(scores: Tensor) -> Tensor:
     if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or not len(scores):
         raise ValueError(f"scores must be a square (N, N) matrix, got {tuple(scores.shape)}")
     scores = scores.float()
+    chance = scores.new_tensor(math.log(len(scores)))
+    if groups is not None:
+        together = groups[:, None] == groups
+        scores, chance = scores.masked_fill(~together, -torch.inf), together.sum(1).log().mean()
     rows = scores.log_softmax(dim=1).diagonal().mean()
     columns = scores.log_softmax(dim=0).diagonal().mean()
-    return math.log(len(scores)) + 0.5 * (rows + columns)
+    return chance + 0.5 * (rows + columns)
 
 
 def _check_pair(x: Tensor, y: Tensor, dim: int) -> None:
@@ -99,25 +105,27 @@ class InfoNCE(nn.Module):
         if critic == "mlp":
             self.embed_x, self.embed_y = _embedding(dim, hidden), _embedding(dim, hidden)
 
-    def scores(self, x: Tensor, y: Tensor) -> Tensor:
-        """(N, N) scores of all pairs; N = W * B over W ranks."""
+    def scores(self, x: Tensor, y: Tensor, gather: bool = True) -> Tensor:
+        """(N, N) scores of all pairs; N = W * B over W ranks, B without `gather`."""
         if self.critic == "mlp":
             x, y = self.embed_x(x), self.embed_y(y)
         else:
             x, y = F.normalize(x.float(), dim=1), F.normalize(y.float(), dim=1)
-        if self.gather and self.training:  # a validation's batches may differ in size over ranks
+        if gather and self.gather and self.training:  # a validation's batches may differ in size over ranks
             x, y = _gather(x), _gather(y)
         with torch.autocast(x.device.type, enabled=False):  # half precision would round away what the softmax compares
             scores = x.float() @ y.float().T
         return scores if self.critic == "mlp" else scores / self.temperature
 
-    def forward(self, x: Tensor, y: Tensor, scale: int = 0) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, scale: int = 0, groups: Tensor | None = None) -> Tensor:
         """Two (B, C) codes, row i of one belonging to row i of the other -> scalar, nats, at most log N.
 
-        `scale` is there for `MINE`, which keeps an average for each.
+        Args:
+            scale: is there for `MINE`, which keeps an average for each.
+            groups: (B,), see `info_nce`; negatives are then those of this rank.
         """
         _check_pair(x, y, self.dim)
-        return info_nce(self.scores(x, y))
+        return info_nce(self.scores(x, y, gather=groups is None), groups)
 
 
 def _embedding(dim: int, hidden: int) -> nn.Sequential:

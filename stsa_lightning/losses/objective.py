@@ -167,6 +167,7 @@ class Objective(nn.Module):
         self.perceptual_half = losses.perceptual_half
         made = cil.make(cil_width, len(channels))
         self.cil = CILLoss(channels, made, cil.detach_temporal) if cil.weight else None
+        self.cil_negatives, self.cil_region = cil.negatives, cil.region
         single = weights.adversarial or weights.feature_matching
         self.discriminator = discriminator.make() if single else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
@@ -235,9 +236,22 @@ class Objective(nn.Module):
         """The term of the painted face alone; arguments as those of `warp_terms`."""
         return {"painted": weighted_l1(output.painted, target, mouth)} if self.weights.painted else {}
 
-    def cil_terms(self, output: SynthesisOutput) -> Terms:
-        """What both paths' feature maps have in common."""
-        return {} if self.cil is None else {"cil": self.cil(output.spatial, output.temporal)}
+    def cil_terms(self, output: SynthesisOutput, lip_heatmaps: Tensor, clips: Sequence[str]) -> Terms:
+        """What both paths' feature maps have in common.
+
+        Args:
+            output: of F frames.
+            lip_heatmaps: theirs, true, (F, 1, S, S) in [0, 1].
+            clips: where they come from: equally many of each in turn.
+        """
+        if self.cil is None:
+            return {}
+        region = mouth_map(lip_heatmaps, 2) - 1 if self.cil_region == "mouth" else None
+        groups = None
+        if self.cil_negatives == "clip":
+            numbers = torch.tensor([clips.index(clip) for clip in clips], device=lip_heatmaps.device)
+            groups = numbers.repeat_interleave(len(lip_heatmaps) // len(clips))
+        return {"cil": self.cil(output.spatial, output.temporal, region, groups)}
 
     def face_terms(
         self,

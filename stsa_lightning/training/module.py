@@ -199,7 +199,8 @@ class STSA(Adversarial, Phased, Checkpointed):
         output, target = self.synthesise(batch, heatmaps, every_frame)
         places = {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
         activations = objective.target_activations(target)
-        mouth = objective.mouth_map(chosen_frames(batch["lip_heatmaps"], every_frame))
+        lips = chosen_frames(batch["lip_heatmaps"], every_frame)
+        mouth = objective.mouth_map(lips)
         frames = heatmaps.shape[1] if every_frame else 1
         step = replace(step, synthesis=output, target=target, frames=frames)
         terms = objective.warp_terms(output, target, activations, mouth) | objective.own_terms("warped", step)
@@ -207,7 +208,7 @@ class STSA(Adversarial, Phased, Checkpointed):
             return GeneratorOutput(terms, places)
         # What the discriminators make of true faces serves feature matching here and their own step after.
         real = objective.discriminate(target, frames)
-        terms |= objective.cil_terms(output) | objective.painted_terms(output, target, mouth)
+        terms |= objective.cil_terms(output, lips, batch["clip"]) | objective.painted_terms(output, target, mouth)
         with self.frozen_discriminators():
             terms |= objective.face_terms(output.face, target, activations, real, frames, mouth, batch["audio"])
             terms |= objective.own_terms("face", step)

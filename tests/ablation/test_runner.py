@@ -113,7 +113,9 @@ def test_an_interrupted_run_goes_on_and_another_s_folder_is_left_alone(
         raise UserError("stopped")
 
     monkeypatch.setattr(ablation, "_call", stopped)
-    plan = Ablation(SAMPLE, (overlays / "no_cil.yaml",), tmp_path / "out", seeds=(0, 1))
+    plan = Ablation(
+        SAMPLE, (overlays / "no_cil.yaml",), tmp_path / "out", seeds=(0, 1), options=("--model.init_from=w{seed}",)
+    )
     assert [run.name for run in plan.runs()] == ["base-seed0", "no_cil-seed0", "base-seed1", "no_cil-seed1"]
     run = plan.runs()[3]
     for _ in range(2):
@@ -124,7 +126,7 @@ def test_an_interrupted_run_goes_on_and_another_s_folder_is_left_alone(
     assert calls[0][1:5:2] == ["-c", "-c"]
     assert calls[0][4] == str(overlays / "no_cil.yaml")
     assert f"--run={run.folder}" in calls[0]
-    assert {"--seed_everything=1", "--data.seed=1"} <= set(calls[0])
+    assert {"--seed_everything=1", "--data.seed=1", "--model.init_from=w1"} <= set(calls[0])
     (overlays / "no_cil.yaml").write_text("model: {cil: {estimator: mine}}\n")
     with pytest.raises(UserError, match="holds a run of other settings"):
         plan.train(run)

@@ -298,8 +298,22 @@ def test_ranks_share_the_windows_out(synthetic_root: Path) -> None:
     data = _module(synthetic_root)
     data.setup()
     dataset = data.dataset("train")
-    shares = [list(WindowSampler(dataset, num_replicas=2, rank=rank, seed=0)) for rank in (0, 1)]
+    shares = [list(WindowSampler(len(dataset), 2, rank)) for rank in (0, 1)]
     assert sorted(shares[0] + shares[1]) == [(0, i) for i in range(len(dataset))]
+
+
+def test_windows_together_of_a_clip_come_into_a_batch_together_and_runs_go_on_among_them(synthetic_root: Path) -> None:
+    data = _module(synthetic_root, windows_per_clip=6, batch_size=6, windows_together=3)
+    data.setup()
+    for batch in data.train_dataloader():
+        assert sorted(batch["clip"].count(clip) for clip in set(batch["clip"])) in ([3, 3], [6])
+    whole, rest = WindowSampler(24, 1, 0, together=3), WindowSampler(24, 1, 0, together=3)
+    rest.begin(0, 9)
+    assert list(rest) == list(whole)[9:]
+    assert sorted(whole) == [(0, index) for index in range(24)]
+    for sizes in ({"batch_size": 4}, {"windows_per_clip": 4}):
+        with pytest.raises(UserError, match="windows_together: expected a divisor of 4"):
+            _module(synthetic_root, **{"windows_per_clip": 6, "batch_size": 6, "windows_together": 3, **sizes})
 
 
 @pytest.mark.slow

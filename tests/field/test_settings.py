@@ -138,6 +138,8 @@ def test_cil_and_discriminator_are_made_of_their_settings():
         {"temperature": 0.0},
         {"momentum": 0.1},
         {"estimator": "mine", "critic": "mlp"},
+        {"estimator": "mine", "negatives": "clip"},
+        {"region": "nose"},
     ):
         with pytest.raises(UserError, match=r"^cil\."):
             CILSettings(**wrong)

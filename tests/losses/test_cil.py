@@ -48,6 +48,29 @@ def test_cil_loss_with_detached_temporal_path_teaches_the_spatial_path_alone():
     assert all(tensor.grad is None for tensor in temporal)
 
 
+def test_cil_loss_within_clips_is_the_mean_over_the_clips_of_the_estimate_of_each():
+    torch.manual_seed(0)
+    cil, spatial, temporal = CILLoss(CHANNELS, InfoNCE(12, temperature=0.3)).eval(), maps(), maps()
+    groups = torch.tensor([1, 0, 1, 0, 0, 1])
+    parts = [cil(*([m[groups == clip] for m in path] for path in (spatial, temporal))).item() for clip in (0, 1)]
+    assert cil(spatial, temporal, groups=groups).item() == pytest.approx(sum(parts) / 2, abs=1e-5)
+
+
+def test_cil_loss_of_a_region_does_not_see_the_rest_of_the_maps():
+    torch.manual_seed(0)
+    cil, spatial, temporal, region = CILLoss(CHANNELS, InfoNCE(12)).eval(), maps(), maps(), torch.zeros(6, 1, 16, 16)
+    region[:, :, 8:12, 4:12] = 1
+    elsewhere = [m.clone() for m in spatial]
+    for m in elsewhere:
+        m[:, :, : m.shape[2] // 2] += 1
+    inside = [m.clone() for m in spatial]
+    for m in inside:
+        m[:, :, m.shape[2] // 2] += 1
+    seen = cil(spatial, temporal, region).item()
+    assert cil(elsewhere, temporal, region).item() == pytest.approx(seen, abs=1e-4)
+    assert abs(cil(inside, temporal, region).item() - seen) > 0.01
+
+
 def test_cil_loss_by_mine_keeps_an_average_for_each_scale():
     torch.manual_seed(0)
     cil, spatial, temporal = CILLoss(CHANNELS, MINE(12, momentum=0.1, scales=3)), maps(), maps()
