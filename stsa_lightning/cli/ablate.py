@@ -20,7 +20,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "Finished runs are kept and interrupted ones go on. Options after -- go to every training, {seed} as its seed:\n"
+        "Finished runs are kept, interrupted ones go on. Options after -- go to every training, {seed} as its seed:\n"
         "  stsa ablate -c experiments/sample.yaml --out runs/ablate --seeds 0 1 2 --epochs 10 -- --data.batch_size 4"
     )
     parser.add_argument("-c", "--config", type=experiment_path, required=True, help="the experiment that is varied")
