@@ -4,19 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
-from stsa_lightning.dubbing import Dubber, DubError, make_schedule
-from stsa_lightning.media.audio import write_wav
+from stsa_lightning.dubbing import Dubber, DubError, Pictures, Sound, make_schedule
 from stsa_lightning.models import BUNDLED
-from stsa_lightning.utils.scratch import scratch_folder
 
 # As users of other lip-sync nodes know them -> as `Dubber` does.
 SPEECH_LONGER = {"bounce": "loop", "freeze": "freeze", "cut": "trim"}
@@ -67,17 +63,16 @@ class STSADub:
     ) -> tuple[torch.Tensor, dict[str, Any], str]:
         """`images` (n, H, W, 3) in [0, 1], `audio` {"waveform": (1, channels, samples), "sample_rate"} -> the same."""
         fit = SPEECH_LONGER[speech_longer]
-        with scratch_folder("stsa-comfyui-") as folder:
-            speech = _written_sound(audio, folder / "speech.wav")
-            video = _written_frames(images, fps, folder / "video.mkv")
-            dubber = _dubber(checkpoint, fit, face, pauses, resolution, device)
-            try:
-                drawn = _watched(dubber.frames(video, speech), round(_seconds(audio) * fps))
-                frames = torch.stack([torch.from_numpy(frame) for frame in drawn])
-                report = f"{len(frames)} frames"
-            except DubError as error:
-                frames = _passed_through(images, fps, fit, _seconds(audio))
-                report = f"{len(frames)} frames, passed through: {error}"
+        video = Pictures(_bytes(images), fps)
+        speech = Sound(audio["waveform"][0].float().cpu().numpy(), int(audio["sample_rate"]))
+        dubber = _dubber(checkpoint, fit, face, pauses, resolution, device)
+        try:
+            drawn = _watched(dubber.frames(video, speech), round(_seconds(audio) * fps))
+            frames = torch.stack([torch.from_numpy(frame) for frame in drawn])
+            report = f"{len(frames)} frames"
+        except DubError as error:
+            frames = _passed_through(images, fps, fit, _seconds(audio))
+            report = f"{len(frames)} frames, passed through: {error}"
         return frames.float() / 255, _cut(audio, len(frames) / fps if fit == "trim" else None), report
 
 
@@ -87,24 +82,6 @@ def _dubber(checkpoint: str, fit: str, face: str, pauses: str, resolution: int, 
     side = {0: "auto", 1: "network"}.get(resolution, resolution)
     path = Path(checkpoint) if checkpoint else BUNDLED
     return Dubber.from_checkpoint(path, device, fit=fit, face=face, silence=pauses, resolution=side)
-
-
-def _written_sound(audio: dict[str, Any], path: Path) -> Path:
-    wave = audio["waveform"][0].float().mean(0).cpu().numpy()
-    write_wav(path, wave, int(audio["sample_rate"]))
-    return path
-
-
-def _written_frames(images: torch.Tensor, fps: float, path: Path) -> Path:
-    """Without loss, in 8 bits a colour."""
-    rate = Fraction(fps).limit_denominator(1001)
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("ffv1", rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "bgr0"
-        for picture in _bytes(images):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="bgr0")))
-        container.mux(stream.encode())
-    return path
 
 
 def _bytes(images: torch.Tensor) -> Iterator[np.ndarray]:

@@ -10,6 +10,7 @@ from stsa_lightning.dubbing.renderer import Renderer, block_size
 from stsa_lightning.dubbing.report import DubError, DubReport
 from stsa_lightning.dubbing.schedule import Schedule, make_schedule, ping_pong
 from stsa_lightning.dubbing.segments import Segment, read_segments
+from stsa_lightning.media.in_memory import Pictures, Sound
 from stsa_lightning.utils.device import choose_device
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "Faces",
     "LiveFrame",
     "Person",
+    "Pictures",
     "Renderer",
     "Resolution",
     "Schedule",
     "Segment",
+    "Sound",
     "Stream",
     "block_size",
     "choose_device",

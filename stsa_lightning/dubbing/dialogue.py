@@ -33,6 +33,7 @@ from stsa_lightning.dubbing.schedule import Schedule
 from stsa_lightning.dubbing.segments import NOBODY, Segment
 from stsa_lightning.dubbing.voices import Heard, Notes, PersonSpeech, Voices, laid_under, mixed
 from stsa_lightning.media.audio import probe_audio
+from stsa_lightning.media.in_memory import Pictures, Sound, on_disk
 from stsa_lightning.media.video import check_output
 from stsa_lightning.media.video_source import VideoSource
 from stsa_lightning.utils.memory import release_free_memory
@@ -44,11 +45,11 @@ _NO_MATTER_S = 0.1  # of speech that is too long
 
 def dub_segments(
     dubber: Dubber,
-    video: str | Path,
+    video: str | Path | Pictures,
     segments: Sequence[Segment],
     out: str | Path,
     *,
-    sound: str | Path | None = None,
+    sound: str | Path | Sound | None = None,
     between: Between = "keep",
     progress: bool | ProgressCallback = True,
 ) -> DubReport:
@@ -59,7 +60,7 @@ def dub_segments(
 
     Args:
         dubber: networks and options; its `face` is of no matter, for segments name faces.
-        video: the people; any frame rate and size, or a still picture.
+        video: the people; any frame rate and size, or a still picture, or pictures in memory.
         segments: see `segments.Segment`; `segments.read_segments` reads lists.
         out: as for `Dubber.dub`.
         sound: what is heard; None: the segments' speech at their starts.
@@ -77,14 +78,15 @@ def dub_segments(
     if not segments:
         raise DubError("segments: expected at least one, got none")
     began, out, segments = time.monotonic(), Path(out), sorted(segments, key=lambda segment: segment.start_s)
-    check_no_input(out, [video, *(segment.speech for segment in segments), *([sound] if sound else [])])
     times = Pipeline()
     with ExitStack() as opened, progress_bars(progress) as bars:
         opened.callback(release_free_memory)
-        source = opened.enter_context(VideoSource(video))
+        laid = None if sound is None else on_disk(sound, opened)
+        source = opened.enter_context(VideoSource(on_disk(video, opened)))
+        check_no_input(out, [source.path, *(segment.speech for segment in segments), *([laid] if laid else [])])
         check_output(out, source.out_fps, source.size, None, SAMPLE_RATE_HZ)
-        if sound is not None:
-            probe_audio(sound)  # what is amiss with it shows before the work
+        if laid is not None:
+            probe_audio(laid)  # what is amiss with it shows before the work
         with times.timed("speech"):
             voices = opened.enter_context(Voices(segments, dubber.features, dubber.silence))
         finder = opened.enter_context(PeopleFinder(dubber.detector, dubber.landmark_model))
@@ -96,7 +98,7 @@ def dub_segments(
             )
         roles = Casting(segments, voices, people, source).roles()
         with times.timed("speech"):
-            seconds, heard, notes = _heard(source, voices, sound, dubber.fit == "trim")
+            seconds, heard, notes = _heard(source, voices, laid, dubber.fit == "trim")
             opened.callback(heard[0].close)
         schedule = fitted_schedule(source, seconds, dubber.fit)
         scene = Scene(dubber, source, finder, roles, voices, schedule, between)
@@ -120,10 +122,10 @@ def dub_segments(
     )
 
 
-def _heard(source: VideoSource, voices: Voices, sound: str | Path | None, trim: bool) -> tuple[float, Heard, Notes]:
+def _heard(source: VideoSource, voices: Voices, sound: Path | None, trim: bool) -> tuple[float, Heard, Notes]:
     """Length of the result; its sound, see `Heard`; what the user should know."""
     video_s = float(source.times_s[-1] + 1 / source.rate)
-    laid = None if sound is None else laid_under(Path(sound))
+    laid = None if sound is None else laid_under(sound)
     if laid is None:
         end_s = max(map(voices.said_s, range(len(voices.segments))))
     else:

@@ -39,6 +39,7 @@ from stsa_lightning.features.base import FEATURE_DIMS, AudioFeatures
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.inference.engine import Engine
 from stsa_lightning.inference.render_engine import Precision, RenderEngine
+from stsa_lightning.media.in_memory import Pictures, Sound, on_disk
 from stsa_lightning.media.video import check_output
 from stsa_lightning.media.video_source import KnownFrames, VideoSource, longest_gap_s
 from stsa_lightning.models.checkpoint import load_networks
@@ -171,13 +172,13 @@ class Dubber:
 
     def dub(
         self,
-        video: str | Path | Person,
-        audio: str | Path,
+        video: str | Path | Pictures | Person,
+        audio: str | Path | Sound,
         out: str | Path,
         progress: bool | ProgressCallback = True,
         observe: Observe | None = None,
         audio_track: int | None = None,
-        sound: str | Path | None = None,
+        sound: str | Path | Sound | None = None,
     ) -> DubReport:
         """Dub one video.
 
@@ -186,8 +187,9 @@ class Dubber:
         AAC has it, its own rate.
 
         Args:
-            video: a face; any frame rate (also a varying one) and size; or a still picture; or a prepared person.
-            audio: the new speech: a sound file, or a video whose sound is taken.
+            video: a face; any frame rate (also a varying one) and size; or a still picture; or pictures in memory; or a
+                prepared person.
+            audio: the new speech: a sound file, or a video whose sound is taken, or sound in memory.
             out: .mp4, .mov or .mkv in a folder that exists; replaced only once the new one is complete.
             progress: show a progress bar, or call a `ProgressCallback`.
             observe: called with each rendered frame, see `renderer.Observe`; costs a second run of guidance.
@@ -201,14 +203,16 @@ class Dubber:
             DubError: no frame has a face; the output is one of the inputs, or cannot be written.
         """
         began, out = time.monotonic(), Path(out)
-        check_no_input(out, [video.video.path if isinstance(video, Person) else video, audio, sound or audio])
         times = Pipeline()
         with ExitStack() as opened, progress_bars(progress) as bars:
             opened.callback(release_free_memory)
+            said = on_disk(audio, opened)
+            heard = None if sound is None else on_disk(sound, opened)
             source, person = self._opened(video, opened)
+            check_no_input(out, [source.path, said, heard or said])
             check_output(out, source.out_fps, source.size, None, SAMPLE_RATE_HZ)
             with times.timed("speech"):
-                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track, sound))
+                speech = opened.enter_context(Speech(said, self.features, self.silence, audio_track, heard))
             given = speech, speech.seconds, times, bars, observe
             renderer = opened.enter_context(self._renderer(source, person, *given))
             seconds = self._write(renderer, speech, out, times, bars)
@@ -231,10 +235,10 @@ class Dubber:
             warnings=(*dub_notes(source, schedule, speech, why, seconds), *too_large(renderer)),
         )
 
-    def _opened(self, video: str | Path | Person, opened: ExitStack) -> tuple[KnownFrames, Person | None]:
+    def _opened(self, video: str | Path | Pictures | Person, opened: ExitStack) -> tuple[KnownFrames, Person | None]:
         """The frames of a dub, closed with `opened`, and the person that they were prepared as."""
         if not isinstance(video, Person):
-            return opened.enter_context(VideoSource(video)), None
+            return opened.enter_context(VideoSource(on_disk(video, opened))), None
         if video.engine is not self.engine:
             raise DubError("the person was prepared by another dubber; prepare or load it with this one")
         source = video.video.again()
@@ -344,7 +348,10 @@ class Dubber:
     # ---------------------------------------------------------------------------------------------------- to a program
 
     def frames(
-        self, video: str | Path | Person, audio: str | Path | Iterable[np.ndarray], audio_track: int | None = None
+        self,
+        video: str | Path | Pictures | Person,
+        audio: str | Path | Sound | Iterable[np.ndarray],
+        audio_track: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Dubbed frames, (H, W, 3) uint8 RGB, as they are ready; at the video's own rate.
 
@@ -359,7 +366,7 @@ class Dubber:
 
         Args:
             video: as for `dub`.
-            audio: a file, or chunks of (n,) float32 mono in [-1, 1] at 16 kHz.
+            audio: a file, or sound in memory, or chunks of (n,) float32 mono in [-1, 1] at 16 kHz.
             audio_track: of a file, as for `dub`.
 
         Raises:
@@ -369,8 +376,9 @@ class Dubber:
             opened.callback(release_free_memory)
             source, person = self._opened(video, opened)
             speech: Speech | LiveSpeech
-            if isinstance(audio, (str, Path)):
-                speech = opened.enter_context(Speech(audio, self.features, self.silence, audio_track))
+            if isinstance(audio, (str, Path, Sound)):
+                said = on_disk(audio, opened)
+                speech = opened.enter_context(Speech(said, self.features, self.silence, audio_track))
                 seconds = speech.seconds
             else:
                 speech, seconds = opened.enter_context(LiveSpeech(audio, self.features)), LIVE_SECONDS

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stsa_lightning.dubbing import Dubber
-from stsa_lightning.media.audio import write_wav
+from stsa_lightning.dubbing import Dubber, Pictures, Sound
+from stsa_lightning.media.audio import load_audio, write_wav
 from stsa_lightning.media.video import probe
+from stsa_lightning.media.video_source import VideoSource
 from stsa_lightning.models.checkpoint import save_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
@@ -79,6 +80,18 @@ def test_the_page_s_ways_to_networks(names: dict[str, Any], snippet: Any, monkey
     exec(snippet("from_pretrained"), names)
     assert taken == [("owner/name", None)]
     assert names["dubber"].config.face_size == 64
+
+
+def test_the_page_s_arrays_give_the_frames_that_their_files_give(names: dict[str, Any], snippet: Any) -> None:
+    with VideoSource("me.mp4") as video:
+        given = {"pictures": np.stack(list(video.scan())), "samples": load_audio("speech.wav", 48_000)}
+    exec(snippet("Pictures("), {**names, **given, "show": names["shown"].append})
+    from_files = list(names["dubber"].frames("me.mp4", "speech.wav"))
+    assert len(names["shown"]) == len(from_files) == 25
+    # The sound was taken to 48 kHz and back: the pictures may differ by little.
+    assert np.abs(np.stack(names["shown"]).astype(int) - np.stack(from_files)).mean() < 0.5
+    names["dubber"].dub(Pictures(given["pictures"], 25), Sound(given["samples"], 48_000), "out.mp4", progress=False)
+    assert probe("out.mp4").frames == 25
 
 
 @pytest.mark.slow
