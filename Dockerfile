@@ -1,5 +1,5 @@
 # The service: docker build -t stsa .  &&  docker run -p 7860:7860 stsa
-# For a GPU:   docker build -t stsa --build-arg TORCH=cu128 .  &&  docker run --gpus all -p 7860:7860 stsa
+# For a GPU:   docker build -t stsa --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .  &&  docker run --gpus all -p 7860:7860 stsa
 # Commands:    docker run --user "$(id -u)" -v "$PWD:/work" -w /work stsa dub me.mp4 speech.wav -o out.mp4
 
 FROM python:3.11-slim-bookworm AS wheel
@@ -8,9 +8,9 @@ COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.11-slim-bookworm
-# The name of an index of PyTorch's: cpu, or that of a CUDA version, whose libraries come with it.
-ARG TORCH=cpu
-RUN pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/${TORCH}
+# The index that PyTorch is taken from: without CUDA, or that of a CUDA version, whose libraries come with it.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir torch torchvision --index-url ${TORCH_INDEX}
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[app,hub]" && useradd --create-home --uid 1000 stsa
 USER stsa

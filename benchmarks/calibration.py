@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import parser, table, write_json
 
-from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.heatmaps import inner_lip_aperture
@@ -39,7 +39,6 @@ from stsa_lightning.metrics.sync import SyncMeter
 from stsa_lightning.models.syncnet import PICTURE_PX, load_syncnet
 from stsa_lightning.utils.weights import WeightsError
 
-FPS = 25
 SIDE_PX = 128
 LEFT_EYE, RIGHT_EYE = positions([362, 263]), positions([33, 133])
 DELAYS = (-8, -4, -2, 0, 2, 4, 8)  # frames by which the sound is made late

@@ -33,7 +33,7 @@ import torch
 from common import machine, parser, table, write_json
 from straightforward import StraightForm
 
-from stsa_lightning.constants import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from stsa_lightning.constants import FPS, SAMPLES_PER_FRAME
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.face.box import crop_face, face_box, normalise_landmarks
 from stsa_lightning.face.heatmaps import outer_lip_aperture
@@ -49,7 +49,6 @@ from stsa_lightning.models import BUNDLED
 from stsa_lightning.models.checkpoint import load_networks
 from stsa_lightning.utils.stage_times import StageTimes
 
-FPS = SAMPLE_RATE_HZ // SAMPLES_PER_FRAME
 POLL_S = 0.02
 PR_SET_NAME, NAME_LENGTH = 15, 15
 TASKS = Path("/proc/self/task")

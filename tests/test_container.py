@@ -1,9 +1,10 @@
-"""The Dockerfile, read: no daemon builds it here."""
+"""The Dockerfile, read; `scripts/try-dockerfile` runs it."""
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,19 +12,12 @@ from stsa_lightning.app.rest import PREFIX
 from stsa_lightning.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
+TRY = runpy.run_path(str(ROOT / "scripts/try-dockerfile"))  # which runs its steps in a chroot, as root
 ALLOWED = {"FROM", "ARG", "RUN", "COPY", "USER", "WORKDIR", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD", "ENV"}
 
 
 def stages() -> list[list[tuple[str, str]]]:
-    """Instructions of each stage: name and arguments."""
-    text = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE))
-    found: list[list[tuple[str, str]]] = []
-    for line in filter(None, text.splitlines()):
-        name, _, rest = line.partition(" ")
-        if name == "FROM":
-            found.append([])
-        found[-1].append((name, rest))
-    return found
+    return TRY["stages"]((ROOT / "Dockerfile").read_text())
 
 
 def test_images_are_slim_and_of_a_fixed_tag_and_the_last_runs_without_rights() -> None:
@@ -62,6 +56,6 @@ def test_the_torch_that_is_chosen_is_the_one_that_is_installed() -> None:
     last = stages()[-1]
     choice, torch, ours = (
         next(i for i, (_, rest) in enumerate(last) if part in rest)
-        for part in ("TORCH=cpu", "whl/${TORCH}", "[app,hub]")
+        for part in ("TORCH_INDEX=https://download.pytorch.org/whl/cpu", "--index-url ${TORCH_INDEX}", "[app,hub]")
     )
     assert choice < torch < ours

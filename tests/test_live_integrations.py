@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stsa_lightning.constants import FPS
 from stsa_lightning.dubbing.live import LiveFrame, checked_sound
-from stsa_lightning.dubbing.timeline import FPS, Timeline
+from stsa_lightning.dubbing.timeline import Timeline
 from tests.dubbing.test_timeline import Loudness
 
 FOLDER = Path(__file__).parents[1] / "integrations"

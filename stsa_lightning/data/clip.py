@@ -28,14 +28,13 @@ import cv2
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
 from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
 
 # Raised with what a clip holds, too: the sound of clips up to 3 may lie off the picture, up to 4 any sound is speech.
 FORMAT_VERSION = 6
-FPS = 25
 JPEG_QUALITY = 90  # 43 dB to the crop: far above what networks reach; 95 would take a half more
 _META_KEY = "stsa"
 _FEATURES = "features."

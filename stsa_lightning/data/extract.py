@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.constants import SAMPLES_PER_FRAME
-from stsa_lightning.data.clip import FPS, ClipMeta, ClipWriter, WriteError, encode_picture
+from stsa_lightning.constants import FPS, SAMPLES_PER_FRAME
+from stsa_lightning.data.clip import ClipMeta, ClipWriter, WriteError, encode_picture
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure

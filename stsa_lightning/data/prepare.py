@@ -19,7 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from stsa_lightning.data.clip import FPS, Clip, ClipError, ClipMeta, WriteError
+from stsa_lightning.constants import FPS
+from stsa_lightning.data.clip import Clip, ClipError, ClipMeta, WriteError
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.data.extract import RejectedError, extractors, prepare_clip
 from stsa_lightning.data.index import clip_path, empty_row, is_row, load_index, save_index

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.constants import SAMPLES_PER_FRAME
-from stsa_lightning.data.clip import FPS
+from stsa_lightning.constants import FPS, SAMPLES_PER_FRAME
 from stsa_lightning.data.measures import SyncReading
 from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.tracks import Following

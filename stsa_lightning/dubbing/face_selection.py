@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.face_track import Faces, settle_faces
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import Bars
@@ -25,7 +25,6 @@ from stsa_lightning.media.audio import AudioError, load_audio
 from stsa_lightning.media.video_source import VideoSource
 from stsa_lightning.utils.disk_array import DiskArray
 
-_LEVEL_FPS = 25
 _MINUTE = 60 * SAMPLE_RATE_HZ
 
 Someone = TypeVar("Someone")
@@ -223,7 +222,7 @@ def by_place(ordered: Sequence[Someone], face: str) -> tuple[Someone, str] | Non
 
 def at_frames(level: np.ndarray, times_s: np.ndarray) -> np.ndarray:
     """(F,) a level at 25/s, at the frames of another rate."""
-    return level[np.clip((times_s * _LEVEL_FPS + 1e-6).astype(int), 0, len(level) - 1)]
+    return level[np.clip((times_s * FPS + 1e-6).astype(int), 0, len(level) - 1)]
 
 
 def source_level(path: Path, seconds: float) -> np.ndarray:
@@ -231,7 +230,7 @@ def source_level(path: Path, seconds: float) -> np.ndarray:
     samples = DiskArray()
     try:
         samples.claim(len(load_audio(path, stop_s=seconds, out_file=samples.file)))
-        parts = [sound_level(samples[i : i + _MINUTE], _LEVEL_FPS * 60) for i in range(0, len(samples), _MINUTE)]
+        parts = [sound_level(samples[i : i + _MINUTE], FPS * 60) for i in range(0, len(samples), _MINUTE)]
     finally:
         samples.close()
     return np.concatenate(parts)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.renderer import Renderer
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.schedule import Schedule, ping_pong
-from stsa_lightning.dubbing.timeline import FPS, Timeline
+from stsa_lightning.dubbing.timeline import Timeline
 
 _TURN_S = 3600.0  # the schedule begins again after so long, or a little less: at the end of a turn of the video
 _SLOWEST = FPS  # a picture a second at least, however slow the processor is

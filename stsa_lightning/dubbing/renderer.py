@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stsa_lightning.constants import FPS
 from stsa_lightning.dubbing.face_track import Faces, ramp_frames, ramped
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.render_config import RenderConfig
@@ -27,7 +28,6 @@ from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
 from stsa_lightning.media.video import nearest
 from stsa_lightning.media.video_source import KnownFrames
 
-WINDOW_FPS = 25  # the networks' clock: neighbours in a window are 0.04 s apart, whatever the video's rate
 BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are at work at a time; binds at 1080p
 
 Observe = Callable[[int, np.ndarray, UprightBox], None]
@@ -106,7 +106,7 @@ class Renderer:
         self.faces, self.schedule, self.speech = faces, schedule, speech
         self.step = block_size(config.block, video.size)
         self._builder = FrameInputBuilder(config.face_size, config.heatmap_sigma)
-        self._offsets_s = (np.arange(config.num_frames) - config.num_frames // 2) / WINDOW_FPS
+        self._offsets_s = (np.arange(config.num_frames) - config.num_frames // 2) / FPS
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
         self._nearest_face = _nearest_faces(faces, video.times_s[: len(faces.valid)])
         self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(video.fps))
@@ -188,7 +188,7 @@ class Renderer:
         )
         block.originals = np.stack(list(faces))
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
-        audio = audio_windows(self.speech, (times_s * WINDOW_FPS).reshape(-1))  # (m * T, D, 10)
+        audio = audio_windows(self.speech, (times_s * FPS).reshape(-1))  # (m * T, D, 10)
         shot = self._references(int(self.faces.shots[sources[0]]))
         block.references, block.native = shot.encoded, shot.native
         chosen = shot.chosen[sources - shot.first]

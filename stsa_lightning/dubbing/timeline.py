@@ -12,13 +12,12 @@ from itertools import count
 
 import numpy as np
 
-from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
 from stsa_lightning.dubbing.growing_features import GrowingFeatures
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.speech_features import silent_row
 from stsa_lightning.features.base import FEATURE_RATE_HZ, HOP, AudioFeatures
 
-FPS = 25
 _STEPS = FEATURE_RATE_HZ // FPS  # of features in a frame
 _SEEN = 5  # frames before and after an utterance in which its features are heard: lips open before the sound begins
 _FADE = 5  # frames in which lips come to rest where speech is cut off or does not come, 0.2 s

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from stsa_lightning.data.clip import FPS, Clip
+from stsa_lightning.constants import FPS
+from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
 from stsa_lightning.dubbing import largest_side
 from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, NATIVE, ClipSample

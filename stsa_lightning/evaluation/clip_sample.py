@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stsa_lightning.constants import FPS
 from stsa_lightning.face.box import denormalise_landmarks, resize_face
 from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.metrics.base import Region
@@ -20,7 +21,6 @@ Task = Literal["paired", "unpaired"]
 ScoredRegion = Region | Literal["mouth@native"]
 NATIVE = "mouth@native"  # the lower half of the face at the frame's own resolution
 GROUND_TRUTH = "ground truth"
-CLOCK_FPS = 25.0  # frame rate at which mouth and audio are compared
 
 # (n, S, S, 3) uint8 -> (n, 131, 2) float32 pixels of the crop, NaN where no face was found.
 FindLandmarks = Callable[[np.ndarray], np.ndarray]
@@ -201,5 +201,5 @@ class Prediction:
         if len(times_s) < 2:
             return np.zeros(len(times_s), np.int64)
         seconds = times_s[-1] + times_s[-1] - times_s[-2]
-        ticks = np.arange(max(1, round(seconds * CLOCK_FPS))) / CLOCK_FPS
+        ticks = np.arange(max(1, round(seconds * FPS))) / FPS
         return np.searchsorted((times_s[1:] + times_s[:-1]) / 2, ticks, side="left")

@@ -12,10 +12,11 @@ from tempfile import TemporaryFile
 import cv2
 import numpy as np
 
+from stsa_lightning.constants import FPS
 from stsa_lightning.data.corpora.tree import VIDEO_SUFFIXES, search
 from stsa_lightning.dubbing import Faces, block_size, find_faces
 from stsa_lightning.evaluation.checkpoint import baseline_predictions, evenly
-from stsa_lightning.evaluation.clip_sample import CLOCK_FPS, GROUND_TRUTH, NATIVE, ClipSample
+from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, NATIVE, ClipSample
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Job
 from stsa_lightning.face.heatmaps import outer_lip_aperture
@@ -288,5 +289,5 @@ def _pairs(generated: Path, true: Path, timing: Timing) -> Iterator[tuple[np.nda
 
 def _at_clock(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Whole frames at 25/s."""
-    with VideoReader(path, fps=CLOCK_FPS, exact=False) as reader:
+    with VideoReader(path, fps=FPS, exact=False) as reader:
         yield from _blocks(reader, np.arange(len(reader)), size)

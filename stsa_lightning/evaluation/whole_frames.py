@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.data.clip import FPS, Clip
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
+from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.dubbing import block_size
 from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH

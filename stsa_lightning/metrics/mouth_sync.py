@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from stsa_lightning.constants import FPS
+
 SAMPLE_RATE_HZ = 16_000
-FPS = 25
 MAX_SHIFT = 15  # frames
 HOP = 160  # samples
 STEPS = 4  # spectra to a frame

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchvision.utils import make_grid
 
-from stsa_lightning.data.clip import FPS
+from stsa_lightning.constants import FPS
 from stsa_lightning.media.video import VideoWriter
 from stsa_lightning.training.callbacks.pictures import picture_row, save_picture
 from stsa_lightning.utils.disk_array import in_blocks
