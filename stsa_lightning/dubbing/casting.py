@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stsa_lightning.dubbing.face_selection import loudness_at_frames
-from stsa_lightning.dubbing.people import Person, choose_person
+from stsa_lightning.dubbing.people import TrackedPerson, choose_person
 from stsa_lightning.dubbing.report import DubError
 from stsa_lightning.dubbing.segments import NOBODY, Segment
 from stsa_lightning.dubbing.voices import Voices
@@ -19,7 +19,7 @@ from stsa_lightning.media.video_source import VideoSource
 class Role:
     """Who says a segment, and why, in words; `person` None: nobody who is seen."""
 
-    person: Person | None
+    person: TrackedPerson | None
     reason: str
 
 
@@ -33,7 +33,7 @@ class Casting:
     """
 
     def __init__(
-        self, segments: Sequence[Segment], voices: Voices, people: Sequence[Person], source: VideoSource
+        self, segments: Sequence[Segment], voices: Voices, people: Sequence[TrackedPerson], source: VideoSource
     ) -> None:
         self._segments, self._people, self._times_s, self._size = segments, people, source.times_s, source.size
         sought = any(segment.face == "auto" for segment in segments)

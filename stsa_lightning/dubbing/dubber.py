@@ -310,7 +310,7 @@ class Dubber:
 
     # ---------------------------------------------------------------------------------------------------- once for many
 
-    def prepare(self, video: str | Path, progress: bool | ProgressCallback = False) -> Person:
+    def prepare(self, video: str | Path | Pictures, progress: bool | ProgressCallback = False) -> Person:
         """Do once what `dub`, `frames` and live streams of a video have in common: find the faces of all of its frames.
 
         Args:
@@ -320,16 +320,11 @@ class Dubber:
         Raises:
             as `dub`.
         """
-        source = VideoSource(video)
-        try:
-            with progress_bars(progress) as bars:
-                faces = self._find_faces(source, float("inf"), Pipeline(), bars)
-            return self._person(source, faces)
-        except BaseException:
-            source.close()
-            raise
-        finally:
+        with ExitStack() as opened, progress_bars(progress) as bars:
+            source = opened.enter_context(VideoSource(on_disk(video, opened)))
+            faces = self._find_faces(source, float("inf"), Pipeline(), bars)
             release_free_memory()
+            return self._person(source, faces, opened.pop_all())
 
     def load_person(self, path: str | Path) -> Person:
         """A person that `Person.save` wrote, ready at once.
@@ -338,12 +333,13 @@ class Dubber:
             FileNotFoundError: no such file.
             UserError: it is damaged, or holds something else.
         """
-        stored = StoredVideo(path)
-        return self._person(stored, stored.faces)
+        opened = ExitStack()
+        stored = opened.enter_context(StoredVideo(path))
+        return self._person(stored, stored.faces, opened)
 
-    def _person(self, video: KnownFrames, faces: Faces) -> Person:
+    def _person(self, video: KnownFrames, faces: Faces, opened: ExitStack) -> Person:
         check = self.result_check if self.check else lambda: None
-        return Person(self.engine, self.config, self.features, video, faces, check)
+        return Person(self.engine, self.config, self.features, video, faces, check, opened)
 
     # ---------------------------------------------------------------------------------------------------- to a program
 

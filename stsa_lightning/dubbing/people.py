@@ -55,7 +55,7 @@ class _Look:
 
 
 @dataclass
-class Person:
+class TrackedPerson:
     """One person of a video.
 
     Attributes:
@@ -105,7 +105,7 @@ class PeopleFinder(FaceSelector):
     def __enter__(self) -> PeopleFinder:
         return self
 
-    def people(self, fps: float) -> list[Person]:
+    def people(self, fps: float) -> list[TrackedPerson]:
         """Everyone who is seen for 0.4 s or more, at `fps` frames a second."""
         tracks = [track for _, _, people in self._follower.everyone() for track in people]
         groups = _grouped(tracks, [np.stack(self._looks[id(track)].patches) for track in tracks])
@@ -114,10 +114,10 @@ class PeopleFinder(FaceSelector):
         groups.sort(key=lambda group: (group[0].frames[0], group[0].middle_x))
         return [self._person(f"p{number}", group) for number, group in enumerate(groups, 1)]
 
-    def _person(self, name: str, tracks: list[FaceTrack]) -> Person:
+    def _person(self, name: str, tracks: list[FaceTrack]) -> TrackedPerson:
         look = max((self._looks[id(track)] for track in tracks), key=lambda look: look.best)
         picture = np.zeros((1, 1, 3), np.uint8) if look.picture is None else look.picture
-        return Person(name, tracks, picture, np.concatenate([np.asarray(track.frames) for track in tracks]))
+        return TrackedPerson(name, tracks, picture, np.concatenate([np.asarray(track.frames) for track in tracks]))
 
 
 def _grouped(tracks: list[FaceTrack], patches: list[np.ndarray]) -> list[list[FaceTrack]]:
@@ -138,13 +138,13 @@ def _at_once(a: FaceTrack, b: FaceTrack) -> bool:
 
 
 def choose_person(
-    people: Sequence[Person],
+    people: Sequence[TrackedPerson],
     face: str,
     frames: np.ndarray,
     times_s: np.ndarray,
     size: tuple[int, int],
     level: np.ndarray | None = None,
-) -> tuple[Person, str] | None:
+) -> tuple[TrackedPerson, str] | None:
     """Whom a word for a face means in some frames of a video, and why; None: nobody is there.
 
     Args:
@@ -207,13 +207,13 @@ def _number(text: str) -> float:
 
 
 def _at_place(
-    people: Sequence[Person],
+    people: Sequence[TrackedPerson],
     face: str,
     point: re.Match[str],
     frames: np.ndarray,
     times_s: np.ndarray,
     size: tuple[int, int],
-) -> tuple[Person, str] | None:
+) -> tuple[TrackedPerson, str] | None:
     """Whose face is nearest to a place, in the middle of the frames that they are seen in, or at a time."""
     x, y = (_number(part) * side for part, side in zip(point.groups()[:2], size, strict=True))
     if point[3] is not None:

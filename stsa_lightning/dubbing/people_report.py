@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from stsa_lightning.dubbing.face_selection import loudness_at_frames, watch
-from stsa_lightning.dubbing.people import PeopleFinder, Person
+from stsa_lightning.dubbing.people import PeopleFinder, TrackedPerson
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.progress import ProgressCallback, progress_bars
 from stsa_lightning.dubbing.report import DubError
@@ -156,7 +156,12 @@ def find_people(
 
 
 def _sighting(
-    person: Person, times_s: np.ndarray, fps: float, size: tuple[int, int], level: np.ndarray | None, speaks: Spans
+    person: TrackedPerson,
+    times_s: np.ndarray,
+    fps: float,
+    size: tuple[int, int],
+    level: np.ndarray | None,
+    speaks: Spans,
 ) -> Sighting:
     landmarks = person.landmarks(person.frames)
     low, high = landmarks.min(axis=1), landmarks.max(axis=1)
@@ -175,7 +180,7 @@ def _sighting(
 
 
 def _who_speaks(
-    people: Sequence[Person], shots: list[tuple[int, int]], times_s: np.ndarray, level: np.ndarray | None
+    people: Sequence[TrackedPerson], shots: list[tuple[int, int]], times_s: np.ndarray, level: np.ndarray | None
 ) -> dict[str, Spans]:
     """When each of the people speaks, found in windows of about 4 s within the shots."""
     found: dict[str, Spans] = {person.id: [] for person in people}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
@@ -25,9 +26,10 @@ class Person:
 
     Args:
         engine, config, features: the dubber's.
-        video: the frames, closed with this: of a video, or of the person's file.
+        video: the frames: of a video, or of the person's file.
         faces: of the frames.
         result_check: makes a check of generated faces, or None.
+        opened: what is closed with this, such as the video.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class Person:
         video: KnownFrames,
         faces: Faces,
         result_check: Callable[[], ResultCheck | None],
+        opened: ExitStack,
     ) -> None:
         self.engine, self.video, self.faces = engine, video, faces
-        self._config, self._features, self._result_check = config, features, result_check
+        self._config, self._features, self._result_check, self._opened = config, features, result_check, opened
         self.references = VideoReferences(engine, config, video, faces)
 
     def stream(self, rate_hz: int = SAMPLE_RATE_HZ) -> Stream:
@@ -81,7 +84,7 @@ class Person:
     def close(self) -> None:
         """Close the video; streams go first."""
         self.references.close()
-        self.video.close()
+        self._opened.close()
 
     def __enter__(self) -> Person:
         return self

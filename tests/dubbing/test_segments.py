@@ -12,7 +12,7 @@ import pytest
 
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import DubError, Segment, dub_segments, read_segments
-from stsa_lightning.dubbing.people import PeopleFinder, Person, choose_person
+from stsa_lightning.dubbing.people import PeopleFinder, TrackedPerson, choose_person
 from stsa_lightning.face.tracks import FaceTrack
 from stsa_lightning.media.audio import load_audio, write_wav
 from stsa_lightning.media.video import VideoReader, write_video
@@ -205,12 +205,12 @@ def test_what_does_not_fit_is_said_with_its_row(dialogue: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- people
 
 
-def people() -> list[Person]:
+def people() -> list[TrackedPerson]:
     follower = TwoFaces()
     follower.update(np.zeros(FRAMES))
     nothing = np.zeros((1, 1, 3), np.uint8)
     return [
-        Person(name, [track], nothing, np.array(track.frames))
+        TrackedPerson(name, [track], nothing, np.array(track.frames))
         for name, track in (("p1", follower.left), ("p2", follower.right))
     ]
 

@@ -90,7 +90,8 @@ def test_the_page_s_arrays_give_the_frames_that_their_files_give(names: dict[str
     assert len(names["shown"]) == len(from_files) == 25
     # The sound was taken to 48 kHz and back: the pictures may differ by little.
     assert np.abs(np.stack(names["shown"]).astype(int) - np.stack(from_files)).mean() < 0.5
-    names["dubber"].dub(Pictures(given["pictures"], 25), Sound(given["samples"], 48_000), "out.mp4", progress=False)
+    with names["dubber"].prepare(Pictures(given["pictures"], 25)) as person:
+        names["dubber"].dub(person, Sound(given["samples"], 48_000), "out.mp4", progress=False)
     assert probe("out.mp4").frames == 25
 
 
