@@ -126,7 +126,8 @@ class STSADataModule(LightningDataModule):
         windows_per_speaker: in its place, training windows of each speaker, from their clips in proportion to their
             lengths; for a corpus where few people have most of the clips.
         windows_together: so many windows of a clip (or speaker) come into a batch together, each from elsewhere in it,
-            which `cil.negatives: clip` needs; divides the batch's size and the windows above.
+            which `cil.negatives: clip` needs; divides the batch's size, and the windows above are rounded down to a
+            multiple of it.
         validation_windows_per_clip: as `windows_per_clip`, for the other stages.
         validation_fraction: share of the speakers that validate, drawn with `seed`.
         validation_speakers: these validate instead, whatever the authors' split.
@@ -188,10 +189,12 @@ class STSADataModule(LightningDataModule):
             raise UserError("validation_speakers: expected lists of clips or speakers, got both; leave one out")
         if windows_per_speaker is not None and windows_per_speaker < 1:
             raise UserError(f"windows_per_speaker: expected at least 1, or null, got {windows_per_speaker}")
-        sizes = {"batch_size": batch_size, "windows of a clip or speaker": windows_per_speaker or windows_per_clip}
-        for name, size in sizes.items():
-            if windows_together < 1 or size % windows_together:
-                raise UserError(f"windows_together: expected a divisor of {size} ({name}), got {windows_together}")
+        most = windows_per_speaker or windows_per_clip
+        if windows_together < 1 or batch_size % windows_together or windows_together > most:
+            raise UserError(
+                f"windows_together: expected a divisor of batch_size, {batch_size}, up to the windows of a clip or "
+                f"speaker, {most}, got {windows_together}"
+            )
         if not 0 <= validation_part < 1:
             raise UserError(f"validation_part: expected a share from 0 to below 1, got {validation_part}")
         if validation_part and (validation_speakers or train_list or val_list or test_list):
@@ -272,7 +275,10 @@ class STSADataModule(LightningDataModule):
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
         by_speaker, lines = training and options.windows_per_speaker, self.splits[split]
-        per_clip = options.windows_per_clip if training else options.validation_windows_per_clip
+        windows = options.validation_windows_per_clip
+        if training:
+            windows = options.windows_per_speaker or options.windows_per_clip
+            windows -= windows % options.windows_together
         return WindowDataset(
             options.root,
             speakers(lines) if by_speaker else lines["clip"].tolist(),
@@ -280,7 +286,7 @@ class STSADataModule(LightningDataModule):
             face_size=options.face_size,
             num_frames=options.num_frames,
             num_references=options.num_references,
-            windows_per_clip=by_speaker or per_clip,
+            windows_per_clip=windows,
             window_policy="random" if training else "even",
             reference_policy=options.reference_policy if training else self._as_dubbed,
             augment=self.augment if training else AS_THEY_ARE,

@@ -303,16 +303,17 @@ def test_ranks_share_the_windows_out(synthetic_root: Path) -> None:
 
 
 def test_windows_together_of_a_clip_come_into_a_batch_together_and_runs_go_on_among_them(synthetic_root: Path) -> None:
-    data = _module(synthetic_root, windows_per_clip=6, batch_size=6, windows_together=3)
+    data = _module(synthetic_root, windows_per_clip=8, batch_size=6, windows_together=3)
     data.setup()
+    assert len(data.dataset("train")) == 6 * len(data.splits["train"])
     for batch in data.train_dataloader():
         assert sorted(batch["clip"].count(clip) for clip in set(batch["clip"])) in ([3, 3], [6])
     whole, rest = WindowSampler(24, 1, 0, together=3), WindowSampler(24, 1, 0, together=3)
     rest.begin(0, 9)
     assert list(rest) == list(whole)[9:]
     assert sorted(whole) == [(0, index) for index in range(24)]
-    for sizes in ({"batch_size": 4}, {"windows_per_clip": 4}):
-        with pytest.raises(UserError, match="windows_together: expected a divisor of 4"):
+    for sizes in ({"batch_size": 4}, {"windows_per_clip": 2}, {"windows_together": 0}):
+        with pytest.raises(UserError, match="windows_together: expected a divisor of batch_size"):
             _module(synthetic_root, **{"windows_per_clip": 6, "batch_size": 6, "windows_together": 3, **sizes})
 
 
