@@ -9,9 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from scipy.io import wavfile
 
 from stsa_lightning.media.video import MOST_CHANNELS
 from stsa_lightning.utils.errors import UserError
@@ -36,6 +34,8 @@ class Pictures:
         Raises:
             UserError: the frames, or their rate, are not as described.
         """
+        import av
+
         if not 0 < self.fps < 1000:
             raise UserError(f"pictures: expected above 0 and below 1000 frames/s, got {self.fps}")
         path, shape = folder / "pictures.mkv", None
@@ -76,6 +76,8 @@ class Sound:
         Raises:
             UserError: the samples, or their rate, are not as described.
         """
+        from scipy.io import wavfile
+
         channels = np.atleast_2d(self.samples)
         wrong = channels.ndim != 2 or not np.issubdtype(channels.dtype, np.floating)
         if wrong or not channels.size or len(channels) > MOST_CHANNELS:
