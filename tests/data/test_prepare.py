@@ -258,7 +258,8 @@ def _kill_and_go_on(many: Path, out: Path, undisturbed: dict[str, bytes], until:
     return len(stood)
 
 
-@pytest.mark.parametrize("clips", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("clips", [0, 3])
 def test_killed_and_run_again(many: Path, undisturbed: dict[str, bytes], tmp_path: Path, clips: int) -> None:
     """With worker processes, so that this shows as well that they give what one process gives."""
     folder = tmp_path / "clips"
@@ -361,6 +362,7 @@ def test_a_worker_that_dies(few: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert (again.prepared, again.reused, again.rejected) == (1, 2, [])
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run(few: Path, tmp_path: Path) -> None:
     """By a limit on the size of a file, which fails as a full disk does, in the workers' own writing."""
     out = tmp_path / "out"

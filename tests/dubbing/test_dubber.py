@@ -419,6 +419,7 @@ def test_networks_that_do_not_fit() -> None:
 # --------------------------------------------------------------------------------------------------- with the networks
 
 
+@pytest.mark.slow
 def test_blocks_of_any_size_give_the_same_frames(tmp_path: Path, checkpoint: Path, speech: Any) -> None:
     write_video(tmp_path / "a.mp4", numbered(10), 25)
     found = []

@@ -60,6 +60,7 @@ def ticking(stream: Stream, seconds: float) -> None:
 # ------------------------------------------------------------------------------------------------------------- prepared
 
 
+@pytest.mark.slow
 def test_a_prepared_person_is_dubbed_as_the_video_is_without_a_search(
     dubber: Dubber, video: Path, spoken: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_files_that_are_no_person_are_named(dubber: Dubber, stored: Path, checkp
 # ----------------------------------------------------------------------------------------------------------------- live
 
 
+@pytest.mark.slow
 def test_a_stream_shows_what_a_dub_of_the_same_sound_shows(
     dubber: Dubber, person: Person, stream: Stream, spoken: np.ndarray, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def mine(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     return tree
 
 
+@pytest.mark.slow
 def test_a_term_is_logged_weighted_and_balanced_like_the_others(mine: Path):
     stsa("-c", "sharpness.yaml", *FIT, "--model.losses.balance=shares", "--model.losses.balance_every_n_steps=1")
     logged = {name for row in rows(mine / "runs/mine") for name, value in row.items() if value}

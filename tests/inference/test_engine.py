@@ -297,6 +297,7 @@ def as_on_a_gpu(guidance: Guidance, synthesis: Synthesis, precision: Precision, 
     return engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("align_references", [False, True])
 def test_recorded_shots_of_any_length_are_rendered_as_ever(align_references: bool, recorded_plainly: Record) -> None:
     guidance, synthesis = networks("tiny", align_references)

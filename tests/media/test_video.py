@@ -176,6 +176,7 @@ def test_any_order_and_blocks(tmp_path: Path) -> None:
             next(reader.blocks(0))
 
 
+@pytest.mark.slow
 def test_long_videos_are_not_decoded_ahead(tmp_path: Path) -> None:
     frames = np.repeat(np.repeat(moving(50), 8, 1), 8, 2)  # 1.2 MB each
     write_video(tmp_path / "a.mp4", (frame for _ in range(3) for frame in frames), 25)
@@ -262,6 +263,7 @@ def test_real_clips(corpus: Path, name: str, width: int, height: int, fps: Fract
         assert reader.get([0, 5, 2]).shape == (3, height, width, 3)
 
 
+@pytest.mark.slow
 def test_frames_are_those_of_another_decoder(corpus: Path) -> None:
     for name in ("clips/spk20_02.mp4", "hard/crowd_shotcuts_01.mp4", "hard/fps15_generated_01.mp4"):
         with av.open(str(corpus / name)) as container:

@@ -73,7 +73,7 @@ def test_lpips_equals_the_lpips_package(folder, pair):
     assert LPIPS(network)(*pair).item() == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("net", ["alex", "vgg"])
+@pytest.mark.parametrize("net", ["alex", pytest.param("vgg", marks=pytest.mark.slow)])
 def test_real_lpips_equals_the_package_and_grows_with_blur(net, weights_dir, corpus):
     clip = cv2.VideoCapture(str(corpus / "clips" / "spk01_01.mp4"))
     frame = cv2.cvtColor(clip.read()[1], cv2.COLOR_BGR2RGB)[:, :, :]

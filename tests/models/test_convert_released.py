@@ -51,6 +51,7 @@ def published(
     return stage1, stage2
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_imported_networks_give_rgb(
     published: tuple[Path, Path], parity: Path, seeded: ModuleType, tmp_path: Path

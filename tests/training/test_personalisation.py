@@ -64,6 +64,7 @@ def test_the_held_out_second_gets_better_and_the_result_is_kept(checkpoint, vide
     assert "from the cache" in str(again)
 
 
+@pytest.mark.slow
 def test_networks_that_get_no_better_stay_as_they_were(checkpoint, video, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(adaptation, "LEAST_SECONDS", 1.5)
     monkeypatch.setattr(adaptation, "STEPS", 1)

@@ -112,6 +112,7 @@ def train(batch_size: int, accumulate: int, folder: Path, count: int = 8) -> tup
     return record, trainer
 
 
+@pytest.mark.slow
 def test_gathered_batches_are_one_larger_one(tmp_path: Path):
     """Without CIL, whose negatives are the batch's own."""
     (gathered, run), (whole, _) = train(4, 2, tmp_path), train(8, 1, tmp_path)

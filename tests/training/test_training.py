@@ -196,6 +196,7 @@ def test_a_phase_with_frozen_parts_leaves_them_and_logs_the_balance_of_the_other
     assert moved == {"spatial", "fusion", "inpainting"}
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_equal_weights_and_statistics(pair: Pair, prepared_sample: Path, tmp_path: Path):
     ranks = pair(train_as_rank, str(tmp_path), str(prepared_sample))
     start = dict(module().named_parameters())

@@ -178,6 +178,7 @@ def test_networks_to_be_filled_cost_no_random_numbers() -> None:
     assert again.weight.std() > 0
 
 
+@pytest.mark.slow
 def test_reading_networks_does_not_wait_for_pytorchs_compiler() -> None:
     code = f"""
 import sys

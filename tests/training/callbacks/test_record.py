@@ -75,6 +75,7 @@ def test_loggers_and_files_state_versions_settings_and_the_balance(
     assert float(row["balance/paths/cil"]) > 0
 
 
+@pytest.mark.slow
 def test_a_run_without_any_logger_works(prepared_sample: Path, tmp_path: Path):
     assert (run(tmp_path, prepared_sample, "none") / "last.ckpt").is_file()
 
