@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -43,6 +45,24 @@ def test_an_error_at_the_mouth_costs_more_than_elsewhere():
     at_mouth[..., 47:50, 30:34] = elsewhere[..., 2:5, 30:34] = 1
     costs = [weighted_l1(pred, target, weights).item() for pred in (at_mouth, elsewhere)]
     assert costs[0] / costs[1] == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("frames", [1, 3], ids=["centres", "every frame"])
+def test_cil_compares_frames_of_one_clip_by_their_mouths(frames: int):
+    torch.manual_seed(0)
+    clips, cil = ["a", "b", "a", "b"], CILSettings(negatives="clip", region="mouth")
+    objective = Objective(LossSettings(LossWeights(**NONE)), (4, 8, 8), cil).eval()
+    count = frames * len(clips)
+    paths = [[torch.randn(count, c, s, s) for c, s in zip((4, 8, 8), (64, 32, 16), strict=True)] for _ in range(2)]
+    output = SimpleNamespace(spatial=paths[0], temporal=paths[1])
+    found = objective.cil_terms(output, lips().expand(count, -1, -1, -1), clips)["cil"]
+    of_clip = torch.tensor([clip == "a" for clip in clips for _ in range(frames)])
+    mouth = mouth_map(lips(), 2) - 1
+    parts = [
+        objective.cil(*([m[rows] for m in path] for path in paths), mouth.expand(int(rows.sum()), -1, -1, -1))
+        for rows in (of_clip, ~of_clip)
+    ]
+    assert found.item() == pytest.approx(sum(part.item() for part in parts) / 2, abs=1e-5)
 
 
 def test_one_is_off_and_less_is_named():
