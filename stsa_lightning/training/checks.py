@@ -38,15 +38,21 @@ def check_features(features: str) -> int:
 
 
 def check_agreement(module: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Arguments of the module and of the data module that must be equal; those that `data` lacks are left.
+    """Arguments of the module and of the data module that must fit each other; those that `data` lacks are left.
 
     Raises:
-        UserError: naming each that differs.
+        UserError: naming each that differs; CIL within clips, of which a batch has one window each.
     """
     differ = [name for name in AGREED if name in data and data[name] != module[name]]
     if differ:
         apart = "; ".join(f"{name}: {data[name]!r} in the data, {module[name]!r} in the module" for name in differ)
         raise UserError(f"data and networks must agree. {apart}. Give both the same value")
+    cil = module.get("cil") or {}
+    if cil.get("weight") and cil.get("negatives") == "clip" and data.get("windows_together") == 1:
+        raise UserError(
+            "cil.negatives clip: a window of a clip has no other to be told apart from; set data.windows_together to 2 "
+            "or more, got 1"
+        )
 
 
 def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[int, ...]]:

@@ -70,6 +70,14 @@ def test_data_and_networks_that_differ_are_named():
         check_agreement(SETTINGS, {**SETTINGS, "face_size": 128, "num_frames": 5})
 
 
+def test_cil_within_clips_needs_windows_of_one_clip_together():
+    within = {**SETTINGS, "cil": {"weight": 0.1, "negatives": "clip"}}
+    check_agreement(within, {**SETTINGS, "windows_together": 2})
+    check_agreement({**within, "cil": {"weight": 0.0, "negatives": "clip"}}, {**SETTINGS, "windows_together": 1})
+    with pytest.raises(UserError, match="windows_together to 2 or more, got 1"):
+        check_agreement(within, {**SETTINGS, "windows_together": 1})
+
+
 def test_a_batch_of_other_shapes_is_named():
     maps = torch.zeros(2, 3, 1, 64, 64)
     batch = {
