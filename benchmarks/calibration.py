@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from common import parser, table, write_json
 
-from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
+from stsa_lightning.constants import FPS, SAMPLES_PER_FRAME
 from stsa_lightning.face.box import crop_face, face_box
 from stsa_lightning.face.crops import landmarks_in_crops
 from stsa_lightning.face.heatmaps import inner_lip_aperture
@@ -258,7 +258,7 @@ def load_clip(path: Path, seconds: float, detector: LandmarkDetector, with_pictu
 
 def delayed(wave: np.ndarray, frames: int) -> np.ndarray:
     """The sound later by so many frames (earlier where negative), its length kept."""
-    samples = frames * SAMPLE_RATE_HZ // FPS
+    samples = frames * SAMPLES_PER_FRAME
     padded = np.pad(wave, (max(samples, 0), max(-samples, 0)))
     return padded[max(-samples, 0) :][: len(wave)]
 

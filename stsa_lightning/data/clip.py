@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
+from stsa_lightning.constants import SAMPLES_PER_FRAME
 from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, resize_face
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
@@ -326,7 +326,7 @@ class Clip:
     @property
     def wave(self) -> np.ndarray:
         """(samples,) float32 in [-1, 1], 16 kHz: the audio, no longer than the frames."""
-        return (self.audio / 32768).astype(np.float32)[: self.frames * SAMPLE_RATE_HZ // FPS]
+        return (self.audio / 32768).astype(np.float32)[: self.frames * SAMPLES_PER_FRAME]
 
     @cached_property
     def _face_offsets(self) -> np.ndarray:

@@ -322,8 +322,10 @@ class Dubber:
         """
         with ExitStack() as opened, progress_bars(progress) as bars:
             source = opened.enter_context(VideoSource(on_disk(video, opened)))
-            faces = self._find_faces(source, float("inf"), Pipeline(), bars)
-            release_free_memory()
+            try:
+                faces = self._find_faces(source, float("inf"), Pipeline(), bars)
+            finally:
+                release_free_memory()
             return self._person(source, faces, opened.pop_all())
 
     def load_person(self, path: str | Path) -> Person:

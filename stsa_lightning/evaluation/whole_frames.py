@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.dubbing import block_size
@@ -88,7 +88,7 @@ class SourceVideos:
         path.parent.mkdir(parents=True, exist_ok=True)
         first = next(blocks)
         size = (first.shape[2], first.shape[1])
-        sound = wave[: clip.frames * SAMPLE_RATE_HZ // FPS]
+        sound = wave[: clip.frames * SAMPLES_PER_FRAME]
         with VideoWriter(path, FPS, size, sound, SAMPLE_RATE_HZ, crf=VIDEO_CRF) as writer:
             for block in chain([first], blocks):
                 writer.write(block)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from stsa_lightning.constants import FPS
+from stsa_lightning.constants import SAMPLES_PER_FRAME
 from stsa_lightning.face.heatmaps import inner_lip_aperture
 
-_RATE_HZ = 16_000
 _LEAST_FRAMES = 50  # less says nothing
 _LARGEST_SHIFT = 3  # frames by which the sound of a recording may be early or late
 _QUIET_DB = 50.0  # below the loudest frame: silence
@@ -15,7 +14,7 @@ _QUIET_DB = 50.0  # below the loudest frame: silence
 
 def sound_level(wave: np.ndarray, frames: int) -> np.ndarray:
     """How loud each video frame is: (samples,) at 16 kHz -> (frames,) root mean square; 0 past the end."""
-    hop = _RATE_HZ // FPS
+    hop = SAMPLES_PER_FRAME
     power, whole = np.zeros(frames), min(frames, len(wave) // hop)
     samples = wave[: whole * hop].reshape(whole, hop)  # a view: the sound of an hour is not copied
     power[:whole] = np.einsum("fs,fs->f", samples, samples)

@@ -167,7 +167,7 @@ class Objective(nn.Module):
         self.perceptual_half = losses.perceptual_half
         made = cil.make(cil_width, len(channels))
         self.cil = CILLoss(channels, made, cil.detach_temporal) if cil.weight else None
-        self.cil_negatives, self.cil_region = cil.negatives, cil.region
+        self.cil_settings = cil
         single = weights.adversarial or weights.feature_matching
         self.discriminator = discriminator.make() if single else None
         self.temporal_discriminator = TemporalDiscriminator() if weights.temporal_adversarial else None
@@ -246,9 +246,9 @@ class Objective(nn.Module):
         """
         if self.cil is None:
             return {}
-        region = mouth_map(lip_heatmaps, 2) - 1 if self.cil_region == "mouth" else None
+        region = mouth_map(lip_heatmaps, 2) - 1 if self.cil_settings.region == "mouth" else None
         groups = None
-        if self.cil_negatives == "clip":
+        if self.cil_settings.negatives == "clip":
             numbers = torch.tensor([clips.index(clip) for clip in clips], device=lip_heatmaps.device)
             groups = numbers.repeat_interleave(len(lip_heatmaps) // len(clips))
         return {"cil": self.cil(output.spatial, output.temporal, region, groups)}

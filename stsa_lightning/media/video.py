@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.media.container import VideoError, open_output
 from stsa_lightning.media.decode import Decoder
 from stsa_lightning.media.decord_frames import DecordFrames, decord_frames
@@ -178,7 +179,7 @@ class VideoWriter:
         fps: Fraction | float,
         size: tuple[int, int],
         audio: np.ndarray | DiskArray | None = None,
-        sample_rate_hz: int = 16_000,
+        sample_rate_hz: int = SAMPLE_RATE_HZ,
         crf: int = 16,
         preset: str = "medium",
         timestamps: Sequence[float] | np.ndarray | None = None,
@@ -368,7 +369,7 @@ def write_video(
     frames: Iterable[np.ndarray],
     fps: Fraction | float,
     audio: np.ndarray | None = None,
-    sample_rate_hz: int = 16_000,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
     crf: int = 16,
 ) -> None:
     """Write single (H, W, 3) frames, or one (n, H, W, 3) array, with sound; see `VideoWriter`."""

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stsa_lightning.constants import FPS
+from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
 
-SAMPLE_RATE_HZ = 16_000
 MAX_SHIFT = 15  # frames
 HOP = 160  # samples
 STEPS = 4  # spectra to a frame

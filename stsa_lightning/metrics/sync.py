@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stsa_lightning.constants import SAMPLES_PER_FRAME
+from stsa_lightning.constants import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from stsa_lightning.face.upright_box import UprightBox
 from stsa_lightning.metrics.mouth_sync import MAX_SHIFT
 from stsa_lightning.models.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
@@ -89,7 +89,7 @@ def speech_mfcc(wave: np.ndarray) -> Tensor:
     except ImportError as error:
         raise MissingPackageError("LSE-D and LSE-C: pip install python_speech_features") from error
     pcm = np.clip(np.round(np.asarray(wave, np.float64) * 32768), -32768, 32767).astype(np.int16)
-    return torch.from_numpy(mfcc(pcm, 16_000).T.astype(np.float32))
+    return torch.from_numpy(mfcc(pcm, SAMPLE_RATE_HZ).T.astype(np.float32))
 
 
 # ---------------------------------------------------------------------------------------------------------------- clips

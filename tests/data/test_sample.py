@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.data.sample import ClipSettings, SampleClip, render_clip, render_sample, sample_truth
 from stsa_lightning.data.sample.face import MAX_APERTURE, Face, Pose
 from stsa_lightning.data.sample.speakers import make_speaker
-from stsa_lightning.data.sample.speech import PAUSE, PHONES, SAMPLE_RATE_HZ, SENTENCES, sentence
+from stsa_lightning.data.sample.speech import PAUSE, PHONES, SENTENCES, sentence
 from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 

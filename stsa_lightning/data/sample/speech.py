@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy import signal
 
-SAMPLE_RATE_HZ = 16_000
+from stsa_lightning.constants import SAMPLE_RATE_HZ
+
 CONTROL_RATE_HZ = 200
 """Rate of the trajectories: 5 ms, the usual frame of a formant synthesiser."""
 SENTENCES = 500
