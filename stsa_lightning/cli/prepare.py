@@ -73,7 +73,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--sync",
         choices=("auto", "syncnet", "lip_aperture", "none"),
         default="auto",
-        help="what checks sound against lips: SyncNet, or the lip aperture (weaker); auto: SyncNet if it is here",
+        help="what checks sound against lips: SyncNet, or lip aperture (needs no weights); auto: SyncNet if it is here",
     )
     parser.add_argument("--no-sync-correction", action="store_true", help="leave sound that is clearly off as it is")
     parser.add_argument("--landmark-model", help="a face_landmarker .task file in place of FaceMesh")

@@ -33,8 +33,9 @@ from stsa_lightning.face.box import denormalise_landmarks, normalise_landmarks, 
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
 
-# Raised with what a clip holds, too: the sound of clips up to 3 may lie off the picture, up to 4 any sound is speech.
-FORMAT_VERSION = 6
+# Raised with what a clip holds, too: the sound of clips up to 3 may lie off the picture, up to 4 any sound is speech,
+# up to 6 SyncNet alone corrected offsets of one and two frames.
+FORMAT_VERSION = 7
 JPEG_QUALITY = 90  # 43 dB to the crop: far above what networks reach; 95 would take a half more
 _META_KEY = "stsa"
 _FEATURES = "features."

@@ -23,7 +23,7 @@ class Filters:
     Args:
         min_confidence: least confidence of SyncNet (LSE-C); clips that were measured by the lip aperture are judged
             by `min_aperture_confidence` instead, as the two scales have nothing in common.
-        min_aperture_confidence: least confidence of the weaker, built-in measure of sync, for clips measured by it.
+        min_aperture_confidence: least confidence of the built-in measure of sync, for clips measured by it.
         max_offset: most frames (25/s) between lips and sound that remain after the correction. Of clips measured by
             the lip aperture only clear offsets count: the others are chance.
         min_face_px: least median height of the face box, pixels of the source.

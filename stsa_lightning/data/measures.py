@@ -18,7 +18,7 @@ SyncMethod = Literal["syncnet", "lip_aperture", "none"]
 _MEASURES: Final[dict[str, tuple[str, str]]] = {
     "sync_offset": ("float64", "frames (of 25/s) by which the sound is early in the source; negative: late"),
     "sync_confidence": ("float64", "how clear that is: LSE-C of SyncNet, or the lip aperture's own; not comparable"),
-    "sync_method": ("object", "who found it: syncnet, lip_aperture (the weaker one), or none"),
+    "sync_method": ("object", "who found it: syncnet, lip_aperture (without its weights), or none"),
     "sync_clear": ("bool", "whether the offset is to be believed"),
     "sync_shift": ("int64", "frames of this offset that were corrected in the clip file"),
     "face_px": ("float64", "median height of the face box, pixels of the source"),
@@ -37,8 +37,6 @@ MEANINGS: Final[dict[str, str]] = {name: meaning for name, (_, meaning) in _MEAS
 
 # Below an LSE-C of 3 the best shift is often chance; public preparation recipes draw the line at the same place.
 CLEAR_LSE_C: Final = 3.0
-# The lip aperture's offset is itself up to two frames wrong: a smaller one is no reason to move the sound.
-LEAST_APERTURE_SHIFT: Final = 3
 # A minimum at the end of the searched range tells of no sync within it, or of a larger offset.
 _LARGEST_SHIFT: Final = 14
 
@@ -116,18 +114,16 @@ def measure(
 def choose_shift(measures: Mapping[str, Any]) -> int:
     """By how many frames of offset the sound is to be corrected; 0 unless the offset is clear.
 
-    SyncNet's offset is followed from an LSE-C of `CLEAR_LSE_C` on. The lip aperture's is followed from its own clear
-    confidence on, and from `LEAST_APERTURE_SHIFT` frames on, as it is itself up to two frames wrong. An offset at the
-    end of the searched range is never followed.
+    SyncNet's offset is followed from an LSE-C of `CLEAR_LSE_C` on, the lip aperture's from its own clear confidence
+    on. An offset at the end of the searched range is never followed.
 
     Args:
-        measures: `sync_offset`, `sync_method` and `sync_clear`, as `measure` gives them.
+        measures: `sync_offset` and `sync_clear`, as `measure` gives them.
     """
     if not measures["sync_clear"]:
         return 0
     shift = round(measures["sync_offset"])
-    least = LEAST_APERTURE_SHIFT if measures["sync_method"] == "lip_aperture" else 1
-    return shift if least <= abs(shift) <= _LARGEST_SHIFT else 0
+    return shift if abs(shift) <= _LARGEST_SHIFT else 0
 
 
 def sharpness(face: np.ndarray) -> float:

@@ -27,7 +27,7 @@ class PrepareSettings:
         landmark_model: a FaceLandmarker `.task` file; None for FaceMesh.
         wav2vec2_model: name or folder of another wav 2 vec 2.0 model; None for the usual one.
         sync: what finds the offset of sound and lips: "syncnet" (its weights are fetched if need be), "lip_aperture"
-            (weaker, needs nothing), "none"; "auto": SyncNet where its weights lie already, else the lip aperture.
+            (needs nothing), "none"; "auto": SyncNet where its weights lie already, else the lip aperture.
         correct_sync: move the sound of a clip whose offset is clear.
     """
 

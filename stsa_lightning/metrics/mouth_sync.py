@@ -1,10 +1,9 @@
-"""Experimental: audio-visual offset without a network, from lip aperture and band energies. Prefer SyncNet.
+"""Offset of sound and lips without SyncNet: the lip aperture against its linear prediction from speech features.
 
-This is a home-made measure, not a published one; nothing but this project has validated it. The lip aperture is
-compared with a linear prediction of it from the audio: the logarithmic energies of five bands, high-pass filtered,
-weighted over five frames. Open vowels are strong where the
-first formant is high; consonants and closed mouths are not: the weights know it, plain energy does not. They were found
-by ridge regression on 31 clips of 26 people (`python benchmarks/sync.py fit`).
+This is a home-made measure, not a published one; nothing but this project has validated it. The prediction is a ridge
+regression of the inner lip aperture on the features `moonshine` of each frame's 0.2 s, high-pass filtered in time: a
+speech recogniser's states know vowels from consonants, and a shut mouth from a pause. It was fitted on the people whose
+clips also made the bundled networks (`python benchmarks/sync.py fit`).
 
 The sign of an offset, everywhere in this project: **positive, k: the sound is k frames early** (what is heard at frame
 t belongs to the mouth of frame t + k); negative: it is late. `shift_sound` with the offset corrects it. Frames
@@ -13,46 +12,35 @@ are of 25/s: 640 samples.
 
 from __future__ import annotations
 
-import numpy as np
+from functools import lru_cache
+from pathlib import Path
 
-from stsa_lightning.constants import FPS, SAMPLE_RATE_HZ
+import numpy as np
+from safetensors.numpy import load_file
+
+from stsa_lightning.constants import FPS
+from stsa_lightning.features.base import WINDOW_STEPS
+from stsa_lightning.features.moonshine import Moonshine
 
 MAX_SHIFT = 15  # frames
-HOP = 160  # samples
-STEPS = 4  # spectra to a frame
-SPAN = 512  # samples of one spectrum
-EDGES_HZ = (200, 500, 900, 1500, 2500, 4000)
-FLOOR = 1e-3  # of the clip's loud moments (95th percentile): quieter sound counts as silence
 SLOWEST_HZ = 1.5  # slower changes (pauses, loudness, posture) say little about a delay of some frames
-BLOCK_STEPS = 6000  # spectra worked on at once: one minute
+BEFORE = 4  # steps of a frame's window before the frame's own
+WEIGHTS = Path(__file__).parents[1] / "assets" / "lip_aperture.safetensors"
 
-# Of lip_aperture_sync. Measured (`benchmarks/sync.py trials`, 31 clips, weights fitted without the speaker): of 398
-# delayed clips 83 % reach it, and their offsets are within two frames in 95.5 %, within three in all; of 434 pairs with
-# the sound of another clip 4.4 % reach it. At 7: 56 %, 97.8 %, 0.5 %.
-CLEAR_CONFIDENCE = 5.5
+# Of lip_aperture_sync. Measured (`benchmarks/sync.py trials`, 49 clips of 43 people whom the fit has not seen): of 618
+# delayed clips 93 % reach it, and all their offsets are within one frame; so are those of both halves of a clip; of
+# 2,334 pairs with the sound of another clip 1.5 % reach it. At 5: 96 %, 5.2 %.
+CLEAR_CONFIDENCE = 6.0
 MIN_FRAMES = 25  # that lip_aperture_sync compares at any shift
-# Bias of the best shift of lip_aperture_sync, frames: half-way between that of 22 clips in sync (mean -0.2) and that
-# of SyncNet's own example (3.8 for an offset of 3).
-APERTURE_BIAS = 0.3
-
-WEIGHTS = np.array(  # of the sound 2 frames later, 1 later, now, 1 earlier, 2 earlier; columns: bands
-    [
-        [-0.074, 0.023, -0.054, 0.056, 0.071],
-        [-0.076, 0.093, 0.023, 0.128, 0.174],
-        [-0.109, 0.112, 0.047, 0.115, 0.218],
-        [-0.049, 0.057, 0.032, 0.061, 0.081],
-        [-0.034, 0.016, 0.009, 0.019, -0.037],
-    ]
-)
 
 
-def lip_aperture_sync(lip_aperture: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHIFT) -> tuple[int, float]:
+def lip_aperture_sync(lip_aperture: np.ndarray, wave: np.ndarray, max_shift: int = MAX_SHIFT) -> tuple[float, float]:
     """Offset of a clip from its lip aperture (experimental): for use without SyncNet's weights.
 
     The lip aperture is correlated with its prediction from the audio (`aperture_from_audio`) at every shift; slow
     changes are removed from both. The confidence is Fisher's z of the best correlation in units of its error for
     independent frames, atanh(r) sqrt(n): it needs speech, movement and seconds. From `CLEAR_CONFIDENCE` on, the offset
-    may be believed to within two frames: an offset of three or more is worth putting right, a smaller one is not.
+    may be believed to within a frame. Its zero is SyncNet's.
 
     Args:
         lip_aperture: (F,) distance of the inner lips at 25/s, in any unit that does not change with the face's
@@ -61,29 +49,43 @@ def lip_aperture_sync(lip_aperture: np.ndarray, wave: np.ndarray, max_shift: int
         max_shift: the largest offset looked for, frames.
 
     Returns:
-        Frames by which the sound is early (negative: late), and the confidence. 0.0 where nothing can be said: a mouth
-        that does not move, silence, too few frames, or a best shift at the very end of the range.
+        Frames by which the sound is early (negative: late), with a fraction, and the confidence. 0.0 where nothing can
+        be said: a mouth that does not move, silence, too few frames, or a best shift at the very end of the range.
     """
     lip_aperture = np.asarray(lip_aperture, np.float64)
     if lip_aperture.ndim != 1:
         raise ValueError(f"lip_aperture must be (F,), got shape {lip_aperture.shape}")
     seen = np.isfinite(lip_aperture)
-    if seen.sum() < MIN_FRAMES or len(lip_aperture) < max_shift + MIN_FRAMES:
-        return 0, 0.0
+    if seen.sum() < MIN_FRAMES or len(lip_aperture) < max_shift + MIN_FRAMES or not np.any(wave):
+        return 0.0, 0.0
     frames = np.arange(len(lip_aperture))
     mouth = quick_changes(np.interp(frames, frames[seen], lip_aperture[seen]))
     predicted = aperture_from_audio(wave, len(lip_aperture))
-    clearness = np.array([_clearness(mouth, predicted, seen, shift) for shift in range(-max_shift, max_shift + 1)])
+    return best_shift(clearness(mouth, predicted, seen, max_shift))
+
+
+def clearness(mouth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, max_shift: int = MAX_SHIFT) -> np.ndarray:
+    """atanh(r) sqrt(n) of the mouth of frame t and the sound of frame t - shift, at every shift: (2 max_shift + 1,).
+
+    Args:
+        mouth, predicted: (F,) quick changes of the lip aperture, and what the sound says of it.
+        seen: (F,) bool, frames with a face; no others are compared.
+        max_shift: the largest shift, frames. Where a shift cannot be judged it is 0.
+    """
+    return np.array([_clearness(mouth, predicted, seen, shift) for shift in range(-max_shift, max_shift + 1)])
+
+
+def best_shift(clearness: np.ndarray) -> tuple[float, float]:
+    """The shift of the highest clearness, to a fraction of a frame, and that clearness; 0, 0 at an end of the range."""
     best = int(clearness.argmax())
-    if best in (0, 2 * max_shift) or clearness[best] <= 0:
-        return 0, 0.0
+    if best in (0, len(clearness) - 1) or clearness[best] <= 0:
+        return 0.0, 0.0
     before, peak, after = clearness[best - 1 : best + 2]
     fraction = (before - after) / (2 * (before - 2 * peak + after))  # the vertex of the parabola through the three
-    return round(best - max_shift + fraction - APERTURE_BIAS), float(peak)
+    return float(best - len(clearness) // 2 + fraction), float(peak)
 
 
 def _clearness(mouth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, shift: int) -> float:
-    """atanh(r) sqrt(n) of the mouth of frame t and the sound of frame t - shift; 0 where it cannot be computed."""
     first, last = max(0, shift), min(len(mouth), len(mouth) + shift)
     kept = seen[first:last]
     a, b = mouth[first:last][kept], predicted[first - shift : last - shift][kept]
@@ -93,35 +95,33 @@ def _clearness(mouth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, shift
 
 
 def aperture_from_audio(wave: np.ndarray, frames: int) -> np.ndarray:
-    """Linear prediction of the lip aperture from the audio, in no unit, high-pass filtered.
+    """Linear prediction of the inner lip aperture from speech, in no unit.
 
     Args:
         wave: (samples,) float at 16 kHz; sample 0 sounds when the first frame is shown. Silence follows its end.
         frames: how many, at 25/s.
 
     Returns:
-        (frames,) float64; zeros for digital silence.
+        (frames,) float64, high-pass filtered (`quick_changes`).
     """
-    return neighbours(quick_changes(band_energies(wave, frames))) @ WEIGHTS.reshape(-1)
+    return quick_changes(predicted_aperture(Moonshine()(np.asarray(wave, np.float32)), frames, aperture_weights()))
 
 
-def band_energies(wave: np.ndarray, frames: int) -> np.ndarray:
-    """(frames, 5) logarithmic energies of the bands, mean over each frame's 40 ms."""
-    steps = frames * STEPS
-    before = (SPAN - HOP) // 2  # each spectrum is centred on its 10 ms
-    padded = np.zeros(before + (steps - 1) * HOP + SPAN, np.float32)
-    kept = min(len(wave), len(padded) - before)
-    padded[before : before + kept] = wave[:kept]
-    spans = np.lib.stride_tricks.sliding_window_view(padded, SPAN)[::HOP][:steps]  # (steps, 512), a view
-    edges = np.searchsorted(np.fft.rfftfreq(SPAN, 1 / SAMPLE_RATE_HZ), EDGES_HZ)
-    window = np.hanning(SPAN)
-    blocks = []
-    for start in range(0, steps, BLOCK_STEPS):
-        power = np.abs(np.fft.rfft(spans[start : start + BLOCK_STEPS] * window)) ** 2
-        blocks.append(np.add.reduceat(power, edges, axis=1)[:, :-1])
-    energies = np.concatenate(blocks)
-    floor = FLOOR * np.percentile(energies.sum(axis=1), 95) / energies.shape[1]
-    return np.log(energies + floor + 1e-9).reshape(frames, STEPS, -1).mean(axis=1)
+def predicted_aperture(features: np.ndarray, frames: int, weights: np.ndarray) -> np.ndarray:
+    """The regression itself: features (steps, D) at 50 Hz, weights (D, 10) of a frame's window -> (frames,) float64.
+
+    Frame t sees the steps 2 t - 4 to 2 t + 5, as `feature_windows` has it; the first and the last step stand for what
+    lies beyond them.
+    """
+    parts = features.astype(np.float32) @ weights  # (steps, 10)
+    steps = 2 * np.arange(frames)[:, None] - BEFORE + np.arange(WINDOW_STEPS)
+    return parts[steps.clip(0, len(parts) - 1), np.arange(WINDOW_STEPS)].sum(1, dtype=np.float64)
+
+
+@lru_cache(maxsize=1)
+def aperture_weights() -> np.ndarray:
+    """The shipped regression, (D, 10) float32: of the features of the steps of a frame's window."""
+    return load_file(WEIGHTS)["weights"].astype(np.float32)
 
 
 def quick_changes(values: np.ndarray) -> np.ndarray:
@@ -130,10 +130,3 @@ def quick_changes(values: np.ndarray) -> np.ndarray:
 
     high_pass = butter(2, SLOWEST_HZ, "highpass", fs=FPS, output="sos")
     return sosfiltfilt(high_pass, values, axis=0, padlen=min(len(values) - 1, 15))
-
-
-def neighbours(bands: np.ndarray) -> np.ndarray:
-    """(frames, bands) -> (frames, 5 x bands): the sound of frames t + 2 to t - 2, zeros beyond the ends."""
-    reach = len(WEIGHTS) // 2
-    padded = np.pad(bands, ((reach, reach), (0, 0)))
-    return np.concatenate([padded[2 * reach - i : 2 * reach - i + len(bands)] for i in range(len(WEIGHTS))], axis=1)

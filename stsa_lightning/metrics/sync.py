@@ -1,6 +1,6 @@
 """Lips and sound: LSE-D, LSE-C and offset of SyncNet v2.
 
-A positive offset: the sound is early, as in `metrics.mouth_sync`, the weaker measure of sync.
+A positive offset: the sound is early, as in `metrics.mouth_sync`, which needs no weights.
 
 LSE-D and LSE-C are taken at the best shift, so neither sees a constant delay: print the offset beside them.
 """

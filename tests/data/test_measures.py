@@ -96,9 +96,9 @@ def test_a_clip_without_any_face_is_not_measured():
         (-5, CLEAR_CONFIDENCE, "lip_aperture", -5),
         (12, CLEAR_CONFIDENCE + 0.1, "lip_aperture", 12),
         (-5, CLEAR_CONFIDENCE - 0.01, "lip_aperture", 0),
-        (2, CLEAR_CONFIDENCE + 1, "lip_aperture", 0),  # within its own error
-        (-2.4, CLEAR_CONFIDENCE + 1, "lip_aperture", 0),
-        (2.6, CLEAR_CONFIDENCE + 1, "lip_aperture", 3),
+        (-0.4, CLEAR_CONFIDENCE + 1, "lip_aperture", 0),
+        (0.6, CLEAR_CONFIDENCE + 1, "lip_aperture", 1),
+        (-2.4, CLEAR_CONFIDENCE + 1, "lip_aperture", -2),
         (15, CLEAR_CONFIDENCE + 1, "lip_aperture", 0),  # the end of what was searched
         (-15, 9.0, "syncnet", 0),
     ],

@@ -152,7 +152,7 @@ def test_sync_is_told_by_method(tmp_path):
     unclear = {"sync_method": "syncnet", "sync_clear": False}
     write(tmp_path, index({}, moved, {"sync_offset": 4.0, "sync_shift": 4}, unclear))
     said = str(corpus_report(tmp_path, tmp_path / "r.html"))
-    assert "3 clips measured by the lip aperture (the weaker measure), clear for 3." in said
+    assert "3 clips measured by the lip aperture, clear for 3." in said
     assert "1 clip measured by SyncNet, clear for 0." in said
     assert "The sound of 2 was corrected, by -5 to +4 frames." in said
 

@@ -7,9 +7,15 @@ import torch
 from scipy.signal import medfilt
 from torch import nn
 
+from stsa_lightning.features.base import WINDOW_STEPS, feature_windows
 from stsa_lightning.media.audio import shift_sound
 from stsa_lightning.metrics import sync
-from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, aperture_from_audio, lip_aperture_sync
+from stsa_lightning.metrics.mouth_sync import (
+    CLEAR_CONFIDENCE,
+    aperture_from_audio,
+    lip_aperture_sync,
+    predicted_aperture,
+)
 from stsa_lightning.metrics.sync import (
     SyncMeter,
     SyncScore,
@@ -279,9 +285,9 @@ def test_a_mouth_that_follows_the_sound_and_every_delay_of_it(rng):
     for offset in (-14, -12, -5, -1, 0, 3, 12, 14):
         # Sound that is early by `offset`: what undoes it, undone.
         found, confidence = lip_aperture_sync(mouth, shift_sound(wave, -offset))
-        assert found == offset
+        assert round(found) == offset
         assert confidence > CLEAR_CONFIDENCE
-        assert lip_aperture_sync(mouth, shift_sound(shift_sound(wave, -offset), found))[0] == 0
+        assert round(lip_aperture_sync(mouth, shift_sound(shift_sound(wave, -offset), round(found)))[0]) == 0
 
 
 def test_scale_and_slow_changes_of_the_opening_do_not_matter(rng):
@@ -290,8 +296,9 @@ def test_scale_and_slow_changes_of_the_opening_do_not_matter(rng):
     plain = lip_aperture_sync(mouth, wave)
     scaled = lip_aperture_sync(40 * mouth + 7, 0.1 * wave)
     drifting = lip_aperture_sync(mouth + 5 * np.sin(np.arange(200) / 60), wave)
-    assert scaled[0] == drifting[0] == plain[0]
-    assert scaled[1] == pytest.approx(plain[1], rel=1e-3)
+    assert scaled[0] == pytest.approx(plain[0], abs=0.3)
+    assert drifting[0] == pytest.approx(plain[0], abs=0.3)
+    assert scaled[1] == pytest.approx(plain[1], rel=0.02)
     assert drifting[1] == pytest.approx(plain[1], rel=0.15)
 
 
@@ -301,7 +308,7 @@ def test_frames_without_a_face_are_left_out(rng):
     mouth[rng.random(200) < 0.2] = np.nan
     mouth[60:80] = np.nan
     offset, confidence = lip_aperture_sync(mouth, shift_sound(wave, 6))
-    assert offset == -6
+    assert round(offset) == -6
     assert confidence > CLEAR_CONFIDENCE
 
 
@@ -334,10 +341,10 @@ def test_opening_of_another_shape():
 
 
 @pytest.mark.parametrize(
-    ("clip", "lowest", "highest"),
-    [("clips/spk35_01.mp4", 3, 4), ("clips/spk24_01.mp4", -6, -5)],  # the first lies at 3.5, and is known to be 3
+    ("clip", "known"),
+    [("clips/spk35_01.mp4", 3), ("clips/spk38_01.mp4", 0)],  # SyncNet's example; a studio's recording
 )
-def test_real_clips_of_known_offset(corpus, clip, lowest, highest):
+def test_real_clips_of_known_offset(corpus, clip, known):
     from stsa_lightning.face.heatmaps import inner_lip_aperture
     from stsa_lightning.face.landmarks import landmark_detector
     from stsa_lightning.media.audio import load_audio
@@ -347,6 +354,16 @@ def test_real_clips_of_known_offset(corpus, clip, lowest, highest):
     with VideoReader(corpus / clip, fps=25) as reader:
         lip_aperture = [inner_lip_aperture(detector(frame)) for block in reader.blocks() for frame in block]
     detector.close()
-    offset, confidence = lip_aperture_sync(np.array(lip_aperture), load_audio(corpus / clip))
-    assert lowest <= offset <= highest
-    assert confidence > CLEAR_CONFIDENCE
+    wave = load_audio(corpus / clip)
+    for delay in (0, 2, -9):
+        offset, confidence = lip_aperture_sync(np.array(lip_aperture), shift_sound(wave, delay))
+        assert offset == pytest.approx(known - delay, abs=0.7)
+        assert confidence > CLEAR_CONFIDENCE
+
+
+def test_prediction_is_the_regression_of_each_frames_window(rng):
+    features, weights = rng.standard_normal((43, 6)).astype(np.float32), rng.standard_normal((6, WINDOW_STEPS))
+    for frames in (1, 15, 40):
+        windows = feature_windows(np.pad(features, ((4, 60), (0, 0)), mode="edge"), np.arange(frames) + 2)
+        expected = np.einsum("tdk,dk->t", windows, weights)
+        np.testing.assert_allclose(predicted_aperture(features, frames, weights), expected, atol=1e-5)

@@ -17,7 +17,7 @@ from stsa_lightning.data.report.worst import worst_clips
 from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.html import render
 
-_METHODS = {"syncnet": "SyncNet", "lip_aperture": "the lip aperture (the weaker measure)", "none": "nothing"}
+_METHODS = {"syncnet": "SyncNet", "lip_aperture": "the lip aperture", "none": "nothing"}
 
 
 @dataclass(frozen=True)
