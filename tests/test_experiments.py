@@ -13,15 +13,18 @@ from typing import Any
 import lightning.pytorch  # noqa: F401
 import numpy as np
 import pytest
+import torch
 import wandb
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from stsa_lightning.cli import main
+from stsa_lightning.models.checkpoint import load_networks
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EXPERTS = [EXPERIMENTS / "syncnet.yaml"]
-LAID_OVER = [EXPERIMENTS / f"{name}.yaml" for name in ("256px", "finetune", "smoke")]
+OVER_ANY = [EXPERIMENTS / f"{name}.yaml" for name in ("256px", "finetune", "smoke")]
+LAID_OVER = [*OVER_ANY, EXPERIMENTS / "guidance.yaml"]
 FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if path not in (*EXPERTS, *LAID_OVER)]
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
@@ -111,7 +114,7 @@ def base() -> dict[str, Any]:
     return dict(leaves(flat(yaml.safe_load(said.getvalue()))))
 
 
-@pytest.mark.parametrize("file", [*ABLATIONS, *LAID_OVER], ids=lambda path: path.stem)
+@pytest.mark.parametrize("file", [*ABLATIONS, *OVER_ANY], ids=lambda path: path.stem)
 def test_an_overlay_arrives_and_changes_nothing_else(
     file: Path, base: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ):
@@ -168,6 +171,24 @@ def test_a_face_of_one_s_own_is_learnt_from_a_checkpoint_and_one_clip(
     tune = ["-c", str(EXPERIMENTS / "finetune.yaml"), "--model.init_from=begun/last.ckpt"]
     main(["fit", *sample, *tune, f"--data.root={one_clip_of(prepared_sample, tmp_path / 'me')}", *small])
     assert (tmp_path / "runs/finetune/last.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_more_speakers_teach_the_guidance_network_alone(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    files = ["-c", str(EXPERIMENTS / "small.yaml"), *SMALL, "--data.num_references=2", f"--data.root={prepared_sample}"]
+    once = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--data.filters=null"]
+    main(["fit", *files, *once, "--trainer.max_steps=1", "--run=begun"])
+    more = ["-c", str(EXPERIMENTS / "guidance.yaml"), "--model.init_from=begun/last.ckpt"]
+    phases = ["--phases.audio_pretrain.epochs=1", "--phases.guidance.epochs=1", "--data.swap_mouth_epochs=2"]
+    rest = ["--phases.audio_pretrain_slower.epochs=0", "--phases.guidance_slower.epochs=0"]
+    main(["fit", *files[:2], *more, *files[2:], *once, *phases, *rest])
+    begun, taught = (load_networks(path) for path in ("begun/last.ckpt", "runs/guidance/last.ckpt"))
+    for network, stays in ((0, False), (1, True)):
+        pairs = zip(begun[network].parameters(), taught[network].parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) == stays
 
 
 def one_clip_of(corpus: Path, folder: Path) -> Path:
