@@ -165,11 +165,7 @@ def speech_ratio(wave: np.ndarray) -> float:
 def _loudness_db(wave: np.ndarray) -> float:
     minutes = np.array_split(wave, len(wave) // (60 * SAMPLE_RATE_HZ) + 1)  # no copy of an hour in double precision
     power = sum(float(np.square(minute, dtype=np.float64).sum()) for minute in minutes)
-    return float(_decibels(power / len(wave))) if len(wave) else _SILENCE_DB
-
-
-def _decibels(power: np.ndarray | float) -> np.ndarray:
-    return 10 * np.log10(np.maximum(power, 10 ** (_SILENCE_DB / 10)))
+    return float(10 * np.log10(max(power / len(wave), 10 ** (_SILENCE_DB / 10)))) if len(wave) else _SILENCE_DB
 
 
 def _sync_columns(sync: SyncReading | None) -> dict[str, Any]:
@@ -179,14 +175,8 @@ def _sync_columns(sync: SyncReading | None) -> dict[str, Any]:
         "sync_offset": _rounded(sync.offset, 2),
         "sync_confidence": _rounded(sync.confidence, 3),
         "sync_method": sync.method,
-        "sync_clear": bool(sync.confidence >= _clear_confidence(sync.method)),
+        "sync_clear": bool(sync.confidence >= (CLEAR_LSE_C if sync.method == "syncnet" else CLEAR_CONFIDENCE)),
     }
-
-
-def _clear_confidence(method: SyncMethod) -> float:
-    if method == "syncnet":
-        return CLEAR_LSE_C
-    return CLEAR_CONFIDENCE
 
 
 def _rounded(value: Any, digits: int) -> float:

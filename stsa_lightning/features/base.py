@@ -7,7 +7,7 @@ without shifting the audio against the picture. Video runs at 25 frames/s: two s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -23,21 +23,11 @@ FeatureKind = Literal["logmel", "mfcc", "moonshine", "wav2vec2"]
 FEATURE_DIMS: dict[str, int] = {"logmel": 80, "mfcc": 13, "moonshine": 368, "wav2vec2": 768}
 
 
-class AudioFeatures(Protocol):
-    """What turns a wave into features: (samples,) float32 at 16 kHz -> (ceil(samples / 320), dim) float32 at 50 Hz."""
+class AudioFeatures:
+    """What turns a wave into features: (samples,) float32 at 16 kHz -> (ceil(samples / 320), dim) float32 at 50 Hz.
 
-    kind: str
-    dim: int
-
-    def __call__(self, wave: np.ndarray) -> np.ndarray: ...
-
-    def chunks(self, wave: np.ndarray) -> Iterator[np.ndarray]:
-        """The same rows in pieces, in memory that does not grow with the wave (which may be mapped from a file)."""
-        ...
-
-
-class Chunked:
-    """Features that are taken piece by piece, here a minute each: the spectra of an hour would take gigabytes."""
+    They are taken piece by piece, a minute each: the spectra of an hour would take gigabytes.
+    """
 
     kind: str
     dim: int
@@ -47,7 +37,7 @@ class Chunked:
         return np.concatenate(list(self.chunks(wave)))
 
     def chunks(self, wave: np.ndarray) -> Iterator[np.ndarray]:
-        """See `AudioFeatures.chunks`; a wave of any length gives exactly what it gives at once."""
+        """The same rows in pieces, in memory that does not grow with the wave (which may be mapped from a file)."""
         steps = steps_of(checked_wave(wave, "wave"))
         for first in range(0, steps, self.chunk_steps):
             yield self.rows(wave, first, min(first + self.chunk_steps, steps))

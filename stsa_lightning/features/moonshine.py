@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from stsa_lightning.features.base import FEATURE_DIMS, FEATURE_RATE_HZ, HOP, SPAN, Chunked, samples_of, steps_of
+from stsa_lightning.features.base import FEATURE_DIMS, FEATURE_RATE_HZ, HOP, SPAN, AudioFeatures, samples_of, steps_of
 from stsa_lightning.features.spectral import LogMel
 from stsa_lightning.utils.onnx_session import onnx_session
 
 ENCODER = Path(__file__).parents[1] / "assets" / "moonshine_tiny_en" / "encoder.ort"
 
 
-class Moonshine(Chunked):
+class Moonshine(AudioFeatures):
     """Last hidden state of the encoder of Moonshine tiny (English; Jeffries et al. 2024) beside log-mel: 288 + 80.
 
     The recogniser tells which sounds are said; log-mel, how loud, and whether anybody speaks. The encoder's states come

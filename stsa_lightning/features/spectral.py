@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
-from stsa_lightning.features.base import FEATURE_DIMS, HOP, SPAN, Chunked, samples_of
+from stsa_lightning.features.base import FEATURE_DIMS, HOP, SPAN, AudioFeatures, samples_of
 from stsa_lightning.utils.errors import MissingPackageError
 
 
-class LogMel(Chunked):
+class LogMel(AudioFeatures):
     """Log power in 80 mel bands (Slaney's scale, 0-8000 Hz), 25 ms Hann windows every 20 ms.
 
     Powers are in dB of a full-scale sine, floored at -100, then mapped by fixed constants: -100 dB -> -4, 0 dB -> 4.
@@ -47,7 +47,7 @@ class LogMel(Chunked):
         return features * 12.5 - 50
 
 
-class MFCC(Chunked):
+class MFCC(AudioFeatures):
     """13 mel cepstral coefficients, 25 ms windows every 20 ms: python_speech_features' defaults, log energy first."""
 
     kind = "mfcc"

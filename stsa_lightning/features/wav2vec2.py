@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from stsa_lightning.features.base import FEATURE_RATE_HZ, samples_of, steps_of
+from stsa_lightning.features.base import FEATURE_RATE_HZ, AudioFeatures, samples_of, steps_of
 from stsa_lightning.media.audio import AudioError, checked_wave
 from stsa_lightning.utils.errors import MissingPackageError
 
 
-class Wav2Vec2:
+class Wav2Vec2(AudioFeatures):
     """Last hidden state of wav2vec 2.0 (768-d for base-960h; the paper's features).
 
     Up to `whole_s` seconds go through the network at once. Longer sound is cut into overlapping chunks of `chunk_s`;
@@ -54,9 +54,6 @@ class Wav2Vec2:
         self.batch = batch or (1 if self.device == "cpu" else 8)
         self.network = _load_wav2vec2(str(model)).to(self.device)
         self.dim = int(self.network.config.hidden_size)
-
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        return np.concatenate(list(self.chunks(wave)))
 
     def chunks(self, wave: np.ndarray) -> Iterator[np.ndarray]:
         """See `AudioFeatures.chunks`."""

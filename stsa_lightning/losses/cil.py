@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.losses.mutual_information import MINE, Critic, Estimator, InfoNCE, estimator
+from stsa_lightning.losses.mutual_information import MINE, Critic, Estimator, InfoNCE
 from stsa_lightning.models.layers import ConvBlock
 from stsa_lightning.utils.errors import UserError
 
@@ -69,8 +69,8 @@ class CILSettings:
     def make(self, dim: int, scales: int) -> InfoNCE | MINE:
         """The estimator for embeddings of `dim` values at so many scales."""
         if self.estimator == "mine":
-            return estimator("mine", dim, momentum=self.momentum, scales=scales)
-        return estimator("infonce", dim, temperature=self.temperature, critic=self.critic)
+            return MINE(dim, momentum=self.momentum, scales=scales)
+        return InfoNCE(dim, self.temperature, self.critic)
 
 
 INFO_NCE = CILSettings()

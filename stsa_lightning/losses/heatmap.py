@@ -61,60 +61,30 @@ def velocity_l1(pred: Tensor, target: Tensor) -> Tensor:
     return error.diff(dim=1).abs().mean()
 
 
-class HeatmapRegression(nn.Module):
-    """`heatmap_regression` with its foreground weight as a setting."""
-
-    def __init__(self, foreground_weight: float = 1.0) -> None:
-        super().__init__()
-        self.foreground_weight = foreground_weight
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        return heatmap_regression(pred, target, self.foreground_weight)
-
-
-class KeypointL1(nn.Module):
-    """`keypoint_l1`."""
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        return keypoint_l1(pred, target)
-
-
-class VelocityL1(nn.Module):
-    """`velocity_l1`."""
-
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        return velocity_l1(pred, target)
-
-
 class SemanticLoss(nn.Module):
     """The terms of L_semantic, unweighted: `lip_heatmap`, `jaw_heatmap`, `keypoints`."""
 
     def __init__(self, foreground_weight: float = 1.0) -> None:
         super().__init__()
-        self.heatmap = HeatmapRegression(foreground_weight)
-        self.keypoint = KeypointL1()
+        self.foreground_weight = foreground_weight
 
     def forward(
         self, lip: Tensor, jaw: Tensor, keypoints: Tensor, true_lip: Tensor, true_jaw: Tensor, true_keypoints: Tensor
     ) -> dict[str, Tensor]:
         """Heatmaps (B, T, 1, S, S) in [0, 1], keypoints (B, T, 2, 57); predicted first, then true."""
         return {
-            "lip_heatmap": self.heatmap(lip, true_lip),
-            "jaw_heatmap": self.heatmap(jaw, true_jaw),
-            "keypoints": self.keypoint(keypoints, true_keypoints),
+            "lip_heatmap": heatmap_regression(lip, true_lip, self.foreground_weight),
+            "jaw_heatmap": heatmap_regression(jaw, true_jaw, self.foreground_weight),
+            "keypoints": keypoint_l1(keypoints, true_keypoints),
         }
 
 
 class TemporalLoss(nn.Module):
     """The terms of L_temporal, unweighted: `keypoint_velocity`, `heatmap_velocity` (mean of lip and jaw)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.velocity = VelocityL1()
-
     def forward(
         self, lip: Tensor, jaw: Tensor, keypoints: Tensor, true_lip: Tensor, true_jaw: Tensor, true_keypoints: Tensor
     ) -> dict[str, Tensor]:
-        """Heatmaps (B, T, 1, S, S) in [0, 1], keypoints (B, T, 2, 57); predicted first, then true."""
-        heatmaps = torch.stack([self.velocity(lip, true_lip), self.velocity(jaw, true_jaw)]).mean()
-        return {"keypoint_velocity": self.velocity(keypoints, true_keypoints), "heatmap_velocity": heatmaps}
+        """As `SemanticLoss`."""
+        heatmaps = torch.stack([velocity_l1(lip, true_lip), velocity_l1(jaw, true_jaw)]).mean()
+        return {"keypoint_velocity": velocity_l1(keypoints, true_keypoints), "heatmap_velocity": heatmaps}

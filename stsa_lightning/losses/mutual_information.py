@@ -185,12 +185,3 @@ class MINE(nn.Module):
             average.copy_(torch.where(average.isinf(), log_mean, mixed))  # -inf: nothing seen yet
         ratio = (log_mean - average).exp()
         return log_mean.detach() + ratio - ratio.detach()
-
-
-def estimator(name: Estimator, dim: int, **options) -> InfoNCE | MINE:
-    """The estimator chosen by configuration: `infonce` or `mine`, with that class's own options."""
-    if name == "infonce":
-        return InfoNCE(dim, **options)
-    if name == "mine":
-        return MINE(dim, **options)
-    raise ValueError(f'name must be "infonce" or "mine", got {name!r}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -168,7 +169,7 @@ def import_released(
     states = []
     for path, convert, places, what in (
         (guidance_pth, convert_guidance, _GUIDANCE_PLACES, "guidance (stage 1)"),
-        (synthesis_pth, _convert_published, _SYNTHESIS_PLACES, "synthesis (stage 2)"),
+        (synthesis_pth, partial(convert_synthesis, bgr=True), _SYNTHESIS_PLACES, "synthesis (stage 2)"),
     ):
         state = read_state(path)
         try:
@@ -208,10 +209,6 @@ def read_state(path: str | Path) -> State:
             f"{path}: expected names and tensors in its `state_dict`, found another kind at {strangers[0]!r}"
         )
     return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def _convert_published(state: Mapping[str, Tensor]) -> State:
-    return convert_synthesis(state, bgr=True)
 
 
 def _rename(state: Mapping[str, Tensor], places: Mapping[str, str | None]) -> State:

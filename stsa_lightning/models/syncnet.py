@@ -6,14 +6,12 @@ Layers, names and shapes are those of the released weights. A picture is BGR 0..
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.utils.errors import UserError
-from stsa_lightning.utils.safe_load import load_tensors
+from stsa_lightning.utils.safe_load import load_entries
 from stsa_lightning.utils.weights import weights_path
 
 DIM = 1024
@@ -130,34 +128,8 @@ def load_syncnet(weights_dir: str | Path | None = None) -> SyncNet:
 
     Raises:
         WeightsError: the file is neither here nor to be had.
-        UserError: the file is damaged, holds more than tensors, or is of another network.
+        TensorFileError: the file is damaged, holds more than tensors, or is of another network.
     """
-    path = weights_path("syncnet", weights_dir)
     network = SyncNet()
-    _fill(network, _read(path), path)
+    load_entries(network, weights_path("syncnet", weights_dir))
     return network
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    state = load_tensors(path)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: expected a state dict of tensors, found {type(state).__name__}: another file?")
-    return state
-
-
-def _fill(network: SyncNet, state: Mapping[str, Tensor], path: Path) -> None:
-    own = network.state_dict()
-    # Batch counters came with PyTorch 0.4.1 and decide nothing here.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in state if name not in own]
-    if missing or unknown:
-        raise UserError(
-            f"{path}: not SyncNet v2: lacks {len(missing)} of its {len(own)} entries (first: {missing[:1]}) and has "
-            f"{len(unknown)} others (first: {unknown[:1]})"
-        )
-    for name, value in state.items():
-        if value.shape != own[name].shape:
-            raise UserError(
-                f"{path}: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}: another network?"
-            )
-    network.load_state_dict({**own, **state})

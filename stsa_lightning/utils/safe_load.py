@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,15 @@ def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
     Batch counters may be absent: old files have none, and they decide nothing.
 
     Raises:
-        TensorFileError: as `load_tensors`.
-        ValueError: the file lacks an entry, or one has another shape.
+        TensorFileError: as `load_tensors`; the file lacks an entry, or one has another shape.
     """
     state = load_tensors(path)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise TensorFileError(f"{path}: expected a state dict of tensors, found {type(state).__name__}: another file?")
     wanted, chosen = network.state_dict(), {}
     missing = [key for key in wanted if prefix + key not in state and not key.endswith("num_batches_tracked")]
     if missing:
-        raise ValueError(
+        raise TensorFileError(
             f"{path} lacks {len(missing)} of {len(wanted)} entries, the first {prefix}{missing[0]}: "
             f"another network, or a damaged file?"
         )
@@ -120,5 +122,5 @@ def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
         chosen[key] = state.get(prefix + key, torch.tensor(0))
         if chosen[key].shape != value.shape:
             found, expected = tuple(chosen[key].shape), tuple(value.shape)
-            raise ValueError(f"{path}: {prefix}{key} is {found}, expected {expected}: another network?")
+            raise TensorFileError(f"{path}: {prefix}{key} has shape {found}, expected {expected}: another network?")
     network.load_state_dict(chosen, assign=True)

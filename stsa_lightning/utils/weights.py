@@ -10,8 +10,6 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -168,10 +166,12 @@ def weights_path(name: str, weights_dir: str | Path | None = None) -> Path:
     found = find_weights(name, weights_dir)
     if found is not None:
         return found
+    from filelock import FileLock
+
     weight = _known(name)
     target = cache_dir() / weight.filename
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(target):
+    with FileLock(f"{target}.lock"):  # all ranks of a run ask at once
         if not target.is_file():  # another process may have fetched it while this one waited
             try:
                 download(weight.url, target, weight.sha256)
@@ -182,15 +182,6 @@ def weights_path(name: str, weights_dir: str | Path | None = None) -> Path:
                     f"{weight.url} and save it as {target}, or in a folder that $STSA_WEIGHTS names"
                 ) from error
     return target
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """One process at a time fetches `target`: all ranks of a run ask at once."""
-    from filelock import FileLock
-
-    with FileLock(f"{target}.lock"):
-        yield
 
 
 def download(url: str, target: Path, sha256: str, attempts: int = ATTEMPTS) -> None:

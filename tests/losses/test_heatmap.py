@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from stsa_lightning.losses.heatmap import (
-    HeatmapRegression,
     SemanticLoss,
     TemporalLoss,
     heatmap_regression,
@@ -24,7 +23,7 @@ def test_heatmap_regression_by_hand():
 @pytest.mark.parametrize("weight", [0.5, 1.0, 20.0])
 def test_a_constant_error_costs_the_same_at_any_weight(weight):
     target = torch.rand(2, 5, 1, 16, 16)
-    assert HeatmapRegression(weight)(target + 0.3, target).item() == pytest.approx(0.09, rel=1e-4)
+    assert heatmap_regression(target + 0.3, target, weight).item() == pytest.approx(0.09, rel=1e-4)
     assert heatmap_regression(target, target, weight) == 0
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
-from stsa_lightning.losses.mutual_information import MINE, InfoNCE, estimator, info_nce
+from stsa_lightning.losses.mutual_information import MINE, InfoNCE, info_nce
 
 
 def correlated(count: int, dim: int, rho: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,13 +133,6 @@ def test_half_precision_scores_do_not_round_the_softmax():
     exact = InfoNCE(16)(x, y)
     with torch.autocast("cpu", torch.bfloat16):
         assert InfoNCE(16)(x, y).item() == pytest.approx(exact.item(), abs=1e-5)
-
-
-def test_the_name_chooses_the_estimator():
-    assert isinstance(estimator("mine", 8, momentum=0.01), MINE)
-    assert isinstance(estimator("infonce", 8), InfoNCE)
-    with pytest.raises(ValueError, match='"infonce" or "mine"'):
-        estimator("club", 8)
 
 
 def test_bad_input_is_refused():

@@ -140,7 +140,7 @@ class TestFile:
 
     def test_another_network(self, random_network, tmp_path):
         torch.save({"conv.weight": torch.zeros(1)}, tmp_path / self.name)
-        with pytest.raises(UserError, match=r"lacks .* 1 others"):
+        with pytest.raises(UserError, match=r"lacks .* another network"):
             load_syncnet(tmp_path)
         state = random_network.state_dict() | {"netfclip.3.bias": torch.zeros(7)}
         torch.save(state, tmp_path / self.name)
