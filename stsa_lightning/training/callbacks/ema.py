@@ -55,7 +55,7 @@ class GeneratorEMA(Callback):
                 self.average[name].copy_(tensor)
 
     @torch.no_grad()
-    def _swap_in(self, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.average:
             tensors = self._tensors(pl_module)
             self._live = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -63,26 +63,16 @@ class GeneratorEMA(Callback):
                 tensor.copy_(self.average[name])
 
     @torch.no_grad()
-    def _swap_out(self, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, tensor in self._tensors(pl_module).items():
             if self._live:
                 tensor.copy_(self._live[name])
         self._live = {}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._swap_in(pl_module)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._swap_out(pl_module)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._swap_in(pl_module)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._swap_out(pl_module)
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._swap_out(pl_module)
+        self.on_validation_epoch_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "average": self.average}

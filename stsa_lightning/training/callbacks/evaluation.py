@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -141,29 +141,15 @@ class EvaluationCallback(Callback):
 
     # ---- whole clips
 
-    def _render_clips(self, trainer: Trainer, pl_module: Any, split: str) -> None:
+    def _render_clips(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
         """Draw and measure this rank's share of the clips."""
-        from stsa_lightning.evaluation.checkpoint import PreparedClips, evenly
-        from stsa_lightning.evaluation.generate import Networks
-        from stsa_lightning.evaluation.protocol import Protocol
         from stsa_lightning.evaluation.scoring import score_clip
 
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        lines = getattr(datamodule, "splits", {}).get(split)
-        if lines is None:
-            rank_zero_warn("no clips are rendered: the data module has no splits of a prepared corpus")
-            return
-        networks = Networks(pl_module.guidance, pl_module.synthesis, dict(pl_module.hparams), pl_module.device)
-        protocol = Protocol(tasks=("paired",), references="same-clip", baselines=False)
-        prepared = PreparedClips(
-            networks, datamodule.hparams.root, lines, protocol, silence="silence" in self.whole.clip_metrics
-        )
         count = min(self.clips, 1) if getattr(trainer, "fast_dev_run", False) else self.clips
-        for name in evenly(prepared.names, count)[trainer.global_rank :: trainer.world_size]:
-            samples = prepared.samples(name)
-            scores = score_clip(name, samples, self.whole, self._find, str(pl_module.device))
-            self.clip_sums.update(scores.values["paired"][samples[0].main])
-            self.pictures.append((_mouth_error(samples[0]), name, scores.pictures["paired"]))
+        for sample in rendered(trainer, pl_module, split, count, silence="silence" in self.whole.clip_metrics):
+            scores = score_clip(sample.name, [sample], self.whole, self._find, str(pl_module.device))
+            self.clip_sums.update(scores.values["paired"][sample.main])
+            self.pictures.append((_mouth_error(sample), sample.name, scores.pictures["paired"]))
 
     def _show(self, trainer: Trainer, folder: Path, stage: str) -> None:
         """Best and worst of the rendered clips, to loggers and files."""
@@ -187,7 +173,27 @@ class EvaluationCallback(Callback):
 
     # ---- hooks
 
-    def _end(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset(pl_module.device)
+        self.validations += not trainer.sanity_checking
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # With the first batch, since the averaged weights are in place only between the epoch's hooks.
+        due = trainer.state.fn != "fit" or self.validations % self.every_n_validations == 0
+        if batch_idx == 0 and self.clips and due and not trainer.sanity_checking and self.detector is not None:
+            self._render_clips(trainer, pl_module, _stage(trainer))
+        self._update(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stage = _stage(trainer)
         values = self.frame_sums.compute() | self.clip_sums.compute()
         values |= {name: float(metric.compute()) for name, metric in self.frames.set_metrics.items()}
         # Equal on all ranks already; without sync_dist Lightning doubts it.
@@ -196,35 +202,38 @@ class EvaluationCallback(Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation"  # on every rank: it is broadcast
         self._show(trainer, folder, stage)
 
-    def _batch(self, trainer: Trainer, pl_module: Any, outputs: Any, batch_idx: int, split: str) -> None:
-        # With the first batch, since the averaged weights are in place only between the epoch's hooks.
-        due = trainer.state.fn != "fit" or self.validations % self.every_n_validations == 0
-        if batch_idx == 0 and self.clips and due and not trainer.sanity_checking and self.detector is not None:
-            self._render_clips(trainer, pl_module, split)
-        self._update(outputs)
+    on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
+    on_test_batch_end = on_validation_batch_end
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._reset(pl_module.device)
-        self.validations += not trainer.sanity_checking
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
-    ) -> None:
-        self._batch(trainer, pl_module, outputs, batch_idx, "val")
+def _stage(trainer: Trainer) -> str:
+    return "test" if trainer.testing else "val"
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer, pl_module, "val")
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._reset(pl_module.device)
+def rendered(
+    trainer: Trainer, module: Any, split: str, count: int | None, silence: bool = False
+) -> Iterator[ClipSample]:
+    """This rank's share of whole clips of a split, rendered as in dubbing under their own speech.
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
-    ) -> None:
-        self._batch(trainer, pl_module, outputs, batch_idx, "test")
+    Args:
+        count: clips over all ranks, spread evenly; None: all.
+        silence: also under digital silence.
+    """
+    from stsa_lightning.evaluation.checkpoint import PreparedClips, evenly
+    from stsa_lightning.evaluation.generate import Networks
+    from stsa_lightning.evaluation.protocol import Protocol
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end(trainer, pl_module, "test")
+    datamodule: Any = getattr(trainer, "datamodule", None)
+    lines = getattr(datamodule, "splits", {}).get(split)
+    if lines is None:
+        rank_zero_warn("no clips are rendered: the data module has no splits of a prepared corpus")
+        return
+    networks = Networks(module.guidance, module.synthesis, dict(module.hparams), module.device)
+    protocol = Protocol(tasks=("paired",), references="same-clip", baselines=False)
+    prepared = PreparedClips(networks, datamodule.hparams.root, lines, protocol, silence=silence)
+    names = prepared.names if count is None else evenly(prepared.names, count)
+    for name in names[trainer.global_rank :: trainer.world_size]:
+        yield from prepared.samples(name)
 
 
 def _mouth_error(sample: ClipSample) -> float:

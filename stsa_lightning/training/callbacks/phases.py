@@ -108,14 +108,7 @@ class PhaseSchedule(Callback):
                 "that agree"
             )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that goes on in the middle of an epoch hears no start of one.
-        self._enter(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._enter(trainer, pl_module)
-
-    def _enter(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         epoch = trainer.current_epoch
         spec, begun = self.place_at(epoch)
         pl_module.set_phase(spec.name, spec.freeze)
@@ -126,6 +119,8 @@ class PhaseSchedule(Callback):
             rank_zero_info(
                 f"epoch {epoch}: phase {spec.name}, learning rate {lr:g}, discriminators {discriminator_lr:g}{besides}"
             )
+
+    on_train_start = on_train_epoch_start  # a run that goes on in the middle of an epoch hears no start of one
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         epoch = trainer.current_epoch

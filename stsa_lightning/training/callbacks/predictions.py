@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torchvision.utils import make_grid
 
 from stsa_lightning.constants import FPS
+from stsa_lightning.evaluation.clip_sample import ClipSample
 from stsa_lightning.media.video import VideoWriter
+from stsa_lightning.training.callbacks.evaluation import rendered
 from stsa_lightning.training.callbacks.pictures import picture_row, save_picture
 from stsa_lightning.utils.disk_array import in_blocks
 from stsa_lightning.utils.errors import UserError
@@ -49,29 +51,15 @@ class Predictions(Callback):
         save_picture(path, make_grid(torch.stack(rows), nrow=1, padding=2))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_videos(trainer, pl_module)
+        for sample in rendered(trainer, pl_module, "test", self.clips):
+            self._write_video(sample)
         rank_zero_info(f"predictions: {self.folder}/pictures, {self.folder}/videos")
 
-    def _write_videos(self, trainer: Trainer, pl_module: Any) -> None:
-        from stsa_lightning.evaluation.checkpoint import PreparedClips, evenly
-        from stsa_lightning.evaluation.generate import Networks
-        from stsa_lightning.evaluation.protocol import Protocol
-
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        lines = getattr(datamodule, "splits", {}).get("test")
-        if lines is None:
-            rank_zero_warn("no videos are rendered: the data module has no splits of a prepared corpus")
-            return
-        networks = Networks(pl_module.guidance, pl_module.synthesis, dict(pl_module.hparams), pl_module.device)
-        protocol = Protocol(tasks=("paired",), references="same-clip", baselines=False)
-        prepared = PreparedClips(networks, datamodule.hparams.root, lines, protocol)
-        count = len(prepared.names) if self.clips is None else self.clips
-        for name in evenly(prepared.names, count)[trainer.global_rank :: trainer.world_size] if count else ():
-            (sample,) = prepared.samples(name)
-            shown = np.concatenate([sample.ground_truth, sample.predictions[sample.main]], axis=2)
-            path = unused(self.folder / "videos" / f"{name.replace('/', '_')}.mp4")
-            # Frames without a face are left out; the others keep their time, and so the sound.
-            times = sample.times_s[sample.valid]
-            with VideoWriter(path, FPS, (shown.shape[2], shown.shape[1]), sample.wave, timestamps=times) as writer:
-                for block in in_blocks(shown):
-                    writer.write(block)
+    def _write_video(self, sample: ClipSample) -> None:
+        shown = np.concatenate([sample.ground_truth, sample.predictions[sample.main]], axis=2)
+        path = unused(self.folder / "videos" / f"{sample.name.replace('/', '_')}.mp4")
+        # Frames without a face are left out; the others keep their time, and so the sound.
+        times = sample.times_s[sample.valid]
+        with VideoWriter(path, FPS, (shown.shape[2], shown.shape[1]), sample.wave, timestamps=times) as writer:
+            for block in in_blocks(shown):
+                writer.write(block)

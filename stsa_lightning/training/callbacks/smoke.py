@@ -62,24 +62,20 @@ class SmokeReport(Callback):
             if isinstance(callback, EvaluationCallback):
                 callback.every_n_validations, callback.clips = 1, min(1, callback.clips)
 
-    def _begin(self, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._begun = time.monotonic()
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    on_validation_start = on_train_batch_start
 
     def _end(self, name: str, pl_module: LightningModule) -> None:
         on_gpu = pl_module.device.type == "cuda"
         used = torch.cuda.max_memory_allocated(pl_module.device) if on_gpu else peak_bytes()
         self.parts.append(Part(name, time.monotonic() - self._begun, used / 2**30))
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._begin(pl_module)
-
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         self._end(pl_module.phase, pl_module)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end("validation", pl_module)
