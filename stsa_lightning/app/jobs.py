@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -154,11 +154,8 @@ class Jobs:
             job.report, status = {**report.json(), "out": job.result.name}, "done"
         except CancelledError:
             status = "cancelled"
-        except (UserError, FileNotFoundError) as error:
-            job.error = _without_paths(str(error), job.folder)
-        except Exception as error:  # no user can put it right: the terminal says more
-            traceback.print_exception(error)
-            job.error = "Something went wrong that is no fault of the files."
+        except Exception as error:
+            job.error = in_words(error, {f"{job.folder}/": ""})
         finally:
             release_free_memory()
         with self._news:
@@ -184,5 +181,16 @@ class Jobs:
             shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def _without_paths(text: str, folder: Path) -> str:
-    return text.replace(f"{folder}/", "")
+def in_words(error: Exception, names: Mapping[str, str], hint: str = "") -> str:
+    """What people are told of an error; one that no user can put right goes to the terminal in full, and gets `hint`.
+
+    Args:
+        names: paths of this machine -> what people know them by.
+    """
+    if not isinstance(error, UserError | FileNotFoundError):
+        traceback.print_exception(error)
+        return f"Something went wrong that is no fault of the files.{hint}"
+    text = str(error)
+    for path, name in names.items():
+        text = text.replace(path, name)
+    return text

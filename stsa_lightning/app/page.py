@@ -6,7 +6,6 @@ import html
 import os
 import shutil
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by Gradio when it is im
 
 import gradio as gr
 
-from stsa_lightning.app.jobs import KEPT_S, Jobs
+from stsa_lightning.app.jobs import KEPT_S, Jobs, in_words
 from stsa_lightning.app.limits import Limits
 from stsa_lightning.app.overlay import HeatmapFilm
 from stsa_lightning.app.rest import beside_the_page
@@ -249,15 +248,8 @@ def _failure(error: Exception, *paths: str | None) -> str:
 
 
 def _in_words(error: Exception, *paths: str | None) -> str:
-    """What no user can put right goes to the terminal in full."""
-    if isinstance(error, UserError | FileNotFoundError):
-        text = str(error)
-        for path in filter(None, paths):
-            text = text.replace(path, Path(path).name)
-    else:
-        traceback.print_exception(error)
-        text = "Something went wrong that is no fault of the files. The terminal in which `stsa app` runs says more."
-    return text
+    names = {path: Path(path).name for path in paths if path}
+    return in_words(error, names, " The terminal in which `stsa app` runs says more.")
 
 
 def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, port: int = 7860) -> None:

@@ -24,19 +24,8 @@ from stsa_lightning.utils.names import shown_text
 from stsa_lightning.utils.own import allow_classes
 
 LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (
-    *LIGHTNING_COMMANDS,
-    "prepare",
-    "dub",
-    "faces",
-    "app",
-    "evaluate",
-    "reproduce",
-    "ablate",
-    "syncnet",
-    "experiments",
-    "weights",
-)
+OWN_COMMANDS = (prepare, dub, faces, app, evaluate, reproduce, ablate, syncnet, experiments, weights)  # by their names
+COMMANDS = (*LIGHTNING_COMMANDS, *(module.__name__.rpartition(".")[2] for module in OWN_COMMANDS))
 
 TERMINATED = (["dub"], ["faces"])  # by SIGTERM as by Ctrl-C; Lightning answers it itself
 
@@ -113,6 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(
             name, help=f"Lightning's {name}, from YAML settings: stsa {name} -c experiments/sample.yaml"
         )
-    for module in (prepare, dub, faces, app, evaluate, reproduce, ablate, syncnet, experiments, weights):
+    for module in OWN_COMMANDS:
         module.add(commands)
     return parser

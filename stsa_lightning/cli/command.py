@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +50,22 @@ def command(commands: argparse._SubParsersAction, name: str, run: Callable, text
     )
     parser.set_defaults(run=run)
     return parser
+
+
+@contextmanager
+def warnings_said(*kinds: type[Warning]) -> Iterator[None]:
+    """Warnings of these kinds, all of them, as the program's own messages."""
+    with warnings.catch_warnings(record=True) as caught:
+        for kind in kinds:
+            warnings.simplefilter("always", kind)
+        yield
+    for warning in caught:
+        print(f"stsa: {warning.message}", file=sys.stderr)
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """What commas separate."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def resolution(text: str) -> int | str:

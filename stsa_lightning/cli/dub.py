@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from stsa_lightning.training.personalisation import Adaptation
 
 
+# Of `Dubber`.
+_OPTIONS = ("device", "block", "landmark_model", "face", "fit", "silence", "precision", "resolution", "check")
+
+
 def add(commands: argparse._SubParsersAction) -> None:
     parser = command(commands, "dub", _dub, "re-render the mouth of a video to match new speech")
     parser.add_argument("video", type=Path, nargs="?", help="speaking face: a video of any rate and size, or a picture")
@@ -138,16 +142,7 @@ def _run(arguments: argparse.Namespace) -> None:
     jobs = read_manifest(arguments.manifest, arguments.encoding) if arguments.manifest else None
     adapted = _adapted(arguments) if arguments.adapt else None
     dubber = Dubber.from_checkpoint(
-        adapted.path if adapted else arguments.checkpoint,
-        device=arguments.device,
-        block=arguments.block,
-        landmark_model=arguments.landmark_model,
-        face=arguments.face,
-        fit=arguments.fit,
-        silence=arguments.silence,
-        precision=arguments.precision,
-        resolution=arguments.resolution,
-        check=arguments.check,
+        adapted.path if adapted else arguments.checkpoint, **{name: getattr(arguments, name) for name in _OPTIONS}
     )
     if jobs is None:
         report = _dub_segments(arguments, dubber) if arguments.segments else _dub_one(arguments, dubber)

@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stsa_lightning.cli.command import add_allow_class, command, resolution
+from stsa_lightning.cli.command import add_allow_class, command, parts, resolution
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.experiments import experiment_path, protocol_path
 
-_LISTS = ("tasks", "regions", "metrics", "speakers")
-_PROTOCOL = ("split", "ablate_paths", "clips", "references", "crop", "resolution", "sync", "identity", "resamples")
+_PROTOCOL = (
+    *("split", "ablate_paths", "clips", "references", "crop", "resolution", "sync", "identity", "resamples"),
+    *("tasks", "regions", "metrics", "speakers"),
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -29,8 +31,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     checkpoint.add_argument("--data", type=Path, required=True, help="prepared corpus")
     _add_shared(checkpoint)
     checkpoint.add_argument("--split", help="clips of the corpus's own split, val or test (default: val)")
-    checkpoint.add_argument("--speakers", help="these speakers' clips, separated by commas, in place of a split")
-    checkpoint.add_argument("--tasks", help="paired (own speech), unpaired (another speaker's), or both with a comma")
+    checkpoint.add_argument(
+        "--speakers", type=parts, help="these speakers' clips, separated by commas, in place of a split"
+    )
+    checkpoint.add_argument(
+        "--tasks", type=parts, help="paired (own speech), unpaired (another speaker's), or both with a comma"
+    )
     checkpoint.add_argument("--references", help="other-clip (of the speaker), same-clip or first-frame")
     checkpoint.add_argument("--resolution", type=resolution, help="largest side at which faces are rendered for "
                             "mouth@native: auto (default), network, or pixels")  # fmt: skip
@@ -63,7 +69,7 @@ def _add_reports(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "reports", nargs="+", metavar="[NAME=]REPORT.json", help="reports or their folders; a name twice: two seeds"
     )
-    parser.add_argument("--columns", type=_parts, help="names of columns, or of metrics, separated by commas")
+    parser.add_argument("--columns", type=parts, help="names of columns, or of metrics, separated by commas")
     parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown", help="of the table")
     parser.add_argument("--out", type=Path, help="file to write (default: print)")
 
@@ -76,9 +82,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", type=protocol_path, help="YAML of settings (experiments/protocols/); options here win"
     )
-    parser.add_argument("--metrics", help="names separated by commas, or fast (needs no weights; default), or all")
+    parser.add_argument(
+        "--metrics", type=parts, help="names separated by commas, or fast (needs no weights; default), or all"
+    )
     parser.add_argument(
         "--regions",
+        type=parts,
         help="of picture metrics: mouth, face, frame (videos), mouth@native (the "
         "frame's own resolution), separated by commas",
     )
@@ -170,7 +179,6 @@ def _finish(evaluate: Any, arguments: argparse.Namespace, *inputs: Path, **named
 
     protocol = load_protocol(arguments.protocol) if arguments.protocol else Protocol()
     options = {name: getattr(arguments, name, None) for name in _PROTOCOL}
-    options |= {name: _parts(getattr(arguments, name, None)) for name in _LISTS}
     if arguments.no_baselines:
         options["baselines"] = False
     report = evaluate(
@@ -183,7 +191,3 @@ def _finish(evaluate: Any, arguments: argparse.Namespace, *inputs: Path, **named
     )
     print_report(report)
     print(f"report.html, report.md, report.tex, report.json, clips.csv: {arguments.out}/")
-
-
-def _parts(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from stsa_lightning.cli.command import command
+from stsa_lightning.cli.command import command, warnings_said
 
 # Options of each corpus, as `find_sources` takes them.
 _OWN: dict[str, tuple[str, ...]] = {
@@ -87,12 +86,8 @@ def _prepare_corpus(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.corpora import MissingVideosWarning, OtherFilesWarning, find_sources
 
     options = {name: getattr(arguments, name) for name in _OWN[arguments.corpus]}
-    with warnings.catch_warnings(record=True) as caught:
-        for kind in (MissingVideosWarning, OtherFilesWarning):
-            warnings.simplefilter("always", kind)
+    with warnings_said(MissingVideosWarning, OtherFilesWarning):
         sources = find_sources(arguments.corpus, arguments.root, **options)
-    for warning in caught:
-        print(f"stsa: {warning.message}", file=sys.stderr)
     _run(arguments, sources, arguments.root)
 
 
@@ -121,17 +116,8 @@ def _run(arguments: argparse.Namespace, sources: list, root: Path) -> None:
         sync=arguments.sync,
         correct_sync=not arguments.no_sync_correction,
     )
-    print(
-        prepare(
-            sources,
-            arguments.out,
-            settings,
-            root=root,
-            workers=arguments.workers,
-            ray=arguments.ray,
-            limit=arguments.limit,
-        )
-    )
+    spread = {name: getattr(arguments, name) for name in ("workers", "ray", "limit")}
+    print(prepare(sources, arguments.out, settings, root=root, **spread))
 
 
 def _report(arguments: argparse.Namespace) -> None:

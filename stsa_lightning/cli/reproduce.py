@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
+from dataclasses import fields
 from pathlib import Path
 
-from stsa_lightning.cli.command import add_allow_class, command
+from stsa_lightning.cli.command import add_allow_class, command, parts, warnings_said
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -26,10 +25,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_allow_class(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of all results; the same command goes on there")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with its hours, and write nothing")
-    parser.add_argument("--metrics", help="fast (needs no weights), all, or names separated by commas (default: all)")
+    parser.add_argument(
+        "--metrics", type=parts, help="fast (needs no weights), all, or names separated by commas (default: all)"
+    )
     parser.add_argument("--clips", type=int, help="measure this many, spread evenly (default: the protocol's)")
-    parser.add_argument("--speakers", help="who is measured where the corpus has no split, separated by commas, or all "
-                        "(default: whom the checkpoint held out)")  # fmt: skip
+    parser.add_argument("--speakers", type=parts, help="who is measured where the corpus has no split, "
+                        "separated by commas, or all (default: whom the checkpoint held out)")  # fmt: skip
     parser.add_argument("--lists", type=Path, help="folder of the authors' lists, where they are not found")
     parser.add_argument("--name", default="STSA", help="of the system in the table")
     parser.add_argument("--workers", type=int, default=1, help="processes of the preparation")
@@ -43,29 +44,9 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from stsa_lightning.data.corpora import MissingVideosWarning
     from stsa_lightning.evaluation.reproduction import Reproduction, describe, make_plan, reproduce
 
-    def parts(text: str | None) -> tuple[str, ...] | None:
-        return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-    job = Reproduction(
-        corpus=arguments.corpus,
-        root=arguments.root,
-        checkpoint=arguments.checkpoint,
-        out=arguments.out,
-        metrics=parts(arguments.metrics),
-        clips=arguments.clips,
-        speakers=parts(arguments.speakers),
-        name=arguments.name,
-        lists=arguments.lists,
-        workers=arguments.workers,
-        weights_dir=arguments.weights_dir,
-        device=arguments.device,
-        experiments=arguments.experiments,
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", MissingVideosWarning)
+    job = Reproduction(**{field.name: getattr(arguments, field.name) for field in fields(Reproduction)})
+    with warnings_said(MissingVideosWarning):
         plan = make_plan(job)
-    for warning in caught:
-        print(f"stsa: {warning.message}", file=sys.stderr)
     print(describe(job, plan), flush=True)
     if not arguments.dry_run:
         print(reproduce(job, plan).text("markdown"))

@@ -28,7 +28,6 @@ def run(argv: Sequence[str]) -> None:
     from stsa_lightning.cli.settings import LoggedSettings
     from stsa_lightning.cli.training import RunCLI
     from stsa_lightning.data.datamodule import STSADataModule
-    from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint
     from stsa_lightning.training.sync_expert import SyncExpertModule
 
     class SyncCLI(RunCLI):
@@ -36,15 +35,7 @@ def run(argv: Sequence[str]) -> None:
             super().add_arguments_to_parser(parser)
             for name in ("features", "face_size", "num_frames"):
                 parser.link_arguments(f"data.{name}", f"model.{name}")
-            parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-            parser.set_defaults(
-                {
-                    "checkpoint.filename": "best",
-                    "checkpoint.monitor": "val/loss",
-                    "checkpoint.save_last": True,
-                    "checkpoint.enable_version_counter": False,
-                }
-            )
+            self.add_checkpoint(parser, "val/loss", "min")
 
     with lightning_words():
         SyncCLI(

@@ -171,6 +171,13 @@ class RunCLI(LightningCLI):
         )
         parser.add_class_arguments(WandbSettings, "wandb")
 
+    def add_checkpoint(self, parser: LightningArgumentParser, monitor: str, mode: str) -> None:
+        """`best.ckpt` by what is monitored, and `last.ckpt`."""
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        options = {"filename": "best", "monitor": monitor, "mode": mode, "save_last": True}
+        options["enable_version_counter"] = False
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in options.items()})
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         if args is None or isinstance(args, (list, tuple)):
             self.words = tuple(sys.argv[1:] if args is None else args)
@@ -330,16 +337,7 @@ class STSACLI(RunCLI):
         parser.add_lightning_class_args(EvaluationCallback, "evaluation")
         parser.add_lightning_class_args(ValidationPictures, "pictures")
         parser.add_lightning_class_args(Predictions, "predictions")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.filename": "best",
-                "checkpoint.monitor": "val/psnr_mouth",
-                "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        self.add_checkpoint(parser, "val/psnr_mouth", "max")
         parser.add_lightning_class_args(ResumePoint, "resume")
         parser.add_lightning_class_args(LossWatch, "watch")
 
