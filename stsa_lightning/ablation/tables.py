@@ -13,7 +13,7 @@ import pandas as pd
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.report.paired import Comparison, compare, comparison_sheet
 from stsa_lightning.evaluation.report.report import Report
-from stsa_lightning.evaluation.report.tables import NOTHING, markdown_table, number, task_title
+from stsa_lightning.evaluation.report.tables import NOTHING, TASK_TITLES, markdown_table, number
 from stsa_lightning.utils.files import written_whole
 
 FILES = ("ablations.md", "ablations.csv", "ablations.json")
@@ -80,7 +80,7 @@ def markdown(
         named = zip(table.index, table.to_numpy(), strict=True)
         rows = ([str(variant).replace("|", "\\|"), *cells] for variant, cells in named)
         # Not escaped further: the terminal shows this text, too.
-        lines += [f"## {task_title(task)}", "", *markdown_table(["variant", *table.columns], rows, escaped=True), ""]
+        lines += [f"## {TASK_TITLES[task]}", "", *markdown_table(["variant", *table.columns], rows, escaped=True), ""]
     lines += ["Mean ± sample standard deviation over seeds, of means over clips.", ""]
     if differences:
         lines += [comparison_sheet(differences, "Differences to the base, clip by clip").text("markdown")]

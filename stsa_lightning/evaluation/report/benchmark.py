@@ -20,10 +20,11 @@ from stsa_lightning.evaluation.report.systems import (
     differing,
     grouped,
     known_columns,
+    listed,
     resolved,
     variants,
 )
-from stsa_lightning.evaluation.report.tables import number
+from stsa_lightning.evaluation.report.tables import interval_text, number
 from stsa_lightning.utils.errors import UserError
 
 DEFAULT_COLUMNS = (
@@ -173,9 +174,9 @@ def _odd(group: Group, columns: Sequence[Column], mix: bool) -> dict[str, frozen
     for column in columns:
         found = variants(group, column.name)
         if len(found) > 1 and not mix:
-            listed = "; ".join(f"{', '.join(names)}: {variant}" for variant, names in found.items())
             raise UserError(
-                f"{group.title}: {column.title} was measured in different variants, which do not compare ({listed}). "
+                f"{group.title}: {column.title} was measured in different variants, which do not compare "
+                f"({listed(found)}). "
                 "Measure all systems under one protocol, leave the column out, or mark what differs: --mix-variants"
             )
         for names in list(found.values())[1:]:
@@ -232,11 +233,10 @@ def _text(row: TableRow, column: Column, best: dict[str, float]) -> TextCell:
     cell = row.cells.get(column.name)
     if cell is None or math.isnan(cell.value):
         return TextCell("")
-    small = ""
     if column.name in row.spread:
         small = f"± {number(row.spread[column.name], column.digits)}"
-    elif cell.low < cell.high:
-        small = f"[{number(cell.low, column.digits)}, {number(cell.high, column.digits)}]"
+    else:
+        small = interval_text(cell, column.digits)
     mark = VARIANT_MARK if column.name in row.odd else ""
     return TextCell(number(cell.value, column.digits), small, mark, _is_best(row, column, best))
 
@@ -255,13 +255,8 @@ def _record(group: Group, row: TableRow, columns: Sequence[Column], best: dict[s
 
 
 def _variant_notes(group: Group, columns: Sequence[Column]) -> list[str]:
-    lines = []
-    for column in columns:
-        found = variants(group, column.name)
-        if len(found) > 1:
-            listed = "; ".join(f"{', '.join(names)}: {variant}" for variant, names in found.items())
-            lines.append(f"{group.title}: {column.title} in different variants ({listed}).")
-    return lines
+    found = [(column.title, variants(group, column.name)) for column in columns]
+    return [f"{group.title}: {title} in different variants ({listed(said)})." for title, said in found if len(said) > 1]
 
 
 def _across(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
@@ -275,8 +270,7 @@ def _across(groups: Sequence[Group], columns: Sequence[Column]) -> list[str]:
         if len(said) == 1:
             lines.append(f"{column.title}: {next(iter(said))}.")
         elif said:
-            listed = "; ".join(f"{', '.join(titles)}: {variant}" for variant, titles in said.items())
-            lines.append(f"{column.title} differs between groups ({listed}).")
+            lines.append(f"{column.title} differs between groups ({listed(said)}).")
     return lines
 
 

@@ -12,7 +12,7 @@ from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.pictures import COLUMNS, GAIN
 from stsa_lightning.evaluation.report.report import Report
-from stsa_lightning.evaluation.report.tables import cell_text, number, settings_lines, task_title
+from stsa_lightning.evaluation.report.tables import TASK_TITLES, cell_text, number, settings_lines
 from stsa_lightning.evaluation.scoring import ClipScores
 from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.html import data_uri, render
@@ -48,7 +48,7 @@ def _table(report: Report, task: str) -> dict[str, Any]:
     columns, rows = report.task_columns(task), report.task_rows(task)
     kinds = {report.main: "main", GROUND_TRUTH: "ground_truth"}
     return {
-        "title": task_title(task),
+        "title": TASK_TITLES[task],
         "methods": [(row.method, kinds.get(row.method, "")) for row in rows],
         "lines": [
             (column, [_shown(cell_text(row.cells.get(column.name), column)) for row in rows]) for column in columns
@@ -84,8 +84,8 @@ def _plot(report: Report, task: str, column: Column) -> dict[str, Any] | None:
     points: dict[str, list[float]] = {
         row.method: [
             abs(clip[column.name]) if column.reduce == "mean_abs" else clip[column.name]
-            for clip in report.clips
-            if (clip["task"], clip["method"]) == (task, row.method) and _finite(clip.get(column.name))
+            for clip in report.task_clips(task, row.method)
+            if _finite(clip.get(column.name))
         ]
         for row in rows
     }
@@ -128,17 +128,13 @@ def _finite(value: Any) -> bool:
 def ranked(report: Report, task: str) -> tuple[Column | None, list[str]]:
     """Clips of the main method from best to worst, and by which column."""
     by_name = {column.name: column for column in report.columns}
+    clips = report.task_clips(task, report.main)
     for name in _RANKING:
-        measured = {
-            clip["clip"]: clip[name]
-            for clip in report.clips
-            if (clip["task"], clip["method"]) == (task, report.main) and _finite(clip.get(name))
-        }
+        measured = {clip["clip"]: clip[name] for clip in clips if _finite(clip.get(name))}
         if measured:
             column = by_name[name]
-            falling = column.better == "higher"
-            return column, sorted(measured, key=lambda clip: measured[clip], reverse=falling)
-    return None, [clip["clip"] for clip in report.clips if (clip["task"], clip["method"]) == (task, report.main)]
+            return column, sorted(measured, key=measured.__getitem__, reverse=column.better == "higher")
+    return None, [clip["clip"] for clip in clips]
 
 
 def _gallery(report: Report, scores: Sequence[ClipScores], task: str) -> dict[str, Any] | None:
@@ -150,14 +146,12 @@ def _gallery(report: Report, scores: Sequence[ClipScores], task: str) -> dict[st
     best, worst = order[:half], order[half:][-SHOWN:][::-1]
     values = {
         clip["clip"]: number(clip[column.name], column.digits)
-        for clip in report.clips
-        if column is not None
-        and (clip["task"], clip["method"]) == (task, report.main)
-        and _finite(clip.get(column.name))
+        for clip in report.task_clips(task, report.main)
+        if column is not None and _finite(clip.get(column.name))
     }
     shown = [
         {"clip": name, "which": which, "value": values.get(name, ""), "uri": data_uri(pictures[name])}
         for which, names in (("best", best), ("worst", worst))
         for name in names
     ]
-    return {"title": task_title(task), "column": column.heading if column else "", "clips": shown, "task": task}
+    return {"title": TASK_TITLES[task], "column": column.heading if column else "", "clips": shown, "task": task}

@@ -68,9 +68,8 @@ class Difference:
     @property
     def record(self) -> dict[str, float | int | str]:
         """As JSON and CSV hold it."""
-        numbers = {
-            name: getattr(self, name) for name in ("base", "other", "mean", "low", "high", "p", "clips", "units")
-        }
+        names = ("base", "other", "mean", "low", "high", "p", "clips", "units")
+        numbers = {name: getattr(self, name) for name in names}
         spread = float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else math.nan
         return {"column": self.column.name, **numbers, "unit": self.unit, "seeds": len(self.seeds) or 1, "std": spread}
 
@@ -138,9 +137,7 @@ def compared(group: Group, base: System, other: System, columns: Sequence[str] |
 
 def _clips(report: Report, task: str) -> dict[str, dict]:
     """The main method's records by clip."""
-    return {
-        record["clip"]: record for record in report.clips if (record["task"], record["method"]) == (task, report.main)
-    }
+    return {record["clip"]: record for record in report.task_clips(task, report.main)}
 
 
 def _speakers(per_report: Sequence[dict[str, dict]]) -> dict[str, set[str]]:

@@ -92,6 +92,10 @@ class Report:
         """The columns that have a value in this task."""
         return [column for column in self.columns if any(column.name in row.cells for row in self.task_rows(task))]
 
+    def task_clips(self, task: str, method: str) -> list[dict[str, Any]]:
+        """The records of one line of a table."""
+        return [clip for clip in self.clips if (clip["task"], clip["method"]) == (task, method)]
+
     def absences(self) -> list[tuple[str, str]]:
         """What was not measured, columns of one reason together, and why."""
         headings = {column.name: column.heading for column in self.columns}

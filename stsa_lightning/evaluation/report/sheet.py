@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from stsa_lightning.evaluation.report.tables import escape_markdown, markdown_table, tex
+from stsa_lightning.evaluation.report.tables import LATEX_NEEDS, escape_markdown, latex_table, markdown_table, tex
 from stsa_lightning.utils.files import written_whole
 
 SheetFormat = Literal["markdown", "latex", "csv"]
@@ -80,22 +80,11 @@ def _markdown_cell(cell: TextCell) -> str:
 def _latex(sheet: Sheet) -> str:
     said = [f"{mark} {text}" for mark, text in sheet.marks.items()]
     caption = " ".join([f"{sheet.title}.", *said, *sheet.notes])
-    width = len(sheet.headings)
-    lines = [
-        r"% Needs \usepackage{booktabs}, \usepackage{graphicx}.",
-        r"\begin{table*}[t]",
-        r"\centering",
-        rf"\caption{{{tex(caption)}}}",
-        rf"\label{{tab:{sheet.label}}}",
-        r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-        r"\toprule",
-        " & ".join(map(tex, sheet.headings)) + r" \\",
-    ]
+    body = []
     for section in sheet.sections:
-        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{tex(section.title)}}}}} \\"]
-        lines += [" & ".join(map(_latex_cell, row)) + r" \\" for row in section.rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]) + "\n"
+        body += [r"\midrule", rf"\multicolumn{{{len(sheet.headings)}}}{{l}}{{\emph{{{tex(section.title)}}}}} \\"]
+        body += [" & ".join(map(_latex_cell, row)) + r" \\" for row in section.rows]
+    return "\n".join([LATEX_NEEDS, *latex_table("table*", caption, sheet.label, sheet.headings, body)]) + "\n"
 
 
 def _latex_cell(cell: TextCell) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,11 @@ def variants(group: Group, column: str) -> dict[str, list[str]]:
     return found
 
 
+def listed(said: Mapping[str, Sequence[str]]) -> str:
+    """Value -> who has it, in words."""
+    return "; ".join(f"{', '.join(names)}: {value}" for value, names in said.items())
+
+
 def differing(group: Group, clips: bool = True) -> list[str]:
     """The conditions under which the systems of a group were not measured alike, a sentence each.
 
@@ -130,8 +135,7 @@ def differing(group: Group, clips: bool = True) -> list[str]:
             if name not in names:
                 names.append(name)
         if len(said) > 1 and not (setting == "audio features" and "not said" in said):
-            listed = "; ".join(f"{', '.join(names)}: {value}" for value, names in said.items())
-            lines.append(f"{group.title}: {setting} differ between rows ({listed}).")
+            lines.append(f"{group.title}: {setting} differ between rows ({listed(said)}).")
     measured = [set(report.settings.get("clips measured", ())) for _, report in group.reports]
     if clips and any(mine != measured[0] for mine in measured):
         counts = ", ".join(f"{name} {len(mine)}" for (name, _), mine in zip(group.reports, measured, strict=True))

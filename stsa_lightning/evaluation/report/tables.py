@@ -43,15 +43,8 @@ _LATEX = {
     "−": r"$-$",
     "‰": r"\textperthousand{}",
 }
-_TASKS = {
-    "paired": "Paired: the clip's own speech",
-    "unpaired": "Unpaired: another speaker's speech",
-}
-
-
-def task_title(task: str) -> str:
-    """A table's heading."""
-    return _TASKS[task]
+TASK_TITLES = {"paired": "Paired: the clip's own speech", "unpaired": "Unpaired: another speaker's speech"}
+LATEX_NEEDS = r"% Needs \usepackage{booktabs}, \usepackage{graphicx}."
 
 
 def number(value: float, digits: int) -> str:
@@ -65,15 +58,13 @@ def cell_text(cell: Cell | None, column: Column, bounds: bool = True) -> str:
     """`12.34 [12.01, 12.60]`."""
     if cell is None:
         return NOTHING
-    text = number(cell.value, column.digits)
-    if not bounds or not _spread(cell):
-        return text
-    return f"{text} [{number(cell.low, column.digits)}, {number(cell.high, column.digits)}]"
+    found = interval_text(cell, column.digits) if bounds else ""
+    return f"{number(cell.value, column.digits)}{found and f' {found}'}"
 
 
-def _spread(cell: Cell) -> bool:
-    """Whether there is an interval to show: the ground truth's own scores of 0 and 1 have none."""
-    return cell.low < cell.high
+def interval_text(cell: Cell, digits: int) -> str:
+    """`[12.01, 12.60]`; empty where there is none to show, as of the ground truth's own scores of 0 and 1."""
+    return f"[{number(cell.low, digits)}, {number(cell.high, digits)}]" if cell.low < cell.high else ""
 
 
 def settings_lines(report: Report) -> list[str]:
@@ -99,7 +90,7 @@ def print_report(report: Report) -> None:
         rows = report.task_rows(task)
         # Without rules between and around them the eight columns of a report with baselines fit 80 characters.
         space: dict[str, Any] = {"padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
-        table = Table(title=task_title(task), title_justify="left", box=SIMPLE_HEAD, **space)
+        table = Table(title=TASK_TITLES[task], title_justify="left", box=SIMPLE_HEAD, **space)
         table.add_column("")
         for row in rows:
             # Broken between words here, as rich would cut the words of many columns.
@@ -129,7 +120,7 @@ def markdown(report: Report) -> str:
             [row.method, *(cell_text(row.cells.get(column.name), column) for column in columns), *_tail(row)]
             for row in report.task_rows(task)
         ]
-        lines += [f"## {task_title(task)}", "", *markdown_table(headings, rows), ""]
+        lines += [f"## {TASK_TITLES[task]}", "", *markdown_table(headings, rows), ""]
     lines += [
         "Means over videos with bootstrapped 95 % intervals. *no face*: scored frames in which no face was found."
     ]
@@ -168,39 +159,45 @@ def tex(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
+def latex_table(kind: str, caption: str, label: str, headings: Sequence[str], body: Sequence[str]) -> list[str]:
+    """Lines of a booktabs table, `table` or `table*`; the lines of its body are LaTeX, all else is text."""
+    return [
+        rf"\begin{{{kind}}}[t]",
+        r"\centering",
+        rf"\caption{{{tex(caption)}}}",
+        rf"\label{{tab:{label}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * (len(headings) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(tex, headings)) + r" \\",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        rf"\end{{{kind}}}",
+    ]
+
+
 def latex(report: Report) -> str:
     """One booktabs table per task, to be read in with `\\input`."""
-    lines = [r"% Needs \usepackage{booktabs}, \usepackage{graphicx}.", f"% {report.title}".replace("\n", " ")]
+    lines = [LATEX_NEEDS, f"% {report.title}".replace("\n", " ")]
     lines += [f"% {line}".replace("\n", " ") for line in [*settings_lines(report), *_not_measured(report)]]
     for task in report.tasks:
         columns = report.task_columns(task)
-        caption = f"{report.title}. {task_title(task)}. " + "; ".join(settings_lines(report)) + "."
-        lines += [
-            "",
-            r"\begin{table}[t]",
-            r"\centering",
-            rf"\caption{{{tex(caption)}}}",
-            rf"\label{{tab:stsa-{task}}}",
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * len(columns)}r}}",
-            r"\toprule",
-            " & ".join(tex(text) for text in ["", *(column.heading for column in columns), "no face"]) + r" \\",
-            r"\midrule",
-        ]
+        caption = f"{report.title}. {TASK_TITLES[task]}. " + "; ".join(settings_lines(report)) + "."
+        headings, body = ["", *(column.heading for column in columns), "no face"], [r"\midrule"]
         for row in report.task_rows(task):
             values = [_tex_cell(row.cells.get(column.name), column) for column in columns]
             method = tex(row.method)
             shown = rf"\textbf{{{method}}}" if row.method == report.main else method
-            lines.append(" & ".join([shown, *values, _tail(row)[1]]) + r" \\")
-        lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
+            body.append(" & ".join([shown, *values, _tail(row)[1]]) + r" \\")
+        lines += ["", *latex_table("table", caption, f"stsa-{task}", headings, body)]
     return "\n".join(lines) + "\n"
 
 
 def _tex_cell(cell: Cell | None, column: Column) -> str:
-    if cell is None or not _spread(cell):
+    if cell is None or not (found := interval_text(cell, column.digits)):
         return tex(cell_text(cell, column))
-    bounds = f"{number(cell.low, column.digits)}, {number(cell.high, column.digits)}"
-    return rf"{tex(number(cell.value, column.digits))} {{\scriptsize [{tex(bounds)}]}}"
+    return rf"{tex(number(cell.value, column.digits))} {{\scriptsize {tex(found)}}}"
 
 
 def write_tables(report: Report, folder: Path) -> None:
