@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -112,43 +112,6 @@ class WriteError(UserError):
     """The disk does not take what is written (full, a quota, read-only): no fault of the video."""
 
 
-def write_clip(
-    path: Path | str,
-    meta: ClipMeta,
-    *,
-    faces: Iterable[bytes],
-    landmarks: np.ndarray,
-    boxes: np.ndarray,
-    valid: np.ndarray,
-    audio: np.ndarray,
-    features: Mapping[str, np.ndarray],
-) -> None:
-    """Write a clip file whose contents are all at hand; `ClipWriter` takes them as they come.
-
-    Args:
-        path: the file; folders are made.
-        meta: provenance and settings; the checksum is filled in.
-        faces: F JPEG pictures, empty for frames that are not valid.
-        landmarks: (F, 131, 2) pixels of the frame.
-        boxes: (F, 4).
-        valid: (F,) bool.
-        audio: (samples,) int16, 16 kHz.
-        features: kind -> (steps, D).
-
-    Raises:
-        ClipError: lengths that differ from `meta.frames`.
-        WriteError: the disk does not take it.
-    """
-    with ClipWriter(path) as writer:
-        for picture in faces:
-            writer.face(picture)
-        writer.frames(landmarks, boxes, valid)
-        for kind, values in features.items():
-            writer.features(kind, [values])
-        writer.audio([audio])
-        writer.finish(meta)
-
-
 class ClipWriter:
     """Writes a clip file piece by piece, in this order: every face, `frames`, features, audio, `finish`.
 
@@ -196,7 +159,7 @@ class ClipWriter:
         self._offsets.append(self._size)
 
     def frames(self, landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray) -> None:
-        """What is known of each frame, after the last face; see `write_clip`.
+        """What is known of each frame, after the last face: pixels (F, 131, 2), boxes (F, 4), valid (F,) bool.
 
         Raises:
             ClipError: lengths that differ from the number of faces.

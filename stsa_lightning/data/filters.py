@@ -5,7 +5,6 @@ Nothing is prepared again for another limit. `suggested_filters` gives limits to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -107,20 +106,9 @@ def apply_filters(index: pd.DataFrame, filters: Filters | None) -> pd.DataFrame:
 
 def failures(index: pd.DataFrame, filters: Filters) -> pd.DataFrame:
     """Which limits each clip fails: bool, the index's lines by the limits that are set."""
-    table = {name: ~passed for name, _, passed in _conditions(index, filters)}
+    limits: dict[str, Any] = filters.active()
+    table = {name: ~_passed(index, name, limit) for name, limit in limits.items()}
     return pd.DataFrame(table, index=index.index, dtype=bool)
-
-
-def reasons(index: pd.DataFrame, filters: Filters) -> pd.Series:
-    """Why each clip would be removed, as "min_face_px 100: 74.0; max_yaw 35: 41.2"; empty where it would not."""
-    said = pd.Series("", index=index.index, dtype=object)
-    for name, values, passed in _conditions(index, filters):
-        limit = getattr(filters, name)
-        label = f"{name} {', '.join(limit) if name == 'languages' else f'{limit:g}'}: "
-        texts = [label + _shown(value) for value in values[~passed]]
-        joined = [f"{old}; {new}" if old else new for old, new in zip(said[~passed], texts, strict=True)]
-        said[~passed] = pd.Series(joined, index=said.index[~passed], dtype=object)
-    return said
 
 
 def filtered_values(index: pd.DataFrame, name: str) -> pd.Series:
@@ -147,20 +135,17 @@ _COLUMN = {
 }
 
 
-def _conditions(index: pd.DataFrame, filters: Filters) -> Iterator[tuple[str, pd.Series, pd.Series]]:
-    """For each limit that is set: its name, the values it acts on, and which lines pass."""
-    limits: dict[str, Any] = filters.active()
-    for name, limit in limits.items():
-        values = filtered_values(index, name)
-        if name == "languages":
-            passed = values.isin(limit)
-        else:
-            passed = values >= limit if name.startswith("min_") else values <= limit
-        if name in _METHOD:
-            passed |= _measured_otherwise(index, name)
-        if name == "max_offset":  # an unclear offset by the lip aperture says nothing
-            passed |= (index["sync_method"] == "lip_aperture") & values.isna()
-        yield name, values, passed
+def _passed(index: pd.DataFrame, name: str, limit: Any) -> pd.Series:
+    """Which lines a limit lets through."""
+    values = filtered_values(index, name)
+    if name == "languages":
+        return values.isin(limit)
+    passed = values >= limit if name.startswith("min_") else values <= limit
+    if name in _METHOD:
+        return passed | _measured_otherwise(index, name)
+    if name == "max_offset":  # an unclear offset by the lip aperture says nothing
+        return passed | ((index["sync_method"] == "lip_aperture") & values.isna())
+    return passed
 
 
 def _measured_otherwise(index: pd.DataFrame, name: str) -> pd.Series:
@@ -179,9 +164,3 @@ def _column(index: pd.DataFrame, name: str) -> pd.Series:
     if name not in index:
         raise UserError(f"filters: expected an index with the column {name!r}, found none; prepare the corpus again")
     return index[name]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return value or "unknown"
-    return "not measured" if pd.isna(value) else f"{value:.4g}"

@@ -23,7 +23,6 @@ from stsa_lightning.metrics.mouth_sync import MAX_SHIFT
 from stsa_lightning.models.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 from stsa_lightning.utils.errors import MissingPackageError, UserError
 
-MFCC_HOP = 160  # samples: 100 Hz
 PADDING_VALUE = 110  # outside the picture, in the tracked variant
 SMOOTHING_FRAMES = 13
 CROP_SCALE = 0.4

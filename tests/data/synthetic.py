@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stsa_lightning.data.clip import ClipMeta, encode_picture, write_clip
+from stsa_lightning.data.clip import ClipMeta, ClipWriter, encode_picture
 from stsa_lightning.data.index import clip_path, empty_row, save_index
 from stsa_lightning.face.topology import LANDMARKS
 
@@ -51,16 +51,15 @@ def write_synthetic_clip(root: Path, clip: str, valid: np.ndarray, features: tup
         settings_hash="",
     )
     steps = np.arange(1, 2 * frames + 1)[:, None]
-    write_clip(
-        clip_path(root, clip),
-        meta,
-        faces=[encode_picture(face_of(i)) if face else b"" for i, face in enumerate(valid)],
-        landmarks=np.stack([landmarks_of(i) if face else np.full((131, 2), np.nan) for i, face in enumerate(valid)]),
-        boxes=np.where(valid[:, None], [10, 20, 110, 120], 0),
-        valid=valid,
-        audio=np.zeros(frames * 640, np.int16),
-        features={kind: steps.repeat({"logmel": 80, "mfcc": 13}[kind], axis=1) for kind in features},
-    )
+    landmarks = np.stack([landmarks_of(i) if face else np.full((131, 2), np.nan) for i, face in enumerate(valid)])
+    with ClipWriter(clip_path(root, clip)) as writer:
+        for i, face in enumerate(valid):
+            writer.face(encode_picture(face_of(i)) if face else b"")
+        writer.frames(landmarks, np.where(valid[:, None], [10, 20, 110, 120], 0), valid)
+        for kind in features:
+            writer.features(kind, [steps.repeat({"logmel": 80, "mfcc": 13}[kind], axis=1)])
+        writer.audio([np.zeros(frames * 640, np.int16)])
+        writer.finish(meta)
 
 
 def index_row(clip: str, **changes: object) -> dict[str, object]:

@@ -21,11 +21,22 @@ from stsa_lightning.data.clip import (
     ClipWriter,
     WriteError,
     encode_picture,
-    write_clip,
 )
 from stsa_lightning.face.box import resize_face
 
 FRAMES, SIZE = 6, 32
+
+
+def write_clip(path: Path, meta: ClipMeta, *, faces, landmarks, boxes, valid, audio, features) -> None:
+    """A clip file whose contents are all at hand."""
+    with ClipWriter(path) as writer:
+        for picture in faces:
+            writer.face(picture)
+        writer.frames(landmarks, boxes, valid)
+        for kind, values in features.items():
+            writer.features(kind, [values])
+        writer.audio([audio])
+        writer.finish(meta)
 
 
 def _face(index: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stsa_lightning.data.filters import Filters, apply_filters, failures, filtered_values, reasons, suggested_filters
+from stsa_lightning.data.filters import Filters, apply_filters, failures, filtered_values, suggested_filters
 from stsa_lightning.utils.errors import UserError
 
 GOOD = {
@@ -116,17 +116,6 @@ def test_nothing_left_says_what_removed_how_many():
     lines = index({"face_px": 50.0}, {"face_px": 50.0, "yaw_deg": 80.0}, {"yaw_deg": 80.0})
     with pytest.raises(UserError, match="no clip is left of 3; removed by min_face_px 2, max_yaw 2"):
         apply_filters(lines, Filters(min_face_px=100, max_yaw=30, min_seconds=1))
-
-
-def test_reasons_name_limit_and_value():
-    lines = index({}, {"face_px": 74.0, "yaw_deg": 41.23}, {"language": ""}, {"yaw_deg": np.nan})
-    lines.index = pd.Index([7, 3, 5, 1])
-    assert reasons(lines, Filters(min_face_px=100, max_yaw=35, languages=["en"])).to_dict() == {
-        7: "",
-        3: "min_face_px 100: 74; max_yaw 35: 41.23",
-        5: "languages en: unknown",
-        1: "max_yaw 35: not measured",
-    }
 
 
 def test_an_index_without_the_measures_is_an_error():
