@@ -6,6 +6,7 @@ number, by many dB.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,33 +77,31 @@ def sharpness(pred: Tensor, target: Tensor, region: Region = "face") -> Tensor:
 
 class _PictureMean(FrameMean):
     higher_is_better: bool | None = True
+    of_frames: Callable[[Tensor, Tensor, Region], Tensor]
 
     def __init__(self, region: Region = "face", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.region = checked_region(region)
 
+    def update(self, pred: Tensor, target: Tensor) -> None:
+        """RGB (..., 3, H, W) in [0, 1]."""
+        self._add(self.of_frames(pred, target, self.region))
+
 
 class PSNR(_PictureMean):
     """Mean `psnr` of the frames, dB."""
 
-    def update(self, pred: Tensor, target: Tensor) -> None:
-        """RGB (..., 3, H, W) in [0, 1]."""
-        self._add(psnr(pred, target, self.region))
+    of_frames = staticmethod(psnr)
 
 
 class Sharpness(_PictureMean):
     """Mean `sharpness` of the frames."""
 
     higher_is_better = None
-
-    def update(self, pred: Tensor, target: Tensor) -> None:
-        """RGB (..., 3, H, W) in [0, 1]."""
-        self._add(sharpness(pred, target, self.region))
+    of_frames = staticmethod(sharpness)
 
 
 class SSIM(_PictureMean):
     """Mean `ssim` of the frames."""
 
-    def update(self, pred: Tensor, target: Tensor) -> None:
-        """RGB (..., 3, H, W) in [0, 1]."""
-        self._add(ssim(pred, target, self.region))
+    of_frames = staticmethod(ssim)

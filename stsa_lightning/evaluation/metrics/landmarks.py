@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
 
 from stsa_lightning.evaluation.clip_sample import Prediction
 from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
@@ -17,42 +18,31 @@ from stsa_lightning.metrics.landmarks import (
     lip_aperture_correlation,
 )
 from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, lip_aperture_sync
-from stsa_lightning.metrics.stability import Jitter, SilenceLeak
+from stsa_lightning.metrics.stability import Jitter, silence_leak
 
 LEFT_EYE, RIGHT_EYE = positions([362, 263]).tolist(), positions([33, 133]).tolist()
 
 
-class LandmarkDistances:
+def landmark_distances(prediction: Prediction) -> dict[str, MetricValue]:
     """LMD in pixels of the crop, in per cent of the inter-ocular distance, and in the L1 variant."""
-
-    def __init__(self) -> None:
-        self.l2 = LandmarkDistance(MOUTH.tolist(), sync_on_compute=False)
-        self.l1 = LandmarkDistance(MOUTH.tolist(), norm="l1", sync_on_compute=False)
-
-    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
-        scored = int(prediction.sample.scored.sum())
-        l2, normalised = _distance(self.l2, prediction, scored)
-        return {"lmd": l2, "lmd_normalised": normalised, "lmd_vico": _distance(self.l1, prediction, scored)[0]}
+    scored = int(prediction.sample.scored.sum())
+    l2, normalised = _distance(prediction, scored)
+    return {"lmd": l2, "lmd_normalised": normalised, "lmd_vico": _distance(prediction, scored, norm="l1")[0]}
 
 
-class LandmarkVelocities:
+def landmark_velocities(prediction: Prediction) -> dict[str, MetricValue]:
     """LMV: the landmark distance of frame-to-frame differences."""
-
-    def __init__(self) -> None:
-        self.metric = LandmarkDistance(MOUTH.tolist(), motion=True, sync_on_compute=False)
-
-    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
-        scored = prediction.sample.scored
-        lmv, normalised = _distance(self.metric, prediction, int((scored[1:] & scored[:-1]).sum()))
-        return {"lmv": lmv, "lmv_normalised": normalised}
+    scored = prediction.sample.scored
+    lmv, normalised = _distance(prediction, int((scored[1:] & scored[:-1]).sum()), motion=True)
+    return {"lmv": lmv, "lmv_normalised": normalised}
 
 
-def _distance(metric: LandmarkDistance, prediction: Prediction, scored: int) -> tuple[MetricValue, MetricValue]:
+def _distance(prediction: Prediction, scored: int, **options: Any) -> tuple[MetricValue, MetricValue]:
     """In pixels and in per cent of the inter-ocular distance; missed are those of the scored that were not found."""
     if prediction.sample.task == "unpaired":
         raise NotMeasuredError("an unpaired task has no true landmarks")
     generated, true = prediction.scored_landmarks
-    metric.reset()
+    metric = LandmarkDistance(MOUTH.tolist(), **options, sync_on_compute=False)
     metric.update(generated, true, inter_ocular_distance(true, LEFT_EYE, RIGHT_EYE))
     result = metric.compute()
     measured = int(result["measured"])
@@ -75,40 +65,25 @@ def lip_aperture(prediction: Prediction) -> dict[str, MetricValue]:
     return values
 
 
-class LandmarkJitter:
+def landmark_jitter(prediction: Prediction) -> dict[str, MetricValue]:
     """Energy of the landmark acceleration relative to the true video's; weighted so that a mean is a ratio of sums."""
-
-    def __init__(self) -> None:
-        self.metric = Jitter(sync_on_compute=False)
-
-    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
-        self.metric.reset()
-        self.metric.update(_in_frames(prediction), _in_frames(prediction.ground_truth))
-        ratio = float(self.metric.compute())
-        if not np.isfinite(ratio):
-            raise NotMeasuredError("no three frames in a row with a face, or a true face that never moves")
-        return {"jitter": MetricValue(ratio, float(self.metric.true_energy), int(self.metric.unmeasured))}
+    metric = Jitter(sync_on_compute=False)
+    metric.update(*(torch.from_numpy(one.frame_landmarks) for one in (prediction, prediction.ground_truth)))
+    ratio = float(metric.compute())
+    if not np.isfinite(ratio):
+        raise NotMeasuredError("no three frames in a row with a face, or a true face that never moves")
+    return {"jitter": MetricValue(ratio, float(metric.true_energy), int(metric.unmeasured))}
 
 
-def _in_frames(prediction: Prediction) -> Tensor:
-    return torch.from_numpy(prediction.frame_landmarks)
-
-
-class Silence:
+def silence(prediction: Prediction) -> dict[str, MetricValue]:
     """Range of the lip aperture under digital silence, relative to that under speech."""
-
-    def __init__(self) -> None:
-        self.metric = SilenceLeak(sync_on_compute=False)
-
-    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
-        if prediction.sample.silence is None or prediction.method != prediction.sample.main:
-            raise NotMeasuredError("needs the networks, driven by silence")
-        silent = inner_lip_aperture(prediction.landmarks_of(prediction.sample.silence))
-        self.metric.reset()
-        self.metric.update(torch.from_numpy(silent), torch.from_numpy(prediction.lip_aperture))
-        if not self.metric.count:
-            raise NotMeasuredError("no mouth was found, or it does not move to speech either")
-        return {"silence": MetricValue(float(self.metric.compute()), 1)}
+    if prediction.sample.silence is None or prediction.method != prediction.sample.main:
+        raise NotMeasuredError("needs the networks, driven by silence")
+    silent = inner_lip_aperture(prediction.landmarks_of(prediction.sample.silence))
+    leak = float(silence_leak(torch.from_numpy(silent), torch.from_numpy(prediction.lip_aperture)))
+    if np.isnan(leak):
+        raise NotMeasuredError("no mouth was found, or it does not move to speech either")
+    return {"silence": MetricValue(leak, 1)}
 
 
 def lip_aperture_offset(prediction: Prediction) -> dict[str, MetricValue]:

@@ -13,12 +13,12 @@ from stsa_lightning.evaluation.metrics.columns import Better, ClipMetric, Column
 from stsa_lightning.evaluation.metrics.identity import Identity
 from stsa_lightning.evaluation.metrics.image import FlowWarped, ImageMetric
 from stsa_lightning.evaluation.metrics.landmarks import (
-    LandmarkDistances,
-    LandmarkJitter,
-    LandmarkVelocities,
-    Silence,
+    landmark_distances,
+    landmark_jitter,
+    landmark_velocities,
     lip_aperture,
     lip_aperture_offset,
+    silence,
 )
 from stsa_lightning.evaluation.metrics.sync import LipSync
 from stsa_lightning.metrics.base import FrameMean, Region
@@ -241,19 +241,19 @@ METRICS: dict[str, MetricSpec] = {
         landmarks=False,
         weights=lambda options: ("r3d_18",),
     ),
-    "lmd": MetricSpec("frames", _lmd_columns, lambda options: LandmarkDistances(), fast=True),
-    "lmv": MetricSpec("clip", _lmv_columns, lambda options: LandmarkVelocities(), fast=True),
+    "lmd": MetricSpec("frames", _lmd_columns, lambda options: landmark_distances, fast=True),
+    "lmv": MetricSpec("clip", _lmv_columns, lambda options: landmark_velocities, fast=True),
     "lip_aperture": MetricSpec("clip", _lip_aperture_columns, lambda options: lip_aperture, fast=True),
     "mouth_sound": MetricSpec("clip", _mouth_sound_columns, lambda options: lip_aperture_offset, fast=True),
     "sync": MetricSpec("clip", _sync_columns, _build_sync, landmarks=False, weights=lambda options: ("syncnet",)),
     "csim": MetricSpec(
         "frames", _identity_columns, _build_identity, weights=lambda options: tuple({options.identity} & KNOWN.keys())
     ),
-    "jitter": MetricSpec("clip", _jitter_columns, lambda options: LandmarkJitter(), fast=True),
+    "jitter": MetricSpec("clip", _jitter_columns, lambda options: landmark_jitter, fast=True),
     "flow": MetricSpec(
         "clip", _flow_columns, lambda options: FlowWarped(NATIVE in options.regions), fast=True, landmarks=False
     ),
-    "silence": MetricSpec("clip", _silence_columns, lambda options: Silence(), fast=True),
+    "silence": MetricSpec("clip", _silence_columns, lambda options: silence, fast=True),
 }
 
 
