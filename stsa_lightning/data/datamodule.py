@@ -189,11 +189,11 @@ class STSADataModule(LightningDataModule):
             raise UserError("validation_speakers: expected lists of clips or speakers, got both; leave one out")
         if windows_per_speaker is not None and windows_per_speaker < 1:
             raise UserError(f"windows_per_speaker: expected at least 1, or null, got {windows_per_speaker}")
-        most = windows_per_speaker or windows_per_clip
-        if windows_together < 1 or batch_size % windows_together or windows_together > most:
+        self.windows = windows_per_speaker or windows_per_clip  # of training
+        if windows_together < 1 or batch_size % windows_together or windows_together > self.windows:
             raise UserError(
                 f"windows_together: expected a divisor of batch_size, {batch_size}, up to the windows of a clip or "
-                f"speaker, {most}, got {windows_together}"
+                f"speaker, {self.windows}, got {windows_together}"
             )
         if not 0 <= validation_part < 1:
             raise UserError(f"validation_part: expected a share from 0 to below 1, got {validation_part}")
@@ -275,10 +275,7 @@ class STSADataModule(LightningDataModule):
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
         by_speaker, lines = training and options.windows_per_speaker, self.splits[split]
-        windows = options.validation_windows_per_clip
-        if training:
-            windows = options.windows_per_speaker or options.windows_per_clip
-            windows -= windows % options.windows_together
+        together = self.windows - self.windows % options.windows_together
         return WindowDataset(
             options.root,
             speakers(lines) if by_speaker else lines["clip"].tolist(),
@@ -286,7 +283,7 @@ class STSADataModule(LightningDataModule):
             face_size=options.face_size,
             num_frames=options.num_frames,
             num_references=options.num_references,
-            windows_per_clip=windows,
+            windows_per_clip=together if training else options.validation_windows_per_clip,
             window_policy="random" if training else "even",
             reference_policy=options.reference_policy if training else self._as_dubbed,
             augment=self.augment if training else AS_THEY_ARE,

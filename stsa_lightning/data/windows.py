@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict, cast
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stsa_lightning.data.augment import AS_THEY_ARE, AugmentSettings, augment_voice, swap_mouths
+from stsa_lightning.data.augment import AugmentSettings, augment_voice, swap_mouths
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.face.alignment import pose_distances, reference_transforms
@@ -65,6 +66,7 @@ class Speaker(NamedTuple):
     chances: tuple[float, ...]
 
 
+@dataclass(eq=False)
 class WindowDataset(Dataset):
     """Windows of `num_frames` consecutive frames with a face, and references from elsewhere in the same clip.
 
@@ -97,46 +99,32 @@ class WindowDataset(Dataset):
         UserError: an argument out of range.
     """
 
-    def __init__(
-        self,
-        root: Path | str,
-        clips: Sequence[str | Speaker],
-        *,
-        features: str = "logmel",
-        face_size: int = 128,
-        num_frames: int = 5,
-        num_references: int = 5,
-        windows_per_clip: int = 1,
-        window_policy: WindowPolicy = "random",
-        reference_policy: ReferencePolicy = "random",
-        augment: AugmentSettings = AS_THEY_ARE,
-        swap_mouth_epochs: int = 0,
-        heatmap_sigma: float = 1.0,
-        span: tuple[float, float] = (0.0, 1.0),
-        seed: int = 0,
-    ) -> None:
-        counts = {"face_size": face_size, "num_frames": num_frames, "num_references": num_references}
-        for name, value in {**counts, "windows_per_clip": windows_per_clip}.items():
-            if value < 1:
-                raise UserError(f"{name}: expected at least 1, got {value}")
-        if augment.voice and features != "logmel":
-            raise UserError(f"augment.voice: changes log-mel features only, got features {features!r}; set it to 0")
-        self.root = Path(root)
-        self.clips = list(clips)
-        self.features = features
-        self.face_size = face_size
-        self.num_frames = num_frames
-        self.num_references = num_references
-        self.windows_per_clip = windows_per_clip
-        self.window_policy = window_policy
-        self.reference_policy = reference_policy
-        self.augment = augment
-        self.swap_mouth_epochs = swap_mouth_epochs
-        self.heatmap_sigma = heatmap_sigma
-        if not 0 <= span[0] < span[1] <= 1:
-            raise UserError(f"span: expected two rising shares from 0 to 1, got {span}")
-        self.span = span
-        self.seed = seed
+    root: Path | str
+    clips: Sequence[str | Speaker]
+    _: KW_ONLY
+    features: str = "logmel"
+    face_size: int = 128
+    num_frames: int = 5
+    num_references: int = 5
+    windows_per_clip: int = 1
+    window_policy: WindowPolicy = "random"
+    reference_policy: ReferencePolicy = "random"
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    swap_mouth_epochs: int = 0
+    heatmap_sigma: float = 1.0
+    span: tuple[float, float] = (0.0, 1.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("face_size", "num_frames", "num_references", "windows_per_clip"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.augment.voice and self.features != "logmel":
+            raise UserError(
+                f"augment.voice: changes log-mel features only, got features {self.features!r}; set it to 0"
+            )
+        if not 0 <= self.span[0] < self.span[1] <= 1:
+            raise UserError(f"span: expected two rising shares from 0 to 1, got {self.span}")
 
     def __len__(self) -> int:
         return len(self.clips) * self.windows_per_clip
