@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stsa_lightning.models.layers import HoldsFrozen
 from stsa_lightning.utils.safe_load import load_entries
 from stsa_lightning.utils.weights import KNOWN, weights_path
 
@@ -56,11 +57,8 @@ def _batch(images: Tensor) -> Tensor:
     return images.flatten(0, -4)
 
 
-class VGGFeatures(nn.Module):
+class VGGFeatures(HoldsFrozen):
     """Feature maps of a frozen VGG.
-
-    The network is held outside the registered modules: it is in no `state_dict`, in no `parameters()` (so in no
-    optimiser and in no DDP bucket), and `train()` does not reach it. It follows `.to(...)`.
 
     Args:
         net: `vgg11`, `vgg13`, `vgg16`, `vgg19`, or one of them with `_bn`.
@@ -88,15 +86,10 @@ class VGGFeatures(nn.Module):
         if unknown:
             raise ValueError(f"{net} has no layer {unknown[0]!r}: up to there it has {', '.join(places)}")
         load_entries(network, _resolve(net, weights), "features.")
-        # A list hides the network from nn.Module's registration.
-        self._frozen = [network.eval().requires_grad_(False)]
+        self._hold(network)
         self._names = {place: layer for layer, place in places.items() if layer in self.layers}
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-
-    def _apply(self, fn, recurse: bool = True):
-        self._frozen[0]._apply(fn, recurse)
-        return super()._apply(fn, recurse)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """RGB (N, ..., 3, H, W) in [0, 1] -> layer name -> (N, C, h, w), leading dimensions joined to N."""

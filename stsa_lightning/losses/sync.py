@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from stsa_lightning.models.layers import HoldsFrozen
 from stsa_lightning.models.sync_expert import WINDOW_FRAMES, load_sync_expert
 from stsa_lightning.utils.errors import UserError
 
@@ -18,7 +17,7 @@ def sync_distance(lip: Tensor, speech: Tensor) -> Tensor:
     return 1 - nn.functional.cosine_similarity(lip.float(), speech.float(), dim=-1).mean()
 
 
-class SyncLoss(nn.Module):
+class SyncLoss(HoldsFrozen):
     """`sync_distance` under an expert that learns nothing and is in no checkpoint of the network that it measures.
 
     Args:
@@ -27,12 +26,7 @@ class SyncLoss(nn.Module):
 
     def __init__(self, expert: nn.Module) -> None:
         super().__init__()
-        # A list hides the expert from nn.Module's registration.
-        self._frozen: list[Any] = [expert.eval().requires_grad_(False)]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SyncLoss:
-        self._frozen[0]._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+        self._hold(expert)
 
     def forward(self, faces: Tensor, audio: Tensor) -> Tensor:
         """Generated windows (B, T, 3, S, S) in [0, 1], T of 5 or more, and their audio windows (B, T, D, 10).

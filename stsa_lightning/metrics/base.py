@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from stsa_lightning.face.box import mouth_region
@@ -74,22 +74,6 @@ class FrameMean(Metric):
     def compute(self) -> Tensor:
         """Scalar; NaN when no frame was measured."""
         return (self.total / self.count).float()
-
-
-class NetworkMetric(Metric):
-    """A metric that compares activations of a frozen network.
-
-    The network is held outside the registered modules: it is in no `state_dict`, in no `parameters()`, and
-    `train()` does not reach it. It follows `.to(...)`.
-    """
-
-    def _hold(self, network: nn.Module) -> None:
-        # A list hides the network from nn.Module's registration.
-        self._held: list[Any] = [network.eval().requires_grad_(False)]
-
-    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> nn.Module:
-        self._held[0]._apply(fn)
-        return super()._apply(fn, *args, **kwargs)
 
 
 @contextmanager

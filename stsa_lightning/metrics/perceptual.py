@@ -11,16 +11,17 @@ import torchmetrics
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from stsa_lightning.metrics.base import (
     FrameMean,
-    NetworkMetric,
     Region,
     checked_frames,
     checked_pair,
     checked_region,
     frozen,
 )
+from stsa_lightning.models.layers import HoldsFrozen
 from stsa_lightning.utils.errors import MissingPackageError
 from stsa_lightning.utils.safe_load import load_entries, uninitialised
 from stsa_lightning.utils.weights import weights_path
@@ -117,7 +118,7 @@ def lpips_distance(pred: Tensor, target: Tensor, network: LPIPSNetwork, region: 
     return torch.cat([network(a, b) for a, b in batches])
 
 
-class LPIPS(FrameMean, NetworkMetric):
+class LPIPS(HoldsFrozen, FrameMean):
     """Mean `lpips_distance` of the frames.
 
     Args:
@@ -140,7 +141,7 @@ class LPIPS(FrameMean, NetworkMetric):
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """RGB (..., 3, H, W) in [0, 1]."""
-        self._add(lpips_distance(pred, target, self._held[0], self.region))
+        self._add(lpips_distance(pred, target, self._frozen[0], self.region))
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ def moments(count: Tensor | int, total: Tensor, outer: Tensor) -> tuple[Tensor, 
     return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
 
 
-class FrechetDistance(NetworkMetric):
+class FrechetDistance(HoldsFrozen, Metric):
     """Fréchet distance between the features of generated and of true material, over the whole sets.
 
     States are sums, so batches and ranks join exactly; the mean of distances per batch would be another number.
@@ -247,7 +248,7 @@ class FID(FrechetDistance):
 
     def features(self, frames: Tensor) -> Tensor:
         pixels = (frames.clamp(0, 1) * 255).round().byte()
-        return torch.cat([self._held[0](batch)[0].flatten(1) for batch in pixels.split(_BATCH)])
+        return torch.cat([self._frozen[0](batch)[0].flatten(1) for batch in pixels.split(_BATCH)])
 
 
 def video_samples(frames: Tensor, network: nn.Module) -> Tensor:
@@ -288,4 +289,4 @@ class FVD(FrechetDistance):
         super().__init__(network, 512, **kwargs)
 
     def features(self, frames: Tensor) -> Tensor:
-        return video_samples(frames, self._held[0])
+        return video_samples(frames, self._frozen[0])

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,3 +102,19 @@ def sample(maps: Tensor, grid: Tensor) -> Tensor:
     """`maps` (B, C, H, W) read bilinearly at `grid` (B, h, w, 2) in [-1, 1], zero outside; in float32."""
     with torch.autocast(maps.device.type, enabled=False):
         return F.grid_sample(maps.float(), grid.float(), align_corners=False)
+
+
+class HoldsFrozen(nn.Module):
+    """Holds a frozen network outside the registered modules: it follows `.to(...)` alone.
+
+    It is in no `state_dict`, in no `parameters()` (so in no optimiser and in no DDP bucket), and `train()` does not
+    reach it.
+    """
+
+    def _hold(self, network: nn.Module) -> None:
+        # A list hides the network from nn.Module's registration.
+        self._frozen: list[Any] = [network.eval().requires_grad_(False)]
+
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        self._frozen[0]._apply(fn)
+        return super()._apply(fn, *args, **kwargs)

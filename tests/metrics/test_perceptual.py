@@ -114,7 +114,7 @@ def test_the_network_is_frozen_and_in_no_state(folder, pair):
     parent.train()
     assert set(parent.state_dict()) == {"metric.total", "metric.count", "metric.unmeasured"}
     assert not list(parent.parameters())
-    network = parent.metric._held[0]
+    network = parent.metric._frozen[0]
     assert not network.training
     pred = pair[0].clone().requires_grad_()
     assert not network(pred, pair[1]).requires_grad
@@ -147,7 +147,7 @@ class Colours(FrechetDistance):
         super().__init__(nn.Identity(), 3)
 
     def features(self, frames):
-        return self._held[0](frames).mean(dim=(2, 3))
+        return self._frozen[0](frames).mean(dim=(2, 3))
 
 
 def test_sets_join_exactly_and_are_not_averages_of_batches(pair):
