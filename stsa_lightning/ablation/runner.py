@@ -136,7 +136,7 @@ class Ablation:
 
     def record(self) -> dict[str, Any]:
         """What the tables depend on."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return json.loads(json.dumps(asdict(self), default=str))
 
     def go(self) -> Iterator[tuple[Run, dict[str, dict[str, float]] | str]]:
         """Train and measure everything: each run with its metric values, or with why it has none."""
@@ -162,9 +162,3 @@ def _call(words: Sequence[str], log: Path) -> None:
 def _corpus_of(checkpoint: Path) -> str:
     """The prepared corpus that a run was trained on."""
     return load_tensors(checkpoint)["datamodule_hyper_parameters"]["root"]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

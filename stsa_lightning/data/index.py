@@ -14,7 +14,7 @@ import pandas as pd
 from stsa_lightning.data.measures import MEASURES, no_measures
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
-from stsa_lightning.utils.names import storable
+from stsa_lightning.utils.names import some, storable
 from stsa_lightning.utils.tables import Text, list_lines, read_text
 
 INDEX_FILE = "index.parquet"
@@ -162,11 +162,11 @@ def split_by_speaker(
         held_out = set(validation_speakers)
         unknown = sorted(held_out - set(speakers))
         if unknown:
-            raise UserError(f"validation_speakers: expected speakers of the corpus ({_some(speakers)}), got {unknown}")
+            raise UserError(f"validation_speakers: expected speakers of the corpus ({some(speakers)}), got {unknown}")
     if not held_out or len(held_out) >= len(speakers):
         raise UserError(
             f"a split by speaker needs at least one speaker on each side; {len(held_out)} of {len(speakers)} "
-            f"({_some(speakers)}) would validate; choose validation_speakers, or give lists of clips"
+            f"({some(speakers)}) would validate; choose validation_speakers, or give lists of clips"
         )
     validates = index["speaker"].isin(held_out)
     return index[~validates].reset_index(drop=True), index[validates].reset_index(drop=True)
@@ -211,17 +211,11 @@ def select_clips(index: pd.DataFrame, path: Path | str) -> pd.DataFrame:
     names = read_clip_list(path, set(index["clip"]))
     chosen = index[index["clip"].isin(names)].reset_index(drop=True)
     if chosen.empty:
-        raise UserError(
-            f"{path}: expected names of clips of the corpus (such as {_some(index['clip'])}), found {_some(names)}"
-        )
+        there = some(index["clip"].tolist())
+        raise UserError(f"{path}: expected names of clips of the corpus (such as {there}), found {some(names)}")
     absent = sorted(set(names) - set(chosen["clip"]))
     if absent:
         warnings.warn(
-            f"{path}: {len(absent)} of {len(names)} clips are not usable in this corpus ({_some(absent)})", stacklevel=2
+            f"{path}: {len(absent)} of {len(names)} clips are not usable in this corpus ({some(absent)})", stacklevel=2
         )
     return chosen
-
-
-def _some(names: Sequence[str] | pd.Series, count: int = 4) -> str:
-    shown = ", ".join(list(names)[:count])
-    return shown + (", ..." if len(names) > count else "")

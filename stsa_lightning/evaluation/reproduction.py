@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -184,12 +185,10 @@ def _speakers(job: Reproduction, sources: Sequence[Source], held_out: Sequence[s
 
 def _with_partners(measured: Sequence[Source], split: Sequence[Source]) -> list[Source]:
     """Also another clip of each speaker who would have one alone: references come from it."""
-    counts: dict[str, int] = {}
-    for source in measured:
-        counts[source.speaker] = counts.get(source.speaker, 0) + 1
+    counts = Counter(source.speaker for source in measured)
     names = {source.clip for source in measured}
     for source in split:
-        if counts.get(source.speaker) == 1 and source.clip not in names:
+        if counts[source.speaker] == 1 and source.clip not in names:
             counts[source.speaker] += 1
             names.add(source.clip)
     return [source for source in split if source.clip in names]

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -63,7 +64,7 @@ class OptimizerSettings:
         taken = inspect.signature(self.kind()).parameters
         own = {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay}
         every = any(parameter.kind == parameter.VAR_KEYWORD for parameter in taken.values())
-        given = {name for name, value in own.items() if value != DEFAULTS[name]} | self.options.keys()
+        given = {name for name, value in own.items() if value != getattr(OptimizerSettings, name)} | self.options.keys()
         if unknown := [name for name in sorted(given) if name not in taken and not every]:
             raise UserError(
                 f"optim: {self.optimizer} takes no {', '.join(unknown)}; its arguments are {', '.join(taken)}"
@@ -82,13 +83,6 @@ class OptimizerSettings:
             group.update({name: value for name, value in self.arguments().items() if name in group})
 
 
-DEFAULTS: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0.0}
-
-
-def _adversarial() -> OptimizerSettings:
-    return OptimizerSettings(betas=(0.5, 0.999))
-
-
 @dataclass  # not frozen: Lightning copies hyperparameters field by field
 class OptimSettings(OptimizerSettings):
     """How the generator side learns, with what concerns both sides.
@@ -100,7 +94,7 @@ class OptimSettings(OptimizerSettings):
             over makes a step of its own. Batch norm and InfoNCE still see single batches.
     """
 
-    discriminator: OptimizerSettings = field(default_factory=_adversarial)
+    discriminator: OptimizerSettings = field(default_factory=partial(OptimizerSettings, betas=(0.5, 0.999)))
     gradient_clip_val: float | None = None
     accumulate_grad_batches: int = 1
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 # Bytes that are no UTF-8 (as Python holds them), control characters, line ends and marks that turn the direction of
@@ -30,6 +31,11 @@ def legible_text(words: str) -> str:
 def shown_text(words: str) -> str:
     """A message for a terminal, which control characters in the names that it quotes would steer."""
     return _CONTROL.sub(lambda odd: f"\\x{ord(odd[0]):02x}", words)
+
+
+def some(names: Sequence[str], count: int = 4) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def from_legible(text: str) -> str:

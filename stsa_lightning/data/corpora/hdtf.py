@@ -26,14 +26,13 @@ from stsa_lightning.data.corpora.source import (
     Source,
     existing_folder,
     report_missing,
-    some,
     some_missing,
     source_of,
     unique_clips,
 )
 from stsa_lightning.data.corpora.tree import search
 from stsa_lightning.utils.errors import UserError
-from stsa_lightning.utils.names import legible
+from stsa_lightning.utils.names import legible, some
 from stsa_lightning.utils.tables import list_rows
 
 TREE = """
@@ -160,7 +159,7 @@ def _report_overlaps(root: Path, clips: list[Listed]) -> None:
     ]
     if shared:
         warnings.warn(
-            f"{root}: {len(shared)} pairs of clips overlap in time, and are prepared ({some(shared)})",
+            f"{root}: {len(shared)} pairs of clips overlap in time, and are prepared ({some(shared, 3)})",
             MissingVideosWarning,
             stacklevel=3,
         )

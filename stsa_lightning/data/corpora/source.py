@@ -13,7 +13,7 @@ from pathlib import Path
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.examine import examine
 from stsa_lightning.utils.files import sha256_of
-from stsa_lightning.utils.names import legible
+from stsa_lightning.utils.names import legible, some
 
 _CROP_ROUNDING = 0.02  # of a crop's side: crops are measured in whole pixels of a smaller copy
 
@@ -233,11 +233,6 @@ def unique_clips(root: Path, sources: Iterable[Source]) -> list[Source]:
                 f"rename one, or move the videos of a speaker into one folder"
             )
     return sorted(by_clip.values(), key=lambda source: (source.relative, source.clip))
-
-
-def some(names: Sequence[str], count: int = 3) -> str:
-    """The first names, for a message."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def some_missing(names: Sequence[str], count: int = 3) -> str:
