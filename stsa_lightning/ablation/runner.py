@@ -46,14 +46,12 @@ class Ablation:
     """What is compared.
 
     Attributes:
-        base: YAML of the experiment.
         overlays: YAML files of the variants; the name of a file is that of the variant.
         out: folder of the runs and of the tables.
         seeds: of weights, order and dropout; who validates stays the same.
         epochs: length of each run, its phases in the base's proportions; None: as the base says.
         options: further options of `stsa fit` for all runs; `{seed}` in them stands for the run's seed.
         metrics: see `stsa evaluate`.
-        protocol: YAML of the evaluation, or None.
     """
 
     base: Path
@@ -135,7 +133,6 @@ class Ablation:
         }
 
     def record(self) -> dict[str, Any]:
-        """What the tables depend on."""
         return json.loads(json.dumps(asdict(self), default=str))
 
     def go(self) -> Iterator[tuple[Run, dict[str, dict[str, float]] | str]]:
@@ -160,5 +157,4 @@ def _call(words: Sequence[str], log: Path) -> None:
 
 
 def _corpus_of(checkpoint: Path) -> str:
-    """The prepared corpus that a run was trained on."""
     return load_tensors(checkpoint)["datamodule_hyper_parameters"]["root"]

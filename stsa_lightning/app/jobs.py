@@ -55,11 +55,9 @@ class Jobs:
     """A queue, and the thread that works it off.
 
     Args:
-        dubber: does the work.
         folder: for what is sent and what comes of it.
         limits: of length, and of jobs that wait.
         work: held while a dub is at work: the page takes turns with the queue.
-        clock: seconds.
     """
 
     def __init__(

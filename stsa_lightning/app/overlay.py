@@ -22,8 +22,6 @@ def draw_overlay(
     Args:
         frame: (H, W, 3) uint8 RGB.
         heatmap: (S, S) in [0, 1].
-        place: where the face is.
-        colour: of the lines, RGB.
     """
     face = place.read(frame).astype(np.float32)
     lines = cv2.resize(heatmap.astype(np.float32), face.shape[1::-1], interpolation=cv2.INTER_CUBIC)

@@ -71,9 +71,7 @@ class Desk:
     """What stands behind the page's buttons: one dub after the other.
 
     Args:
-        dubber: does the work.
         folder: for results; those of the dub before go when the next one starts, for Gradio has its own copy by then.
-        limits: of length.
 
     Attributes:
         work: held while a dub is at work.
@@ -131,7 +129,6 @@ class Desk:
             raise UserError("The page was closed.")
 
     def close(self) -> None:
-        """Give up the dub at work, and remove the results."""
         self._closed = True
         with self.work:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -256,11 +253,8 @@ def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, p
     """Serve the page until Ctrl-C or SIGTERM; a dub that is at work then is given up.
 
     Args:
-        dubber: does the work.
-        limits: of length and size.
         folder: for results. Uploads go to the folder that `GRADIO_TEMP_DIR` named when Gradio was imported.
         trusted: whose requests are answered, and the address to listen on.
-        port: to listen on.
 
     Raises:
         UserError: the address cannot be had.

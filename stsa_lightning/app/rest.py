@@ -39,7 +39,6 @@ class _TooLargeError(Exception):
 
 
 def service(jobs: Jobs) -> Starlette:
-    """The application of these paths."""
     routes = Routes(jobs)
     return Starlette(
         routes=[
@@ -53,8 +52,6 @@ def service(jobs: Jobs) -> Starlette:
 
 
 class Routes:
-    """What is answered."""
-
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 

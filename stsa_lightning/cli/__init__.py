@@ -60,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(words: Sequence[str]) -> None:
-    """The command that the words name."""
     check_dashes(words)
     check_first(words, COMMANDS)
     if words and words[0] in LIGHTNING_COMMANDS and words[1:] in (["--help"], ["-h"]):
@@ -90,7 +89,6 @@ def run_lightning(words: Sequence[str]) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The commands that are not Lightning's."""
     parser = Parser(
         prog="stsa",
         description="STSA visual dubbing. Training: stsa fit | validate | test | predict -c FILE.yaml "

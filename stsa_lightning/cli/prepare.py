@@ -127,7 +127,6 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _filters(words: list[str]):
-    """The limits of NAME=VALUE words; None where there are none."""
     from dataclasses import fields
 
     from stsa_lightning.data.filters import Filters

@@ -155,7 +155,6 @@ class RunCLI(LightningCLI):
         return {name: found[name] for name in self.asked if name in found} or found
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """As Lightning's, with `LaidOver` for `-c`."""
         kwargs.setdefault("dump_header", None)
         parser = TerseParser(**kwargs)
         parser.add_argument("-c", "--config", action=LaidOver, help="YAML of settings; a later one overrides it")
@@ -245,7 +244,6 @@ class RunCLI(LightningCLI):
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with all that writes in the run's folder."""
         given = self.config_init[self.subcommand].trainer
         callbacks = [*self.first_callbacks(), *as_list(given.callbacks), *self.last_callbacks()]
         summary = given.enable_model_summary is not False
@@ -425,7 +423,6 @@ def quiet() -> None:
 
 
 def as_list(value: Any) -> list[Any]:
-    """One, several or none as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]

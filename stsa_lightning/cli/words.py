@@ -76,7 +76,6 @@ def files_first(words: Sequence[str]) -> list[str]:
 
 
 def _detached(word: str) -> list[str]:
-    """`-cFILE` and `--config=FILE` as two words."""
     if word.startswith("-c") and word != "-c":
         return ["-c", word[2:].removeprefix("=")]
     name, equals, value = word.partition("=")

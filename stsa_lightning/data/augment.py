@@ -91,7 +91,6 @@ def augment_geometry(
         faces: (n, S, S, 3) uint8.
         landmarks: (n, 131, 2) in [0, 1], further out where the box was clipped.
         strength: 0 changes nothing; 1 draws turns up to 10 degrees, zooms up to 1.1 times in or out, shifts up to 5 %.
-        rng: draws.
 
     Returns:
         Pictures and landmarks of the same shapes.
@@ -158,7 +157,6 @@ def augment_colour(faces: np.ndarray, strength: float, rng: np.random.Generator)
     Args:
         faces: (n, S, S, 3) uint8 RGB.
         strength: 0 changes nothing; 1 draws gamma from [1/1.6, 1.6], hue from the whole circle, gains from [0.6, 1.4].
-        rng: draws.
     """
     if not strength:
         return faces
@@ -183,7 +181,6 @@ def augment_resolution(faces: np.ndarray, strength: float, rng: np.random.Genera
     Args:
         faces: (n, S, S, 3) uint8.
         strength: 0 changes nothing; 1 draws up to 3 times smaller.
-        rng: draws.
     """
     if not strength:
         return faces
@@ -199,7 +196,6 @@ def augment_jpeg(faces: np.ndarray, strength: float, rng: np.random.Generator) -
     Args:
         faces: (n, S, S, 3) uint8.
         strength: 0 changes nothing; 1 draws a quality from 30 to 100.
-        rng: draws.
     """
     if not strength:
         return faces
@@ -223,7 +219,6 @@ def augment_voice(logmel: np.ndarray, strength: float, rng: np.random.Generator)
         logmel: (steps, 80) features of `features.spectral.LogMel`.
         strength: 0 changes nothing; 1 draws loudness within 8 dB, vocal tracts up to 15 % longer or shorter, responses
             of up to 6 dB a wave, noise of up to -45 dB of full scale in half of the cases.
-        rng: draws.
     """
     if not strength or not len(logmel):
         return logmel

@@ -259,7 +259,6 @@ class Clip:
 
     @property
     def feature_kinds(self) -> tuple[str, ...]:
-        """The audio features that the clip holds."""
         return tuple(sorted(name.removeprefix(_FEATURES) for name in self._names if name.startswith(_FEATURES)))
 
     @cached_property
@@ -311,7 +310,6 @@ class Clip:
         """The faces of some frames: (n, S, S, 3) uint8 RGB; only these are read and decoded.
 
         Args:
-            indices: the frames.
             size: S, at most that of the stored faces, which is the default. Where half of the stored size (a quarter,
                 an eighth) is enough, no more than that is decoded.
 

@@ -35,10 +35,8 @@ class WindowSampler(DistributedSampler):
     sampler with `set_epoch`, and leaves a `DistributedSampler` as it is: its ranks share the indices out.
 
     Args:
-        length: of the dataset.
         replicas, rank: how many share it, and which one this is.
         together: so many neighbouring indices stay together, in order.
-        seed: of the order.
     """
 
     _begun = (0, 0)
@@ -70,7 +68,6 @@ class Shared(Dataset):
     asked for.
 
     Args:
-        whole: the dataset.
         batch_size: about so many items in a batch.
         replicas, rank: how many share it, and which one this is.
 
@@ -271,7 +268,6 @@ class STSADataModule(LightningDataModule):
         return splits
 
     def dataset(self, split: Literal["train", "val", "test"]) -> WindowDataset:
-        """The windows of one split; `setup` comes first."""
         options = self._options
         training, seen = split == "train", 1 - options.validation_part
         by_speaker, lines = training and options.windows_per_speaker, self.splits[split]

@@ -60,7 +60,6 @@ class Filters:
             raise UserError("languages: expected one or more, got none; leave it out to keep all")
 
     def active(self) -> dict[str, object]:
-        """The limits that are set, by name."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
 

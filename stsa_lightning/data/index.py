@@ -102,7 +102,6 @@ def load_index(root: Path | str) -> pd.DataFrame:
 
 
 def save_index(root: Path | str, rows: Sequence[dict[str, object]]) -> None:
-    """Write the index whole or not at all."""
     path = Path(root) / INDEX_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     index = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -144,7 +143,6 @@ def split_by_speaker(
     """Training and validation clips without a speaker in common.
 
     Args:
-        index: lines of the index.
         validation: share of the speakers that validate, at least one; drawn with `seed`.
         seed: of the draw. The draw depends on the names of the speakers alone, not on the clips.
         validation_speakers: the speakers that validate, in place of a draw.

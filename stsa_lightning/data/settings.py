@@ -65,6 +65,5 @@ class PrepareSettings:
 
     @property
     def hash(self) -> str:
-        """Identifies the settings and the clip format."""
         text = json.dumps([FORMAT_VERSION, self.record()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

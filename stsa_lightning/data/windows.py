@@ -74,9 +74,7 @@ class WindowDataset(Dataset):
     reads it; the epoch comes with the index, as a pair (epoch, i) (see `WindowSampler`), and is 0 for a bare index.
 
     Args:
-        root: prepared corpus.
         clips: names of clips; a `Speaker` in the place of a name stands for one of their clips, drawn for each item.
-        features: kind of audio features.
         face_size: side of the faces and heatmaps, at most that of the stored faces (see `Clip.faces`).
         num_frames: frames of a window, T.
         num_references: reference frames, N.
@@ -87,13 +85,11 @@ class WindowDataset(Dataset):
             those nearest to the window's pose, half a second away or more, as dubbing chooses them for networks with
             `align_references`. "pose_matched": "mixed" or "pose_nearest", with equal chance, as in dubbing guidance
             gets the one and synthesis the other. A frame of the window itself serves only if the clip has no other.
-        augment: what is changed of each item.
         swap_mouth_epochs: number of first epochs with mouth-swap augmentation (see `swap_mouths`): the mouth
             of each window is put on the pose of another window of the clip. Images and contours do not agree then, so
             it is for training the guidance network alone.
         heatmap_sigma: width of the heatmaps' lines, pixels; 0 draws hard lines.
         span: the part of every clip that is read, from and to as shares of its length.
-        seed: of all draws.
 
     Raises:
         UserError: an argument out of range.

@@ -33,10 +33,7 @@ class PreparedClips:
     """The samples of a prepared corpus.
 
     Args:
-        networks: what generates the faces.
-        root: prepared corpus.
         clips: lines of its index: what is measured, and where references and other speech are taken from.
-        protocol: tasks, references, baselines.
         name: of the main method.
         silence: also generate under digital silence.
         source: the videos of the clips, for whole frames.
@@ -58,7 +55,6 @@ class PreparedClips:
         self.speakers: dict[str, str] = dict(zip(clips["clip"], clips["speaker"], strict=True))
 
     def jobs(self, names: Sequence[str] | None = None) -> list[Job]:
-        """The clips to measure, all or these."""
         return [Job(name, self._identity(name), partial(self.samples, name)) for name in names or self.names]
 
     def _identity(self, name: str) -> str:

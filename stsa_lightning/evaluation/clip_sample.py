@@ -35,7 +35,6 @@ class ClipSample:
     Images may be mapped from disk: read them in blocks.
 
     Attributes:
-        name: name of the clip.
         speaker: who is seen in it.
         task: `paired`, driven by its own speech; `unpaired`, by another's, so that there is no true image.
         ground_truth: (n, S, S, 3) uint8, the real faces (of the source video in an unpaired task).
@@ -94,11 +93,7 @@ class Prediction:
     """The prediction of one method for a sample, with lazily computed landmarks.
 
     Args:
-        sample: the clip.
-        method: name of the method.
-        find: landmark detector for crops.
         ground_truth: the prediction of the ground truth, whose landmarks are shared; None: this is it.
-        device: of image tensors.
         pictures: generated and true faces of the scored frames, (m, 3, S, S) in [0, 1], if known in higher precision
             than the 8 bits of the sample.
     """

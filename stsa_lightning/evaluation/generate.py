@@ -33,10 +33,8 @@ class ReferencePool:
     """M frames of a clip that references are chosen from.
 
     Attributes:
-        clip: the clip.
         frames: (M,) their numbers.
         landmarks: (M, 131, 2) normalised to the face box.
-        inputs: their images and heatmaps.
         encoded: what the engine makes of these, once for all that is generated with them.
         matched: the first N references serve guidance alone; synthesis gets those nearest in pose among the others.
     """
@@ -59,7 +57,6 @@ class Networks:
     Args:
         guidance, synthesis: of one checkpoint; put into eval mode and onto `device`.
         meta: what the checkpoint says of itself: `features`, `num_frames`, `heatmap_sigma`.
-        device: where they run.
     """
 
     def __init__(self, guidance: Guidance, synthesis: Synthesis, meta: dict[str, Any], device: torch.device) -> None:
@@ -96,7 +93,6 @@ class Networks:
             clip: whose upper faces are given.
             frames: (n,) numbers of valid frames, rising.
             speech: (steps, D) features, from the clip's first frame on.
-            pool: references, see `encode`.
 
         Returns:
             (n, S, S, 3) uint8.
@@ -110,7 +106,6 @@ class Networks:
         """What `generate` gives, and the same at the size H at which the clip is stored, as dubbing renders them.
 
         Args:
-            clip, frames, speech, pool: as for `generate`.
             largest: side above which faces are enlarged, pixels.
 
         Returns:

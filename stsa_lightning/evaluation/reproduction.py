@@ -51,7 +51,6 @@ class Reproduction:
         corpus: hdtf, lrs2 or cmlr.
         root: where its videos lie, in its authors' layout.
         checkpoint: `.ckpt` of a run or `.safetensors`.
-        out: folder of everything that comes out.
         metrics: in place of the protocol's: names, `fast` or `all`.
         clips: measure this many, spread evenly; None: as the protocol says.
         speakers: of a corpus without a split of its own: who is measured, or `all`; None: whom training held out.
@@ -91,7 +90,6 @@ class Reproduction:
         return {name: p.changed(metrics=self.metrics, clips=self.clips) for name, p in loaded.items()}
 
     def reports(self) -> dict[str, Path]:
-        """Where each protocol's report lies, or will."""
         return {name: self.out / REPORTS / name for name in PROTOCOLS[self.corpus]}
 
 
@@ -114,7 +112,6 @@ class Plan:
         speakers: of a corpus without a split.
         missing: metric -> weights that are not on this machine.
         rates: measured by a trial; None: not yet.
-        device: what computes.
     """
 
     sources: list[Source]
@@ -138,7 +135,6 @@ def make_plan(job: Reproduction, try_it: bool = True) -> Plan:
     """Which clips, how long, and what is missing; nothing is written into `job.out`.
 
     Args:
-        job: what is reproduced.
         try_it: measure rates on a few seconds of two clips.
 
     Raises:
@@ -196,7 +192,6 @@ def _with_partners(measured: Sequence[Source], split: Sequence[Source]) -> list[
 
 @cache
 def seconds(source: Source) -> float:
-    """Length of a clip."""
     if source.stop_s is not None:
         return source.stop_s - (source.start_s or 0.0)
     return probe(source.path).duration_s - (source.start_s or 0.0)
@@ -259,7 +254,6 @@ def _timed(job: Reproduction, plan: Plan, parts: list[Source]) -> Rates:
 
 
 def _cached_rates(job: Reproduction) -> Rates | None:
-    """Those that an earlier run measured."""
     path = job.out / PLAN
     if not path.is_file():
         return None
@@ -274,7 +268,6 @@ def reproduce(job: Reproduction, plan: Plan | None = None, say: Callable[[str], 
     """Do what is left of a plan, and write the table.
 
     Args:
-        job: what is reproduced.
         plan: of `make_plan`; None: made here, without a trial.
         say: takes a line for each step.
 
@@ -391,7 +384,6 @@ def _table(job: Reproduction, reports: Sequence[Report]) -> Sheet:
 
 
 def describe(job: Reproduction, plan: Plan) -> str:
-    """The plan in words, with hours."""
     protocols = job.protocols()
     lines = [
         f"{job.corpus}: {job.root} -> {job.out}, {job.checkpoint.name} on {plan.device}",

@@ -60,10 +60,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: `.ckpt` of a run or `.safetensors`.
-        data: prepared corpus.
         out: folder of the report; an interrupted evaluation resumes from the results in it.
-        protocol: what is measured and how.
-        name: name of the method in tables.
         weights_dir: folder to look for weights in first.
         device: `auto` takes a GPU if there is one.
         clips: measure only these of the clips of the protocol; references and driving speech still come from all.

@@ -280,7 +280,6 @@ def _crops(
 
 
 def _pairs(generated: Path, true: Path, timing: Timing) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Whole frames, generated and true."""
     with ExitStack() as stack:
         made, real = (stack.enter_context(VideoReader(path)) for path in (generated, true))
         size = (real.info.width, real.info.height)

@@ -65,8 +65,6 @@ class SourceVideos:
         """What a `ClipSample` knows of whole frames; its video is written first.
 
         Args:
-            clip: the clip.
-            task, predictions: of the sample.
             main: name of the method that becomes a video.
             wave: (samples,) 16 kHz, what it says.
         """

@@ -141,10 +141,7 @@ class Objective(nn.Module):
     Args:
         losses: which terms there are; weighting itself is the caller's.
         channels: of the paths' maps, scale by scale, which CIL compares.
-        cil: weight and estimator of mutual information.
         cil_width: size of the embeddings that it compares.
-        discriminator: of single faces.
-        sync: the loss of the term `sync`.
         embedding_width: size of the guidance network's embeddings, which the term `audio_lip_aperture` reads.
     """
 
@@ -189,7 +186,6 @@ class Objective(nn.Module):
         return {name: weight for name in (*FACE_TERMS, *own) if (weight := self.term_weights[name])}
 
     def own_terms(self, place: Place, step: GeneratorStep) -> Terms:
-        """Terms of one's own that act on `place`."""
         return {name: term(step) for name, term in self.own.items() if term.place == place}
 
     # ---- stage 1
@@ -305,7 +301,6 @@ class Objective(nn.Module):
     # ---- discriminators
 
     def discriminators(self) -> list[nn.Module]:
-        """The discriminators that the weights call for."""
         return [part for part in (self.discriminator, self.temporal_discriminator) if part is not None]
 
     def auxiliary_modules(self) -> list[nn.Module]:

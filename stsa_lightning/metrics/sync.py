@@ -252,7 +252,6 @@ class SyncScores(Metric):
         self.add_state("frames", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, score: SyncScore) -> None:
-        """One clip's score."""
         if abs(score.offset) > self.max_shift:
             raise ValueError(f"offset must lie within {self.max_shift} frames, got {score.offset}; raise max_shift")
         self.total_d += score.lse_d

@@ -43,10 +43,7 @@ class PatchDiscriminator(nn.Module):
     """PatchGAN at `scales` sizes of an image, each half of the one before (Wang et al. 2018, pix2pixHD).
 
     Args:
-        inputs: channels of the image.
-        width: channels of the first convolution.
         layers: convolutions that halve the image.
-        scales: number of sizes.
     """
 
     def __init__(self, inputs: int = 3, width: int = 64, layers: int = 3, scales: int = 2) -> None:
@@ -80,7 +77,6 @@ class DiscriminatorSettings:
     options: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> nn.Module:
-        """The discriminator, with fresh weights."""
         if self.network is None:
             return PatchDiscriminator(3, self.width, self.layers, self.scales)
         return imported(self.network, nn.Module, "model.discriminator.network")(**self.options)
@@ -93,8 +89,6 @@ class TemporalDiscriminator(nn.Module):
     """3-d PatchGAN of short windows: each score sees several frames of a patch, so it can tell jitter from motion.
 
     Args:
-        inputs: channels of a frame.
-        width: channels of the first convolution.
         layers: convolutions that halve the frame; time keeps its length.
     """
 

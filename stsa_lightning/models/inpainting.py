@@ -26,7 +26,6 @@ class Inpainting(nn.Module):
 
     Args:
         width: channels at full size; 4 and 16 times as many at S/2 and S/4.
-        code: size of the audio code.
         spade_hidden: channels inside SPADE.
         stem_kernel: kernel of the first and the last convolution.
         on_warped: correct the masked face completed by the warped reference instead of painting from nothing. This is

@@ -27,7 +27,6 @@ class SyncExpert(nn.Module):
     """Embeddings of 0.2 s of mouth and of sound, near where they belong together; of length 1.
 
     Args:
-        features: kind of audio features.
         face_size: side S of the face crops; other sizes are resized to it.
         width: channels of the first convolutions; deeper ones have 2, 4 and 4 times as many.
         dim: size E of the embeddings.

@@ -50,7 +50,6 @@ class TemporalPath(nn.Module):
 
     Args:
         width: channels at full size; 4 and 8 times as many at S/2 and S/4.
-        code: size of the audio code.
         spade_hidden: channels inside SPADE.
         stem_kernel, flow_kernel: large kernels of the first and of the last convolutions.
     """

@@ -108,7 +108,6 @@ class Adversarial(LightningModule):
             discriminator.requires_grad_(True)
 
     def log_terms(self, stage: str, values: Mapping[str, Tensor], batch_size: int) -> None:
-        """Log a step's values as `STAGE/NAME`."""
         named = {f"{stage}/{name}": value.detach() for name, value in values.items()}
         # Lightning divides by the mean of the ranks' numbers of windows, cut to a whole one: so it is whole.
         ranks = 1 if self._trainer is None else self.trainer.world_size

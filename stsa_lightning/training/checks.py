@@ -59,7 +59,6 @@ def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[i
     """Entries that a training batch must hold, each with its shape after the batch's own axis.
 
     Args:
-        module: the module's arguments.
         audio_dim: values of the audio features.
     """
     side, frames, references = module["face_size"], module["num_frames"], module["num_references"]

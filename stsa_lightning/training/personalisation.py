@@ -63,11 +63,8 @@ class Adaptation:
     """Networks that know one video's speaker.
 
     Attributes:
-        path: their checkpoint.
         before, after: what the held-out second scored, by metric, drawn under its true heatmaps: PSNR (dB) and SSIM of
             the mouth, LMD.
-        steps: that were taken.
-        seconds: that it took.
         cached: whether it stood from an earlier time.
     """
 
@@ -85,7 +82,6 @@ class Adaptation:
         return f"adapted to the speaker ({source}); held-out second: {scores}{better}"
 
     def json(self) -> dict[str, Any]:
-        """What JSON holds of it."""
         return {
             "checkpoint": str(self.path),
             "before": dict(self.before),
@@ -117,7 +113,6 @@ def adapt(
         device: see `dubbing.Dubber`.
         landmark_model: a FaceLandmarker `.task` file in place of FaceMesh.
         cache: where results are kept, by the contents of video and checkpoint; None: the package's cache.
-        lr: Adam's learning rate.
         progress: show a bar, or call a `ProgressCallback`.
 
     Raises:
@@ -169,7 +164,6 @@ class _UnderTrueHeatmaps(STSA):
     its own error, and a sharper mouth in another place scores worse."""
 
     def forward(self, batch: Batch, every_frame: bool = False) -> tuple[GuidanceOutput, SynthesisOutput, Tensor]:
-        """As the module's own, under the true heatmaps."""
         return self.predict_heatmaps(batch), *self.synthesise(batch, batch["heatmaps"], every_frame)
 
 

@@ -209,7 +209,6 @@ class Phased(nn.Module):
             )
 
     def part(self, name: str) -> nn.Module:
-        """A part of either network by its dotted name."""
         try:
             if name.split(".")[0] in ("guidance", "synthesis"):
                 return self.get_submodule(name)

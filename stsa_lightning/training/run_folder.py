@@ -97,7 +97,6 @@ class RunFolder:
 
 @rank_zero_only
 def remove(paths: list[Path]) -> None:
-    """Files and whole folders."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -80,7 +80,6 @@ class SyncExpertModule(LightningModule):
         return {"across": 1 - pairs / math.log(count), "within": 1 - own / math.log(lip.shape[1])}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step of AdamW."""
         terms = self.losses(*self.expert(batch["faces"], batch["audio"]))
         share = self.hparams["same_clip"]
         loss = share * terms["within"] + (1 - share) * terms["across"]
@@ -89,7 +88,6 @@ class SyncExpertModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """`val/loss`, and what `scores` measures."""
         lip, speech = self.expert(batch["faces"], batch["audio"])
         terms = self.losses(lip, speech)
         share = self.hparams["same_clip"]
@@ -102,7 +100,6 @@ class SyncExpertModule(LightningModule):
     test_step = validation_step
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a linear warm-up and half a cosine."""
         options = self.hparams
         optimiser = torch.optim.AdamW(self.parameters(), lr=options["lr"], weight_decay=options["weight_decay"])
         total = max(int(self.trainer.estimated_stepping_batches), options["warmup_steps"] + 1)

@@ -61,7 +61,6 @@ class DiskArray:
 
     Args:
         width: number of columns; 0 for a one-dimensional array.
-        dtype: of the numbers.
     """
 
     def __init__(self, width: int = 0, dtype: npt.DTypeLike = np.float32) -> None:

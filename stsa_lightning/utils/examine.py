@@ -86,7 +86,6 @@ def check_file(path: Path, wanted: str, error: type[UserError]) -> None:
 
     Args:
         wanted: what it should be, for messages: "video file".
-        error: the class.
     """
     try:
         fault = examine(path).fault

@@ -25,9 +25,6 @@ class Part:
     Locked while its process lives: those of the same name that nobody holds were left by processes that were killed,
     and are removed. A name too long for the ending is shortened.
 
-    Args:
-        target: what it becomes.
-
     Attributes:
         path: where to write.
 
@@ -48,7 +45,6 @@ class Part:
         _lock(self._file.fileno())
 
     def keep(self) -> None:
-        """Give it the target's name."""
         os.replace(self.path, self.target)
         self._file.close()
 

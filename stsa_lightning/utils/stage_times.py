@@ -15,7 +15,6 @@ class StageTimes:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the time of the block to the stage's."""
         begun = time.perf_counter()
         try:
             yield

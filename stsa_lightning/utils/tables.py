@@ -71,7 +71,6 @@ def read_text(path: str | Path, encoding: str | None = None, found: Callable[[Te
     """Read a text in UTF-8, UTF-16 or UTF-32, by its byte order mark or its zero bytes, else in one of `LEGACY`.
 
     Args:
-        path: the file.
         encoding: what it is in, where that is known; any that Python knows.
         found: how many of the names in a reading are there. Of legacy encodings the one with most is taken, of several
             with as many the first.
@@ -172,7 +171,6 @@ def list_rows(
     A first line without a digit is a header.
 
     Args:
-        path: the file.
         encoding: see `read_text`.
         known: whether there is something of the name that a line begins with; tells the encoding.
 

@@ -69,8 +69,6 @@ def find_sources(corpus: str, root: Path | str, **options: Any) -> list[Source]:
     """The clips of a corpus that lie below `root`, sorted.
 
     Args:
-        corpus: a name of `CORPORA`.
-        root: where it lies.
         options: of the corpus's own `find`.
 
     Raises:

@@ -55,7 +55,6 @@ def find(root: Path | str, speaker: str | None = None, language: str = "") -> li
     folder and without `.mp4` (other suffixes stay, so that `a.mp4` and `a.avi` are two clips).
 
     Args:
-        root: the folder.
         speaker: name of a known layout (`LAYOUTS`), or a regular expression, searched for in the path below `root`
             (forward slashes); its first group, or what it matches where it has none, is the speaker.
         language: of the speech in all of them (ISO 639-1).

@@ -69,7 +69,6 @@ def find(root: Path | str, lists: Path | str | None = None, encoding: str | None
     the whole video. Without lists, all cut clips are taken.
 
     Args:
-        root: folder with the videos.
         lists: folder of the lists; None: looked for below `root`.
         encoding: of the lists; None: told by themselves, or by which videos there are.
 
@@ -125,7 +124,6 @@ def read_lists(folder: Path, videos: Collection[str] = (), encoding: str | None 
     """All clips of the lists below a folder, in their order; empty without `*_annotion_time.txt`.
 
     Args:
-        folder: of the lists.
         videos: names of those that are there, which tell the encoding of the lists.
         encoding: of the lists, where it is known.
 

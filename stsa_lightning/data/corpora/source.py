@@ -41,12 +41,10 @@ class Source:
     """One clip to be made of a video, or of a part of one.
 
     Attributes:
-        path: the video.
         relative: its path below the corpus's folder, with forward slashes, as valid text (`legible`).
         speaker: who speaks; a split by speaker goes by it.
         clip: name, unique in the corpus: SPEAKER/...
         bytes: size of what is read, the sound file included; with `mtime_ns` it tells whether a source changed.
-        mtime_ns: when it last changed.
         split: "train", "val" or "test" by the corpus's authors; "" where they say nothing.
         language: of the speech, ISO 639-1 ("en", "zh"); "" where unknown.
         audio: the sound, where it lies in a file of its own; None: in the video.

@@ -45,7 +45,6 @@ def corpus_report(root: Path | str, out: Path | str, filters: Filters | None = N
     corpus's size.
 
     Args:
-        root: folder that `stsa prepare` wrote.
         out: the page, an .html file; folders are made.
         filters: what these would remove is shown; without them, what `suggested_filters` would.
 

@@ -15,8 +15,6 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Group:
-    """Clips of one split or language."""
-
     name: str
     clips: int
     speakers: int
@@ -49,8 +47,6 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Removal:
-    """What one limit removes: in all, and alone."""
-
     name: str
     meaning: str
     limit: str
@@ -129,7 +125,6 @@ def speakers(index: pd.DataFrame, clips: pd.DataFrame, most: int = 50) -> tuple[
 
 
 def removals(clips: pd.DataFrame, filters: Filters) -> list[Removal]:
-    """What each limit removes of the prepared clips."""
     failed = failures(clips, filters)
     misses = failed.sum(axis=1)
     return [

@@ -42,7 +42,6 @@ class ClipSettings:
 
     @property
     def frames(self) -> int:
-        """Number of frames."""
         return round(self.seconds * self.fps)
 
 
@@ -100,7 +99,6 @@ def render_sample(
     Args:
         root: folder to write to; made if absent.
         speakers: number of speakers, each with a face, a voice and light of its own.
-        clips: clips per speaker.
         seconds: length of each clip, 0.5 to 600.
         size: side of the square frames in pixels, 64 to 1024.
         fps: frames per second, 1 to 120.

@@ -83,8 +83,6 @@ class Voice:
 
 @dataclass(frozen=True)
 class Segment:
-    """A phone with its times in seconds."""
-
     phone: str
     start_s: float
     end_s: float

@@ -52,7 +52,5 @@ class Column:
 
 
 class ClipMetric(Protocol):
-    """A metric of one clip, ready to measure."""
-
     def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
         """Column -> value of one prediction. Raises NotMeasuredError where the metric is not defined."""

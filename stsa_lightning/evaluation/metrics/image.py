@@ -23,7 +23,6 @@ class ImageMetric:
     Args:
         name: prefix of the columns, `name_region`.
         build: makes the torchmetrics metric of a `region`.
-        regions: any of `face`, `mouth`, `frame`, `mouth@native`.
     """
 
     def __init__(self, name: str, build: Callable[..., FrameMean], regions: Sequence[ScoredRegion]) -> None:

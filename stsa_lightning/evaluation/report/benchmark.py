@@ -89,7 +89,6 @@ def benchmark_sheet(
         baselines: show the baselines of each group's first report.
         compare_published: let published rows be the best, too.
         mix_variants: let one column hold several variants of a metric, marked, and out of the choice of the best.
-        title: of the table.
 
     Raises:
         UserError: an unknown column; variants of a metric that differ within a group.

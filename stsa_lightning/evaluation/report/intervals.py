@@ -24,9 +24,6 @@ def interval(
     Args:
         values: (n,) one per video; NaN is left out.
         weights: (n,) weight of each, usually its number of frames.
-        resamples: number of draws.
-        seed: of the draws.
-        level: confidence level.
 
     Returns:
         Lower and upper bound; NaN with fewer than two videos, or with values that are not finite.
@@ -46,9 +43,6 @@ def ratio_interval(
     Args:
         sums, weights: (n,) of each unit.
         methods: of `scipy.stats.bootstrap`; the first that gives finite bounds is taken.
-        resamples: number of draws.
-        seed: of the draws.
-        level: confidence level.
 
     Returns:
         Lower and upper bound; NaN below two units.

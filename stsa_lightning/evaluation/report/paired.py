@@ -136,7 +136,6 @@ def compared(group: Group, base: System, other: System, columns: Sequence[str] |
 
 
 def _clips(report: Report, task: str) -> dict[str, dict]:
-    """The main method's records by clip."""
     return {record["clip"]: record for record in report.task_clips(task, report.main)}
 
 

@@ -28,13 +28,11 @@ class Published:
     """One row that somebody reports.
 
     Attributes:
-        system: its name.
         corpus: short name of the corpus, as `Protocol.dataset` has it.
         protocol: how it was measured, in words, as far as the source says.
         values: column -> value; a column that no source gives is absent.
         source: citation, with the number of the table; "" where the number is known without its source.
         second_hand: quoted from somebody other than its authors.
-        note: anything else.
         task: paired, unpaired, or "" where the source does not say.
     """
 

@@ -51,10 +51,8 @@ class Report:
     """Tables and what they depend on.
 
     Attributes:
-        title: heading.
         main: the evaluated method.
         settings: printed with every table.
-        columns, rows: of the tables.
         absent: column -> why it has no values.
         notes: messages of the clips and of the protocol.
         clips: one record for each clip, task and method: the value of each column and, under `weights`, its weight.
@@ -77,15 +75,12 @@ class Report:
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks in the order of the table."""
         return list(dict.fromkeys(row.task for row in self.rows))
 
     def row(self, task: str, method: str) -> Row:
-        """One line of a table."""
         return next(row for row in self.rows if (row.task, row.method) == (task, method))
 
     def task_rows(self, task: str) -> list[Row]:
-        """One table."""
         return [row for row in self.rows if row.task == task]
 
     def task_columns(self, task: str) -> list[Column]:
@@ -93,7 +88,6 @@ class Report:
         return [column for column in self.columns if any(column.name in row.cells for row in self.task_rows(task))]
 
     def task_clips(self, task: str, method: str) -> list[dict[str, Any]]:
-        """The records of one line of a table."""
         return [clip for clip in self.clips if (clip["task"], clip["method"]) == (task, method)]
 
     def absences(self) -> list[tuple[str, str]]:

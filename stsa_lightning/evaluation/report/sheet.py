@@ -45,7 +45,6 @@ class Sheet:
     label: str = "stsa"
 
     def text(self, kind: SheetFormat) -> str:
-        """The table as text of one kind."""
         if kind == "csv":
             return pd.DataFrame(self.records).to_csv(index=False)
         return _markdown(self) if kind == "markdown" else _latex(self)
@@ -54,7 +53,6 @@ class Sheet:
         return self.text("markdown")
 
     def write(self, path: Path, kind: SheetFormat) -> None:
-        """Write it whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
             part.write_text(self.text(kind), encoding="utf-8")

@@ -43,7 +43,6 @@ class Group:
 
     @property
     def reports(self) -> list[tuple[str, Report]]:
-        """All of them, each with its system's name."""
         return [(system.name, report) for system in self.systems for report in system.reports]
 
     def system(self, name: str) -> System | None:
@@ -124,7 +123,6 @@ def differing(group: Group, clips: bool = True) -> list[str]:
     """The conditions under which the systems of a group were not measured alike, a sentence each.
 
     Args:
-        group: the systems.
         clips: also say where they were measured on different clips.
     """
     lines = []

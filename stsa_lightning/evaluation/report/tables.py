@@ -83,7 +83,6 @@ def _tail(row: Row) -> list[str]:
 
 
 def print_report(report: Report) -> None:
-    """Print the tables on the terminal."""
     console = Console()
     console.print(f"[bold]{report.title}[/bold]", highlight=False)
     for task in report.tasks:
@@ -155,7 +154,6 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], escap
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 

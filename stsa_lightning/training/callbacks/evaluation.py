@@ -142,7 +142,6 @@ class EvaluationCallback(Callback):
     # ---- whole clips
 
     def _render_clips(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
-        """Draw and measure this rank's share of the clips."""
         from stsa_lightning.evaluation.scoring import score_clip
 
         count = min(self.clips, 1) if getattr(trainer, "fast_dev_run", False) else self.clips
