@@ -86,14 +86,7 @@ def augment_geometry(
 
     The face must not leave the picture: zoom and shift are cut back until all landmarks that were inside still are
     (chin and mouth above all, which sit at the edge of a tight box). What comes in at the edges is a reflection.
-
-    Args:
-        faces: (n, S, S, 3) uint8.
-        landmarks: (n, 131, 2) in [0, 1], further out where the box was clipped.
-        strength: 0 changes nothing; 1 draws turns up to 10 degrees, zooms up to 1.1 times in or out, shifts up to 5 %.
-
-    Returns:
-        Pictures and landmarks of the same shapes.
+    Strength 1 draws turns up to 10 degrees, zooms up to 1.1 times in or out, shifts up to 5 %.
     """
     if not strength:
         return faces, landmarks
@@ -152,11 +145,8 @@ def augment_colour(faces: np.ndarray, strength: float, rng: np.random.Generator)
     """One random change of colour for all pictures: gamma, hue, gain of each channel.
 
     As faces and references change together, a network has to take its colours from the references instead of
-    remembering the people that it was trained on.
-
-    Args:
-        faces: (n, S, S, 3) uint8 RGB.
-        strength: 0 changes nothing; 1 draws gamma from [1/1.6, 1.6], hue from the whole circle, gains from [0.6, 1.4].
+    remembering the people that it was trained on. Strength 1 draws gamma from [1/1.6, 1.6], hue from the whole circle,
+    gains from [0.6, 1.4].
     """
     if not strength:
         return faces
@@ -176,12 +166,7 @@ def hue_rotation(angle: float) -> np.ndarray:
 
 
 def augment_resolution(faces: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Faces as if filmed from further away: made smaller and large again.
-
-    Args:
-        faces: (n, S, S, 3) uint8.
-        strength: 0 changes nothing; 1 draws up to 3 times smaller.
-    """
+    """Faces as if filmed from further away: made smaller, with strength 1 up to 3 times, and large again."""
     if not strength:
         return faces
     size = faces.shape[1]
@@ -191,12 +176,7 @@ def augment_resolution(faces: np.ndarray, strength: float, rng: np.random.Genera
 
 
 def augment_jpeg(faces: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Blocks and halos of a video that was compressed too much: one random JPEG quality for all pictures.
-
-    Args:
-        faces: (n, S, S, 3) uint8.
-        strength: 0 changes nothing; 1 draws a quality from 30 to 100.
-    """
+    """Blocks and halos of a video that was compressed too much: with strength 1, one JPEG quality from 30 to 100."""
     if not strength:
         return faces
     quality = round(100 - (100 - WORST_QUALITY) * rng.uniform(0, strength))
@@ -217,8 +197,8 @@ def augment_voice(logmel: np.ndarray, strength: float, rng: np.random.Generator)
 
     Args:
         logmel: (steps, 80) features of `features.spectral.LogMel`.
-        strength: 0 changes nothing; 1 draws loudness within 8 dB, vocal tracts up to 15 % longer or shorter, responses
-            of up to 6 dB a wave, noise of up to -45 dB of full scale in half of the cases.
+        strength: 1 draws loudness within 8 dB, vocal tracts up to 15 % longer or shorter, responses of up to 6 dB a
+            wave, noise of up to -45 dB of full scale in half of the cases.
     """
     if not strength or not len(logmel):
         return logmel
