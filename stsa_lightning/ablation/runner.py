@@ -15,13 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stsa_lightning.ablation import METRICS
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.safe_load import load_tensors
-from stsa_lightning.utils.tables import read_text
+from stsa_lightning.utils.tables import read_text, read_yaml
 
 BASE = "base"
 _FIXED_SPLIT = ("validation_speakers", "train_list", "val_list")
@@ -89,7 +87,7 @@ class Ablation:
         Raises:
             UserError: it failed, or its folder holds a run of other settings.
         """
-        settings = yaml.safe_load(read_text(self.base).text)
+        settings = read_yaml(self.base)
         fixed = any(settings.get("data", {}).get(name) for name in _FIXED_SPLIT)
         words = [f"--{name}={run.seed}" for name in ("seed_everything", *(["data.seed"] * fixed))]
         words += [] if self.epochs is None else [f"--epochs={self.epochs}"]

@@ -47,12 +47,9 @@ from stsa_lightning.training.phases import (
 )
 from stsa_lightning.training.run_folder import RunFolder, sweep_trial
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.own import class_path
 
 LISTS = ("trainer.callbacks", "trainer.logger")
-
-
-def class_path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class LaidOver(ActionConfigFile):

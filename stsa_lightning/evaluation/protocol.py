@@ -14,7 +14,7 @@ from stsa_lightning.metrics.base import Region
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
 from stsa_lightning.utils.errors import UserError
-from stsa_lightning.utils.tables import read_text
+from stsa_lightning.utils.tables import read_yaml
 
 Split = Literal["val", "test"]
 
@@ -105,15 +105,10 @@ def load_protocol(path: Path | str) -> Protocol:
         FileNotFoundError: no such file.
         UserError: not a mapping, unknown keys, or values out of range; the file is named.
     """
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such protocol; those that come along lie in experiments/protocols/")
-    try:
-        record = yaml.safe_load(read_text(path).text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: expected YAML, found a damaged file ({error})") from None
+    record = read_yaml(path)
     if not isinstance(record, Mapping):
         raise UserError(f"{path}: expected keys and values, found {type(record).__name__}")
     unknown = record.keys() - {field.name for field in fields(Protocol)}

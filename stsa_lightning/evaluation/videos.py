@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 
 import cv2
@@ -64,19 +65,15 @@ def match(generated: Path, true: Path) -> Matched:
     pairs: list[tuple[str, Path, Path]] = []
     alone: list[str] = []
     made, real = _videos(generated, alone), _videos(true, alone)
-    by_name = {name: [place for place in real if place.rsplit("/", 1)[-1] == name] for name in _names(real)}
+    made_by_name, real_by_name = _by_name(made), _by_name(real)
     taken = set()
     for place, path in made.items():
         partner = place
         if partner not in real:
-            name = place.rsplit("/", 1)[-1]
-            others = by_name.get(name, [])
-            if len(others) != 1 or sum(p.rsplit("/", 1)[-1] == name for p in made) != 1:
-                alone.append(
-                    f"not measured: {path}: no true video of this name"
-                    if not others
-                    else f"not measured: {path}: its name is ambiguous"
-                )
+            others = real_by_name[PurePosixPath(place).name]
+            if len(others) != 1 or len(made_by_name[PurePosixPath(place).name]) != 1:
+                why = "its name is ambiguous" if others else "no true video of this name"
+                alone.append(f"not measured: {path}: {why}")
                 continue
             partner = others[0]
         taken.add(partner)
@@ -108,8 +105,11 @@ def _videos(folder: Path, alone: list[str]) -> dict[str, Path]:
     return found
 
 
-def _names(places: dict[str, Path]) -> set[str]:
-    return {place.rsplit("/", 1)[-1] for place in places}
+def _by_name(places: dict[str, Path]) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for place in places:
+        found[PurePosixPath(place).name].append(place)
+    return found
 
 
 def _some(places: dict[str, Path]) -> str:

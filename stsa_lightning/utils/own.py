@@ -43,6 +43,10 @@ def imported(class_path: str, base: type[Kind], option: str) -> type[Kind]:
     return found
 
 
+def class_path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def is_own(said: object) -> bool:
     """Whether settings name a class."""
     return isinstance(said, Mapping) and "class_path" in said
@@ -54,7 +58,7 @@ def description(network: nn.Module) -> dict[str, Any]:
     settings = cast(dict[str, Any], network.settings)
     if kind.__module__.split(".")[0] == __name__.split(".")[0]:
         return settings
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": settings}
+    return {"class_path": class_path(kind), "init_args": settings}
 
 
 def allow_classes(paths: Collection[str]) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.examine import not_a_file
@@ -97,6 +98,20 @@ def read_text(path: str | Path, encoding: str | None = None, found: Callable[[Te
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line}: expected {known}, found bytes that are none; {_ADVICE}") from None
     return _text(path, text, known)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says, in any encoding of `read_text`.
+
+    Raises:
+        UserError: it is damaged; as `read_text`.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(read_text(path).text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: expected YAML, found a damaged file ({error})") from None
 
 
 def checked_encoding(name: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.examine import examine
@@ -123,17 +124,15 @@ def source_of(
     root: Path,
     path: Path,
     *,
-    speaker: str,
-    clip: str,
     audio: Path | None = None,
-    split: str = "",
-    language: str = "",
     fault: str = "",
+    **named: Any,
 ) -> Source:
     """A source of a whole file, named relative to `root`; size, time and faults are asked of the disk.
 
     Args:
         fault: what is known to be amiss already.
+        named: speaker, clip, split and language, see `Source`.
 
     Raises:
         FileNotFoundError: the video, or the sound file, is not there.
@@ -142,14 +141,11 @@ def source_of(
     return Source(
         path=path,
         relative=legible(Path(os.path.relpath(path, root)).as_posix()),  # LRS2's pretrain may lie beside the root
-        speaker=speaker,
-        clip=clip,
         bytes=sum(part.bytes for part in parts.values()),
         mtime_ns=max(part.mtime_ns for part in parts.values()),
-        split=split,
-        language=language,
         audio=audio,
         fault=fault or next((f"{whose}{part.fault}" for whose, part in parts.items() if part.fault), ""),
+        **named,
     )
 
 

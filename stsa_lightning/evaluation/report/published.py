@@ -11,6 +11,7 @@ from stsa_lightning.evaluation.clip_sample import Task
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.metrics.registry import METRICS, Options
 from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.tables import read_yaml
 
 # Columns that others fill and this project does not: other networks, regions that nobody names.
 OTHERS = {
@@ -76,12 +77,7 @@ def load_published(paths: Sequence[Path]) -> list[Published]:
 
 
 def _rows(path: Path) -> list[Published]:
-    import yaml
-
-    try:
-        stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected YAML, found a damaged file ({error})") from None
+    stored = read_yaml(path)
     if not isinstance(stored, list):
         raise UserError(f"{path}: expected a list of rows, found {type(stored).__name__}")
     return [_row(record, f"{path}, row {number}") for number, record in enumerate(stored, start=1)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stsa_lightning.evaluation.metrics.columns import Column
 from stsa_lightning.evaluation.metrics.registry import METRICS, Options
 from stsa_lightning.evaluation.report.report import Report, load_report
+from stsa_lightning.evaluation.report.tables import setting_text
 from stsa_lightning.utils.errors import UserError
 
 # What a value depends on beside its column's variant: settings of a report, as its tables name them.
@@ -129,7 +129,7 @@ def differing(group: Group, clips: bool = True) -> list[str]:
     for setting in _CONDITIONS:
         said: dict[str, list[str]] = {}
         for name, report in group.reports:
-            names = said.setdefault(_text(report.settings.get(setting, "not said")), [])
+            names = said.setdefault(setting_text(report.settings.get(setting, "not said")), [])
             if name not in names:
                 names.append(name)
         if len(said) > 1 and not (setting == "audio features" and "not said" in said):
@@ -143,10 +143,6 @@ def differing(group: Group, clips: bool = True) -> list[str]:
             "clips do not compare; stsa evaluate compare takes the common ones."
         )
     return lines
-
-
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def known_columns(named: Sequence[tuple[str, Report]]) -> dict[str, Column]:

@@ -69,10 +69,10 @@ def interval_text(cell: Cell, digits: int) -> str:
 
 def settings_lines(report: Report) -> list[str]:
     """What the values depend on, a line each."""
-    return [f"{name}: {_shown(value)}" for name, value in report.settings.items() if name != "clips measured"]
+    return [f"{name}: {setting_text(value)}" for name, value in report.settings.items() if name != "clips measured"]
 
 
-def _shown(value: object) -> str:
+def setting_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "no" if value is False else "yes" if value is True else str(value)
