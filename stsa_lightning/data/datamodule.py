@@ -325,12 +325,7 @@ class STSADataModule(LightningDataModule):
         # A DistributedSampler, for Lightning would put its own in the place of any other.
         return self._loader(shared, DistributedSampler(shared, 1, 0, shuffle=False), batch_size=None)
 
-    def _loader(
-        self,
-        dataset: Dataset,
-        sampler: DistributedSampler | None = None,
-        **options: Any,
-    ) -> DataLoader:
+    def _loader(self, dataset: Dataset, sampler: DistributedSampler | None = None, **options: Any) -> DataLoader:
         workers = self._options.num_workers
         return DataLoader(
             dataset,

@@ -135,10 +135,7 @@ def usable(index: pd.DataFrame, features: str, num_frames: int = 1) -> pd.DataFr
 
 
 def split_by_speaker(
-    index: pd.DataFrame,
-    validation: float = 0.1,
-    seed: int = 0,
-    validation_speakers: Sequence[str] | None = None,
+    index: pd.DataFrame, validation: float = 0.1, seed: int = 0, validation_speakers: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and validation clips without a speaker in common.
 

@@ -216,10 +216,7 @@ def video_samples(
         wave=wave if wave is not None else true_wave,
         true_wave=true_wave if true_wave is not None else wave,
         pairs=partial(_pairs, generated, true, timing),
-        frames={
-            method: partial(_at_clock, generated, frame_size),
-            GROUND_TRUTH: partial(_at_clock, true, frame_size),
-        },
+        frames={method: partial(_at_clock, generated, frame_size), GROUND_TRUTH: partial(_at_clock, true, frame_size)},
         native=dict(zip((GROUND_TRUTH, method), native, strict=False)),
         notes=notes,
     )

@@ -183,11 +183,7 @@ class PerceptualLoss(nn.Module):
         return maps
 
     def forward(
-        self,
-        pred: Tensor,
-        target: Tensor | Sequence[Maps],
-        with_style: bool = True,
-        region: Tensor | None = None,
+        self, pred: Tensor, target: Tensor | Sequence[Maps], with_style: bool = True, region: Tensor | None = None
     ) -> Tensor:
         """Scalar loss of RGB (N, ..., 3, H, W) in [0, 1].
 

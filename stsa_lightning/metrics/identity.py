@@ -191,10 +191,7 @@ class CSIM(Metric):
     unmeasured: Tensor
 
     def __init__(
-        self,
-        network: IdentityName | IdentityNetwork = "arcface",
-        weights_dir: str | Path | None = None,
-        **kwargs: Any,
+        self, network: IdentityName | IdentityNetwork = "arcface", weights_dir: str | Path | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.network = identity_network(network, weights_dir) if isinstance(network, str) else network

@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from stsa_lightning.metrics.base import (
-    FrameMean,
-    Region,
-    checked_frames,
-    checked_pair,
-    checked_region,
-    frozen,
-)
+from stsa_lightning.metrics.base import FrameMean, Region, checked_frames, checked_pair, checked_region, frozen
 from stsa_lightning.models.layers import HoldsFrozen
 from stsa_lightning.utils.errors import MissingPackageError
 from stsa_lightning.utils.safe_load import load_entries, uninitialised

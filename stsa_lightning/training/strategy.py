@@ -41,13 +41,7 @@ class AlternatingDDP(DDPStrategy):
         broadcast(list(self.model.buffers()))
         return output
 
-    def optimizer_step(
-        self,
-        optimizer: Optimizer,
-        closure: Callable[[], Any],
-        model: Any = None,
-        **kwargs: Any,
-    ) -> Any:
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
         """Average this optimiser's gradients over ranks, then step."""
         average_gradients([p for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
         return super().optimizer_step(optimizer, closure, model, **kwargs)

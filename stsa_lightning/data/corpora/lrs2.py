@@ -35,10 +35,7 @@ SPLITS = ("train", "val", "test")
 
 
 def find(
-    root: Path | str,
-    lists: Path | str | None = None,
-    with_pretrain: bool = False,
-    encoding: str | None = None,
+    root: Path | str, lists: Path | str | None = None, with_pretrain: bool = False, encoding: str | None = None
 ) -> list[Source]:
     """The clips that the lists name, each with its split; the speaker is the folder `<id>`.
 

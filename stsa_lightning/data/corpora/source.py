@@ -120,14 +120,7 @@ def _contents(video: Path, audio: Path | None, size: int, mtime_ns: int) -> str:
     return sha256_of(video, *([audio] if audio else []))
 
 
-def source_of(
-    root: Path,
-    path: Path,
-    *,
-    audio: Path | None = None,
-    fault: str = "",
-    **named: Any,
-) -> Source:
+def source_of(root: Path, path: Path, *, audio: Path | None = None, fault: str = "", **named: Any) -> Source:
     """A source of a whole file, named relative to `root`; size, time and faults are asked of the disk.
 
     Args:
