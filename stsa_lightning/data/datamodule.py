@@ -314,8 +314,7 @@ class STSADataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._measured(self.dataset("test"))
 
-    def predict_dataloader(self) -> DataLoader:
-        return self._measured(self.dataset("test"))
+    predict_dataloader = test_dataloader
 
     def _measured(self, dataset: WindowDataset) -> DataLoader:
         trainer, size = self.trainer, self._options.batch_size

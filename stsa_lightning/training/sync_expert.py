@@ -70,31 +70,28 @@ class SyncExpertModule(LightningModule):
         return as_floats(batch)
 
     def losses(self, lip: Tensor, speech: Tensor) -> dict[str, Tensor]:
-        """InfoNCE as a loss in [0, ...): two (B, W, E) -> `across` all windows of the batch, `within` clips.
+        """InfoNCE as losses in [0, ...): two (B, W, E) -> `across` all windows of the batch, `within` clips, and
+        their weighted `loss`.
 
         Divided by the log of the number of windows: 1 is what guessing gives, 0 is perfect.
         """
         pairs = self.across(lip.flatten(0, 1), speech.flatten(0, 1))
         count = lip.shape[0] * lip.shape[1] * (self.trainer.world_size if self.training and self._trainer else 1)
         own = torch.stack([self.within(mine, sound) for mine, sound in zip(lip, speech, strict=True)]).mean()
-        return {"across": 1 - pairs / math.log(count), "within": 1 - own / math.log(lip.shape[1])}
+        across, within = 1 - pairs / math.log(count), 1 - own / math.log(lip.shape[1])
+        share = self.hparams["same_clip"]
+        return {"across": across, "within": within, "loss": share * within + (1 - share) * across}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.losses(*self.expert(batch["faces"], batch["audio"]))
-        share = self.hparams["same_clip"]
-        loss = share * terms["within"] + (1 - share) * terms["across"]
-        logged = {f"train/{name}": value for name, value in {**terms, "loss": loss}.items()}
-        self.log_dict(logged, batch_size=len(batch["frame"]))
-        return loss
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=len(batch["frame"]))
+        return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         lip, speech = self.expert(batch["faces"], batch["audio"])
-        terms = self.losses(lip, speech)
-        share = self.hparams["same_clip"]
-        values = {"loss": share * terms["within"] + (1 - share) * terms["across"], **terms, **scores(lip, speech)}
-        size = len(batch["frame"]) * (
-            self.trainer.world_size if self._trainer else 1
-        )  # as STSA logs, so that it divides
+        values = {**self.losses(lip, speech), **scores(lip, speech)}
+        ranks = self.trainer.world_size if self._trainer else 1
+        size = len(batch["frame"]) * ranks  # as STSA logs, so that it divides
         self.log_dict({f"val/{k}": v for k, v in values.items()}, batch_size=size, sync_dist=True)
 
     test_step = validation_step

@@ -119,12 +119,15 @@ def sha256_of(*paths: Path) -> str:
 
 def unused(path: Path) -> Path:
     """`path`, or the first of `NAME-2.EXT`, `NAME-3.EXT` ... that is not there yet."""
-    names = (path if n == 1 else path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
-    return next(name for name in names if not name.exists())
+    return _next_free(path, 2) if path.exists() else path
 
 
 def set_aside(path: Path) -> None:
     """Give an existing file the name `NAME-1.EXT`, or that of the next free number."""
     if path.exists():
-        names = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
-        path.rename(next(name for name in names if not name.exists()))
+        path.rename(_next_free(path, 1))
+
+
+def _next_free(path: Path, first: int) -> Path:
+    names = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(first))
+    return next(name for name in names if not name.exists())

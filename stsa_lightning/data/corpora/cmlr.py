@@ -21,6 +21,7 @@ from stsa_lightning.data.corpora.source import (
     LayoutError,
     Source,
     existing_folder,
+    first_there,
     source_of,
     splits_by_name,
     those_there,
@@ -66,14 +67,13 @@ def find(root: Path | str, lists: Path | str | None = None, encoding: str | None
     splits = splits or {path.relative_to(video).as_posix()[:-4]: "" for path in video.glob("s[0-9]*/*/*.mp4")}
     builders = {}
     for name, split in splits.items():
-        sound = next((p for p in (root / "audio", video.parent / "audio") if (p / f"{name}.wav").is_file()), None)
         builders[f"{name}.mp4"] = partial(
             source_of,
             root,
             video / f"{name}.mp4",
             speaker=name.split("/")[0],
             clip=name,
-            audio=sound / f"{name}.wav" if sound else None,
+            audio=first_there((root / "audio", video.parent / "audio"), f"{name}.wav"),
             split=split,
             language="zh",
         )
@@ -84,9 +84,7 @@ def _splits(places: list[Path], video: Path, encoding: str | None) -> dict[str, 
     """Sentence -> split, of the lists that there are."""
     lists: dict[str, Iterable[str]] = {}
     for split, names in SPLITS.items():
-        paths = (place / f"{name}.csv" for place in places for name in names)
-        path = next((path for path in paths if path.is_file()), None)
-        if path is not None:
+        if path := first_there(places, *(f"{name}.csv" for name in names)):
             lists[split] = _sentences(path, video, encoding)
     return splits_by_name(places[0], lists)
 

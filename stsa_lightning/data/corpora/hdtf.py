@@ -92,12 +92,11 @@ def find(root: Path | str, lists: Path | str | None = None, encoding: str | None
     usable = cropped or listed  # without crops at all, whole pictures
     sources, missing = [], []
     for clip in usable:
-        name = f"{clip.video}_{clip.number}"
-        cut = videos.get(name) or videos.get(f"{clip.video}_{clip.number:03d}")
+        cut = videos.get(f"{clip.video}_{clip.number}") or videos.get(f"{clip.video}_{clip.number:03d}")
         if cut:
-            sources.append(source_of(root, cut, speaker=speaker(clip.video), clip=_clip(name), language="en"))
+            sources.append(_source(root, cut, clip.video, clip.number))
         elif whole := videos.get(clip.video):
-            source = source_of(root, whole, speaker=speaker(clip.video), clip=_clip(name), language="en")
+            source = _source(root, whole, clip.video, clip.number)
             part = {"start_s": clip.start_s, "stop_s": clip.stop_s, "crop": clip.crop, "crop_height": clip.lines}
             sources.append(replace(source, **part, fault=source.fault or clip.fault))  # type: ignore[arg-type]
         else:
@@ -228,14 +227,12 @@ def _cut_clips(root: Path, videos: dict[str, Path]) -> list[Source]:
     sources = []
     for name, path in videos.items():
         if match := _CUT.fullmatch(name):
-            video, number = match["video"], int(match["number"])
-            sources.append(
-                source_of(root, path, speaker=speaker(video), clip=_clip(f"{video}_{number}"), language="en")
-            )
+            sources.append(_source(root, path, match["video"], int(match["number"])))
     if not sources:
         raise LayoutError(root, "expected HDTF's lists or cut clips, found neither", TREE)
     return unique_clips(root, sources)
 
 
-def _clip(name: str) -> str:
-    return f"{speaker(name.rsplit('_', 1)[0])}/{name}"
+def _source(root: Path, path: Path, video: str, number: int) -> Source:
+    who = speaker(video)
+    return source_of(root, path, speaker=who, clip=f"{who}/{video}_{number}", language="en")

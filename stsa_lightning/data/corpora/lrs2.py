@@ -18,6 +18,7 @@ from stsa_lightning.data.corpora.source import (
     MissingVideosWarning,
     Source,
     existing_folder,
+    first_there,
     source_of,
     splits_by_name,
     those_there,
@@ -61,7 +62,7 @@ def find(
     if base is None or (base == root.parent and root.name not in {"main", "pretrain"}):
         raise LayoutError(root, "expected LRS2 as its authors give it out, found no folder main", TREE)
     places = [existing_folder(lists)] if lists else [base, base.parent, base / "main", base.parent / "filelists"]
-    paths = {name: next((p / f"{name}.txt" for p in places if (p / f"{name}.txt").is_file()), None) for name in SPLITS}
+    paths = {name: first_there(places, f"{name}.txt") for name in SPLITS}
     if not any(paths.values()):
         raise LayoutError(
             root,
@@ -99,8 +100,7 @@ def _sources(root: Path, base: Path, named: list[tuple[str, str, str]]) -> list[
 
 
 def _pretrain(base: Path, places: list[Path], encoding: str | None) -> list[str]:
-    listed = next((p / "pretrain.txt" for p in places if (p / "pretrain.txt").is_file()), None)
-    if listed:
+    if listed := first_there(places, "pretrain.txt"):
         return _names(listed, base / "pretrain", encoding)
     if not (base / "pretrain").is_dir():
         raise LayoutError(base, "--with-pretrain: expected the folder pretrain, found none", TREE)

@@ -154,6 +154,11 @@ def existing_folder(root: Path | str) -> Path:
     return root
 
 
+def first_there(places: Iterable[Path], *names: str) -> Path | None:
+    """The first file of one of these names, name by name within each folder."""
+    return next((place / name for place in places for name in names if (place / name).is_file()), None)
+
+
 def splits_by_name(root: Path, lists: dict[str, Iterable[str]]) -> dict[str, str]:
     """Name -> split, from split -> names.
 
