@@ -75,20 +75,14 @@ class WindowDataset(Dataset):
 
     Args:
         clips: names of clips; a `Speaker` in the place of a name stands for one of their clips, drawn for each item.
-        face_size: side of the faces and heatmaps, at most that of the stored faces (see `Clip.faces`).
-        num_frames: frames of a window, T.
-        num_references: reference frames, N.
-        windows_per_clip: items of each clip in an epoch.
+        features, face_size, num_frames, num_references, windows_per_clip, augment, swap_mouth_epochs, heatmap_sigma,
+            seed: see `STSADataModule`.
         window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
         reference_policy: which frames of the clip serve as references. "random": any. "aperture": from closed to wide
             open lips, as dubbing chooses them. "mixed": the same among a random part of the clip. "pose_nearest":
             those nearest to the window's pose, half a second away or more, as dubbing chooses them for networks with
             `align_references`. "pose_matched": "mixed" or "pose_nearest", with equal chance, as in dubbing guidance
             gets the one and synthesis the other. A frame of the window itself serves only if the clip has no other.
-        swap_mouth_epochs: number of first epochs with mouth-swap augmentation (see `swap_mouths`): the mouth
-            of each window is put on the pose of another window of the clip. Images and contours do not agree then, so
-            it is for training the guidance network alone.
-        heatmap_sigma: width of the heatmaps' lines, pixels; 0 draws hard lines.
         span: the part of every clip that is read, from and to as shares of its length.
 
     Raises:
