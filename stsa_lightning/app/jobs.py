@@ -180,10 +180,9 @@ class Jobs:
 
 
 def in_words(error: Exception, names: Mapping[str, str], hint: str = "") -> str:
-    """What people are told of an error; one that no user can put right goes to the terminal in full, and gets `hint`.
+    """What people are told of an error, in which `names` stand for paths of this machine.
 
-    Args:
-        names: paths of this machine -> what people know them by.
+    One that no user can put right goes to the terminal in full, and gets `hint`.
     """
     if not isinstance(error, UserError | FileNotFoundError):
         traceback.print_exception(error)

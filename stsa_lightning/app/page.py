@@ -72,9 +72,6 @@ class Desk:
 
     Args:
         folder: for results; those of the dub before go when the next one starts, for Gradio has its own copy by then.
-
-    Attributes:
-        work: held while a dub is at work.
     """
 
     def __init__(self, dubber: Dubber, folder: Path, limits: Limits) -> None:
@@ -82,10 +79,7 @@ class Desk:
         self.work, self._closed = threading.Lock(), False
 
     def dub(self, video: str | None, speech: str | None, progress: Callable[[float, str], None]) -> Dubbed:
-        """Dub, and draw the heatmaps.
-
-        Args:
-            progress: called with the part done, 0 to 1, and what is being done.
+        """Dub, and draw the heatmaps; `progress` is called with the part done, 0 to 1, and what is being done.
 
         Raises:
             UserError, FileNotFoundError: in words that name the files as people know them.

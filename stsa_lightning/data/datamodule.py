@@ -67,10 +67,6 @@ class Shared(Dataset):
     batches than others would leave them waiting. Here the sizes of batches differ instead, by at most one more than
     asked for.
 
-    Args:
-        batch_size: about so many items in a batch.
-        replicas, rank: how many share it, and which one this is.
-
     Raises:
         UserError: fewer items than ranks.
     """

@@ -116,9 +116,6 @@ def choose_shift(measures: Mapping[str, Any]) -> int:
 
     SyncNet's offset is followed from an LSE-C of `CLEAR_LSE_C` on, the lip aperture's from its own clear confidence
     on. An offset at the end of the searched range is never followed.
-
-    Args:
-        measures: `sync_offset` and `sync_clear`, as `measure` gives them.
     """
     if not measures["sync_clear"]:
         return 0

@@ -105,8 +105,7 @@ class Networks:
     ) -> tuple[np.ndarray, np.ndarray]:
         """What `generate` gives, and the same at the size H at which the clip is stored, as dubbing renders them.
 
-        Args:
-            largest: side above which faces are enlarged, pixels.
+        Above the side `largest`, pixels, faces are enlarged.
 
         Returns:
             (n, S, S, 3) and (n, H, H, 3) uint8.

@@ -132,10 +132,7 @@ class Plan:
 
 
 def make_plan(job: Reproduction, try_it: bool = True) -> Plan:
-    """Which clips, how long, and what is missing; nothing is written into `job.out`.
-
-    Args:
-        try_it: measure rates on a few seconds of two clips.
+    """Which clips, how long, what is missing, and with `try_it` at which rates; nothing is written into `job.out`.
 
     Raises:
         FileNotFoundError, UserError: no such corpus, checkpoint or protocol; nobody says which speakers to measure.
@@ -265,11 +262,7 @@ def _cached_rates(job: Reproduction) -> Rates | None:
 
 
 def reproduce(job: Reproduction, plan: Plan | None = None, say: Callable[[str], None] = print) -> Sheet:
-    """Do what is left of a plan, and write the table.
-
-    Args:
-        plan: of `make_plan`; None: made here, without a trial.
-        say: takes a line for each step.
+    """Do what is left of a plan (one without a trial, where none is given), and write the table.
 
     Raises:
         UserError: `job.out` holds another reproduction, or no clip can be prepared or measured.

@@ -54,10 +54,7 @@ def balance_of(
 ) -> dict[str, Tensor]:
     """What the logs say of the balance: `weight/TERM`, and `balance/PLACE/TERM`, shares that add up to 1.
 
-    Args:
-        terms: scalars, unweighted.
-        weights: of each.
-        places: name -> tensors of the generator's output, see `gradient_norms`.
+    `terms` are unweighted scalars, `places` tensors of the generator's output by name, see `gradient_norms`.
     """
     values = {f"weight/{name}": torch.as_tensor(weights[name], dtype=torch.float32) for name in terms}
     weighted = {name: weights[name] * value for name, value in terms.items()}

@@ -47,11 +47,7 @@ def concordance(pred: Tensor, target: Tensor) -> Tensor:
 
 
 class LipApertureProbe(nn.Module):
-    """A linear probe: the lip measures read off the audio embeddings alone, by one layer that learns along.
-
-    Args:
-        width: size C of the guidance network's embeddings.
-    """
+    """A linear probe: the lip measures read off the audio embeddings alone, by one layer that learns along."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

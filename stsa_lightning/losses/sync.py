@@ -20,8 +20,7 @@ def sync_distance(lip: Tensor, speech: Tensor) -> Tensor:
 class SyncLoss(HoldsFrozen):
     """`sync_distance` under an expert that learns nothing and is in no checkpoint of the network that it measures.
 
-    Args:
-        expert: has `lip` and `speech`, such as `models.sync_expert.SyncExpert`.
+    It has `lip` and `speech`, such as `models.sync_expert.SyncExpert`.
     """
 
     def __init__(self, expert: nn.Module) -> None:

@@ -67,10 +67,7 @@ class TermSettings:
 
 
 def own_terms(settings: Mapping[str, TermSettings], taken: Collection[str]) -> dict[str, LossTerm]:
-    """The terms that have a weight.
-
-    Args:
-        taken: names of the package's own.
+    """The terms that have a weight; `taken`: names of the package's own.
 
     Raises:
         UserError: a name that is taken or can be no name, a weight below 0, a class that is no term.

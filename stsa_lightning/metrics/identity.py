@@ -67,9 +67,7 @@ def identity_network(name: IdentityName = "arcface", weights_dir: str | Path | N
 def align(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """The face turned, scaled and moved to ArcFace's five-point template: (112, 112, 3) uint8.
 
-    Args:
-        picture: (H, W, 3) uint8.
-        landmarks: (131, 2), pixels of the picture.
+    `picture` is (H, W, 3) uint8, `landmarks` (131, 2) in its pixels.
     """
     five = np.stack([landmarks[points].mean(axis=0) for points in _FIVE]).astype(np.float64)
     # Least squares for a, b, tx, ty of x' = a x - b y + tx, y' = b x + a y + ty.
@@ -176,7 +174,6 @@ class CSIM(Metric):
 
     Args:
         network: a name, see `identity_network`, or a network that several metrics share.
-        weights_dir: folder to look for weights in first.
 
     `compute` gives `cosine` (CSIM; 1 is ideal), `l2` (distance; 0 is ideal), and the counts of frames
     `measured` and `unmeasured` (no face on one of the sides).

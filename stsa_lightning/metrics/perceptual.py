@@ -112,12 +112,7 @@ def lpips_distance(pred: Tensor, target: Tensor, network: LPIPSNetwork, region: 
 
 
 class LPIPS(HoldsFrozen, FrameMean):
-    """Mean `lpips_distance` of the frames.
-
-    Args:
-        net: `alex` or `vgg`, or a network that several metrics share.
-        weights_dir, region: see `LPIPSNetwork` and `lpips_distance`.
-    """
+    """Mean `lpips_distance` of the frames; several metrics may share a network."""
 
     higher_is_better = False
 
@@ -140,9 +135,7 @@ class LPIPS(HoldsFrozen, FrameMean):
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> Tensor:
     """Squared Fréchet distance of two Gaussians, |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^1/2), float64 scalar.
 
-    Args:
-        mean_a, mean_b: (D,).
-        cov_a, cov_b: (D, D), symmetric; singular ones (fewer samples than dimensions) are fine.
+    Means (D,), covariances (D, D), symmetric; singular ones (fewer samples than dimensions) are fine.
     """
     mean_a, cov_a, mean_b, cov_b = (x.double() for x in (mean_a, cov_a, mean_b, cov_b))
     # The trace of the root of A B is that of the root of A^1/2 B A^1/2, which is symmetric: no complex rests.

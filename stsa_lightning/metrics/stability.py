@@ -86,14 +86,11 @@ class Jitter(Metric):
 
 
 def flow_warped_error(pred: Tensor, true: Tensor) -> Tensor:
-    """How much more generated frames change along the true motion than true ones do, for each pair of neighbours.
+    """How much more generated frames (F, 3, H, W) in [0, 1] change along the true motion than true ones do.
 
-    Frame t + 1 is warped back to t by the optical flow of the true video (DIS); the mean absolute error to frame t is
-    taken outside of occlusions (where the flow forth and back does not return, or leaves the picture), and that of the
-    true video, which the flow's own errors and true changes make, is taken off.
-
-    Args:
-        pred, true: RGB (F, 3, H, W) in [0, 1], frames of one clip in order.
+    For each pair of neighbours, frame t + 1 is warped back to t by the optical flow of the true video (DIS); the mean
+    absolute error to frame t is taken outside of occlusions (where the flow forth and back does not return, or leaves
+    the picture), and that of the true video, which the flow's own errors and true changes make, is taken off.
 
     Returns:
         (F - 1,), in units of the pixel range; 0 for the truth itself, below 0 for what is smoother than it (a blur);

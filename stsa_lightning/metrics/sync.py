@@ -99,10 +99,7 @@ def tracked_boxes(boxes: np.ndarray) -> np.ndarray:
 
     The square begins at the top of the box's own square and reaches as far below it as both margins together. As in
     the released pipeline the filter takes zeros beyond the ends, so that the first and the last squares are a little
-    smaller.
-
-    Args:
-        boxes: (F, 4) x0, y0, x1, y1 of the face, pixels, forehead to chin; NaN rows (no face) are interpolated.
+    smaller. Boxes (F, 4) are of the face, pixels, forehead to chin; NaN rows (no face) are interpolated.
 
     Returns:
         (F, 4) int64 x0, y0, x1, y1; may leave the picture.

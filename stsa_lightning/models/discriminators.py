@@ -42,8 +42,7 @@ def _features(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
 class PatchDiscriminator(nn.Module):
     """PatchGAN at `scales` sizes of an image, each half of the one before (Wang et al. 2018, pix2pixHD).
 
-    Args:
-        layers: convolutions that halve the image.
+    `layers` of its convolutions halve the image; the first has `width` channels.
     """
 
     def __init__(self, inputs: int = 3, width: int = 64, layers: int = 3, scales: int = 2) -> None:
@@ -88,8 +87,7 @@ PATCHES = DiscriminatorSettings()
 class TemporalDiscriminator(nn.Module):
     """3-d PatchGAN of short windows: each score sees several frames of a patch, so it can tell jitter from motion.
 
-    Args:
-        layers: convolutions that halve the frame; time keeps its length.
+    `layers` of its convolutions halve the frame; time keeps its length.
     """
 
     def __init__(self, inputs: int = 3, width: int = 32, layers: int = 2) -> None:

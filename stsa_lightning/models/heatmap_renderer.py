@@ -20,11 +20,7 @@ class HeatmapRenderer(nn.Module):
     A row of Gaussians closer than sigma adds up to a line, and a Gaussian is a product of its row and its column: so
     all of a contour is one matrix product. Contours that may lie on one another, as the edges of closed lips do, are
     drawn apart, and the largest value stays. Lines are not rounded to pixels, so that keypoints get a gradient; but for
-    that they are those of `face.heatmaps.draw_heatmap`.
-
-    Args:
-        size: side of the heatmaps in pixels.
-        heatmap_sigma: width of the lines in pixels.
+    that they are those of `face.heatmaps.draw_heatmap`. `size` and `heatmap_sigma` are in pixels.
     """
 
     ends: Tensor

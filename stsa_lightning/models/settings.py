@@ -32,12 +32,7 @@ class NetworkSettings:
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, base: type[Network], preset: Mapping[str, Any], option: str) -> Network:
-        """The network.
-
-        Args:
-            base: the package's class.
-            preset: its arguments where these settings say nothing.
-            option: name of these settings, for messages.
+        """The network, with a preset's arguments where these settings, which are called `option`, say nothing.
 
         Raises:
             UserError: a value or an option that the network does not take.

@@ -67,13 +67,9 @@ class SyncExpert(nn.Module):
         self.speech_head = _head(wide * WINDOW_STEPS // 2, dim, dropout)
 
     def lip(self, faces: Tensor) -> Tensor:
-        """Embeddings of every run of five frames: entry t sees frames t to t + 4.
+        """Consecutive frames (B, T, 3, S, S) RGB in [0, 1], T of 5 or more -> embeddings of every run of five frames.
 
-        Args:
-            faces: (B, T, 3, S, S) RGB in [0, 1], consecutive frames; T of 5 or more.
-
-        Returns:
-            (B, T - 4, E).
+        (B, T - 4, E): entry t sees frames t to t + 4.
         """
         check_shape("faces", faces, None, None, 3, None, None)
         if faces.shape[1] < WINDOW_FRAMES:
@@ -89,14 +85,9 @@ class SyncExpert(nn.Module):
         return F.normalize(codes, dim=-1).unflatten(0, maps.shape[:2])
 
     def speech(self, audio: Tensor) -> Tensor:
-        """Embeddings of the sound of the same runs, from the windows of each frame.
+        """Audio around each frame (B, T, D, 10), see `feature_windows` -> embeddings of the same runs, (B, T - 4, E).
 
-        Args:
-            audio: (B, T, D, 10): the audio around each frame (see `features.base.feature_windows`).
-                The window of a run's centre frame is the sound of the run.
-
-        Returns:
-            (B, T - 4, E).
+        The window of a run's centre frame is the sound of the run.
         """
         check_shape("audio", audio, None, None, FEATURE_DIMS[self.features], WINDOW_STEPS)
         margin = WINDOW_FRAMES // 2

@@ -69,17 +69,12 @@ class SyncNet(nn.Module):
         return super().train(False)
 
     def lip(self, frames: Tensor) -> Tensor:
-        """Embeddings of every run of five frames; entry t sees frames t to t + 4.
+        """Frames (F, 3, 224, 224), BGR 0..255, F of 5 or more -> embeddings of every run of five, (F - 4, 1024).
 
+        Entry t sees frames t to t + 4.
         The convolutions slide along time, so no frame is copied into several windows and no layer answers twice for one
         moment; the result is that of the windows one by one. (The arithmetic is the same too, as only the first layer
         looks across frames: it is the five-fold copy of the pictures that is saved.)
-
-        Args:
-            frames: (F, 3, 224, 224) floating point, BGR, 0..255; F of 5 or more.
-
-        Returns:
-            (F - 4, 1024).
 
         Raises:
             TypeError, ValueError: integers, or another shape.
@@ -97,16 +92,11 @@ class SyncNet(nn.Module):
         return self.netfclip(torch.cat(features, dim=1).T)
 
     def speech(self, mfcc: Tensor) -> Tensor:
-        """Embeddings of the sound of every video frame; entry t covers steps 4 t to 4 t + 19.
+        """MFCC (13, steps) at 100 Hz, 20 steps or more -> embeddings of every video frame's sound, (W, 1024).
 
+        W = (steps - 20) // 4 + 1; entry t covers steps 4 t to 4 t + 19.
         Windows are computed one beside the other: their layers fill the edges of each window with zeros, so almost
         nothing that one window computes is what its neighbour needs.
-
-        Args:
-            mfcc: (13, steps) floating point at 100 Hz, 20 steps or more.
-
-        Returns:
-            (W, 1024), W = (steps - 20) // 4 + 1.
 
         Raises:
             TypeError, ValueError: integers, or another shape.
@@ -122,9 +112,6 @@ class SyncNet(nn.Module):
 
 def load_syncnet(weights_dir: str | Path | None = None) -> SyncNet:
     """SyncNet v2 with the released weights (`syncnet_v2.model`, a state dict), on the CPU.
-
-    Args:
-        weights_dir: a folder to look in first; see `utils.weights.find_weights`.
 
     Raises:
         WeightsError: the file is neither here nor to be had.

@@ -56,11 +56,7 @@ def check_agreement(module: Mapping[str, Any], data: Mapping[str, Any]) -> None:
 
 
 def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[int, ...]]:
-    """Entries that a training batch must hold, each with its shape after the batch's own axis.
-
-    Args:
-        audio_dim: values of the audio features.
-    """
+    """Entries that a training batch must hold, each with its shape after the batch's own axis."""
     side, frames, references = module["face_size"], module["num_frames"], module["num_references"]
     maps = (frames, 1, side, side)
     return {
@@ -93,10 +89,7 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
 
 
 def check_trainer(strategy: object) -> None:
-    """How a trainer shares the work, against two optimisers that take turns while some networks do not learn.
-
-    Args:
-        strategy: Lightning's, or its name.
+    """A strategy, or its name, against two optimisers that take turns while some networks do not learn.
 
     Raises:
         UserError: a strategy that this training cannot work with.

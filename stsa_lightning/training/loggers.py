@@ -137,11 +137,7 @@ def chosen_names(names: str | Sequence[str]) -> list[str]:
 
 
 def make_loggers(names: str | Sequence[str], folder: Path, wandb: WandbSettings, going_on: bool) -> list[Logger]:
-    """Loggers that write into `folder`.
-
-    Args:
-        going_on: a training, whose record in W&B stays one whenever it is taken up again.
-    """
+    """Loggers that write into `folder`; with `going_on` W&B's record stays one whenever a run is taken up again."""
     made: list[Logger] = []
     for name in chosen_names(names):
         if name == "csv":

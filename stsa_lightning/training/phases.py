@@ -183,11 +183,7 @@ class Phased(nn.Module):
     objective: Objective
 
     def set_phase(self, phase: Phase, freeze: Sequence[str] = ()) -> None:
-        """Freeze and free the networks for `phase`.
-
-        Args:
-            freeze: parts that stay as they are besides, such as `guidance.audio_encoder`; their batch norms too.
-        """
+        """Freeze and free the networks for `phase`; parts to `freeze` stay as they are besides, batch norms too."""
         self.check_phase(phase)
         self.phase: Phase = phase
         self.guidance.requires_grad_(phase in ("guidance", "end_to_end"))

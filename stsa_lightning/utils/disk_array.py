@@ -58,9 +58,7 @@ class DiskArray:
     """An append-only array in an unlinked temporary file; slices can be read from any thread.
 
     Slices are read, not mapped: pages of a mapped file count as memory of the process until the system reclaims them.
-
-    Args:
-        width: number of columns; 0 for a one-dimensional array.
+    Of width 0 it is one-dimensional.
     """
 
     def __init__(self, width: int = 0, dtype: npt.DTypeLike = np.float32) -> None:

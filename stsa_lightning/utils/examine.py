@@ -82,11 +82,7 @@ def fault_of_link(path: Path, error: OSError) -> str:
 
 
 def check_file(path: Path, wanted: str, error: type[UserError]) -> None:
-    """Raises where a path is no file with content: FileNotFoundError, or `error` with what it is.
-
-    Args:
-        wanted: what it should be, for messages: "video file".
-    """
+    """Raises where a path is no file with content: FileNotFoundError, or `error` with what it is."""
     try:
         fault = examine(path).fault
     except FileNotFoundError:

@@ -18,11 +18,7 @@ Kind = TypeVar("Kind")
 
 
 def imported(class_path: str, base: type[Kind], option: str) -> type[Kind]:
-    """The class at `class_path`, such as `mine.losses.Sharpness`.
-
-    Args:
-        base: what it must be a subclass of.
-        option: who asks, for the message.
+    """The class at `class_path`, such as `mine.losses.Sharpness`, which `option` asks for.
 
     Raises:
         UserError: there is no such class, or it is no `base`.
@@ -74,9 +70,7 @@ def _allowed() -> list[str]:
 def allowed(class_path: str, base: type[Kind], source: str, also: Collection[str] = ()) -> type[Kind]:
     """A class that a checkpoint names, imported if the user has named it, too.
 
-    Args:
-        source: the checkpoint, for the message.
-        also: class paths that are allowed besides those of `allow_classes`.
+    Those of `allow_classes` are allowed, and `also` these.
 
     Raises:
         UserError: the user has not named it, or there is no such class.

@@ -66,10 +66,7 @@ CORPORA: dict[str, Corpus] = {
 
 
 def find_sources(corpus: str, root: Path | str, **options: Any) -> list[Source]:
-    """The clips of a corpus that lie below `root`, sorted.
-
-    Args:
-        options: of the corpus's own `find`.
+    """The clips of a corpus that lie below `root`, sorted; options are those of the corpus's own `find`.
 
     Raises:
         FileNotFoundError: `root` is no folder.

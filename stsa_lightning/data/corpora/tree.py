@@ -70,10 +70,8 @@ def _counts(suffixes: Counter[str], shown: int = 12) -> str:
 def search(root: Path, once: bool = True) -> Tree:
     """All of the tree below a folder. Links are followed, but no folder is entered twice, by whatever way.
 
-    What lies in the tree itself comes before what links lead to; hidden entries are passed over.
-
-    Args:
-        once: of several names of one file (hard links, links) the first counts, the others are faults.
+    What lies in the tree itself comes before what links lead to; hidden entries are passed over. With `once`, of
+    several names of one file (hard links, links) the first counts, and the others are faults.
     """
     walk = _Walk(root, once)
     walk.go()

@@ -79,12 +79,7 @@ _MEASURES = (
 
 
 def histograms(clips: pd.DataFrame, limits: Filters) -> list[Histogram]:
-    """The histograms of a corpus; a measure that no clip has is left out.
-
-    Args:
-        clips: lines of the index, prepared clips alone.
-        limits: their limits are drawn in.
-    """
+    """The histograms of prepared clips, with the limits drawn in; a measure that no clip has is left out."""
     found = []
     for measured in _MEASURES:
         values = filtered_values(clips, measured.limit) if measured.limit else clips[measured.column]

@@ -53,11 +53,7 @@ def _batches(prediction: Prediction, region: ScoredRegion) -> Iterator[tuple[Ten
 
 
 class FlowWarped:
-    """Flow-warped error over pairs of consecutive face crops.
-
-    Args:
-        native: also of lower halves at the frame's own resolution.
-    """
+    """Flow-warped error over pairs of consecutive crops; `native`: also of lower halves at the frame's resolution."""
 
     def __init__(self, native: bool = False) -> None:
         self.metric, self.native = FlowWarpedError(sync_on_compute=False), native

@@ -120,11 +120,7 @@ def listed(said: Mapping[str, Sequence[str]]) -> str:
 
 
 def differing(group: Group, clips: bool = True) -> list[str]:
-    """The conditions under which the systems of a group were not measured alike, a sentence each.
-
-    Args:
-        clips: also say where they were measured on different clips.
-    """
+    """The conditions (and, with `clips`, the clips) in which the systems of a group were not measured alike."""
     lines = []
     for setting in _CONDITIONS:
         said: dict[str, list[str]] = {}

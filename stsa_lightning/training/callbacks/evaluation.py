@@ -212,12 +212,7 @@ def _stage(trainer: Trainer) -> str:
 def rendered(
     trainer: Trainer, module: Any, split: str, count: int | None, silence: bool = False
 ) -> Iterator[ClipSample]:
-    """This rank's share of whole clips of a split, rendered as in dubbing under their own speech.
-
-    Args:
-        count: clips over all ranks, spread evenly; None: all.
-        silence: also under digital silence.
-    """
+    """This rank's share of `count` clips of a split (None: all), rendered whole, as in dubbing, to their own speech."""
     from stsa_lightning.evaluation.checkpoint import PreparedClips, evenly
     from stsa_lightning.evaluation.generate import Networks
     from stsa_lightning.evaluation.protocol import Protocol

@@ -41,22 +41,13 @@ class PhaseSchedule(Callback):
         return self.place_at(epoch)[0]
 
     def length_of(self, spec: PhaseSpec, begun: int, epochs: int | None) -> int | None:
-        """Epochs that a phase lasts: the last one until those of the run, None without an end.
-
-        Args:
-            begun: the epoch it begins with.
-            epochs: of the run.
-        """
+        """Epochs of a phase that begins with `begun`; the last lasts until those of the run, None without an end."""
         if spec is not self.phases[-1]:
             return spec.epochs
         return None if epochs is None or epochs < 0 else max(epochs - begun, spec.epochs)
 
     def rates_at(self, module: STSA, epoch: int, batches_done: int, batches: int | None = None) -> list[float]:
-        """Learning rates of the generator side and of the discriminators, `batches_done` into the phase.
-
-        Args:
-            batches: of the whole phase; None: without an end.
-        """
+        """Learning rates of the generator side and of the discriminators, `batches_done` into the phase's `batches`."""
         spec = self.phase_at(epoch)
         rates = []
         for settings, rate in zip(module.optim.sides, (spec.lr, spec.discriminator_lr), strict=True):
