@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from stsa_lightning.features.base import AudioFeatures, FeatureKind
 from stsa_lightning.features.spectral import MFCC, LogMel
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 
 
 def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
@@ -21,8 +21,7 @@ def audio_features(kind: FeatureKind, **options: Any) -> AudioFeatures:
         UserError: an unknown kind, or options that it does not take.
         MissingPackageError: the kind's package is missing (the message says how to install it).
     """
-    if kind not in get_args(FeatureKind):
-        raise UserError(f"features must be one of {', '.join(get_args(FeatureKind))}, got {kind!r}")
+    check_choice("features", kind, get_args(FeatureKind))
     if kind == "wav2vec2":
         from stsa_lightning.features.wav2vec2 import Wav2Vec2
 

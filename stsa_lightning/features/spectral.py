@@ -6,7 +6,7 @@ import numpy as np
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.features.base import FEATURE_DIMS, HOP, SPAN, AudioFeatures, samples_of
-from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.errors import required
 
 
 class LogMel(AudioFeatures):
@@ -54,11 +54,7 @@ class MFCC(AudioFeatures):
     dim = FEATURE_DIMS["mfcc"]
 
     def __init__(self) -> None:
-        try:
-            from python_speech_features import mfcc
-        except ImportError as error:
-            raise MissingPackageError("mfcc features: pip install python_speech_features") from error
-        self._mfcc = mfcc
+        self._mfcc = required("python_speech_features", "mfcc features: pip install python_speech_features").mfcc
 
     def rows(self, wave: np.ndarray, first: int, last: int) -> np.ndarray:
         before = min(first, 1)  # the pre-emphasis of a chunk's first sample wants the sample before it

@@ -12,7 +12,7 @@ import numpy as np
 
 from stsa_lightning.features.base import FEATURE_RATE_HZ, AudioFeatures, samples_of, steps_of
 from stsa_lightning.media.audio import AudioError, checked_wave
-from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.errors import required
 
 
 class Wav2Vec2(AudioFeatures):
@@ -87,14 +87,9 @@ class Wav2Vec2(AudioFeatures):
 
 
 def _load_wav2vec2(model: str) -> Any:
+    hub = required("transformers", "wav2vec2 features need transformers: pip install 'stsa-lightning[wav2vec]'")
     try:
-        from transformers import Wav2Vec2Model
-    except ImportError as error:
-        raise MissingPackageError(
-            "wav2vec2 features need transformers: pip install 'stsa-lightning[wav2vec]'"
-        ) from error
-    try:
-        network = Wav2Vec2Model.from_pretrained(model)
+        network = hub.Wav2Vec2Model.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise AudioError(
             f"wav2vec2 weights {model!r} cannot be loaded: they are neither a local folder, nor in the Hugging Face "

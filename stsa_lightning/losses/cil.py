@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stsa_lightning.losses.mutual_information import MINE, Critic, Estimator, InfoNCE
 from stsa_lightning.models.layers import ConvBlock
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 
 Negatives = Literal["batch", "clip"]
 Region = Literal["face", "mouth"]
@@ -55,8 +55,7 @@ class CILSettings:
             raise UserError("cil.gradient_share: has no effect with cil.weight 0, which leaves CIL out")
         kinds = {"estimator": Estimator, "critic": Critic, "negatives": Negatives, "region": Region}
         for name, kind in kinds.items():
-            if getattr(self, name) not in get_args(kind):
-                raise UserError(f"cil.{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+            check_choice(f"cil.{name}", getattr(self, name), get_args(kind))
         if not self.temperature > 0:
             raise UserError(f"cil.temperature must be above 0, got {self.temperature}")
         if self.momentum is not None and (self.estimator != "mine" or not 0 < self.momentum < 1):

@@ -25,7 +25,7 @@ from stsa_lightning.losses.term import GeneratorStep, Place, TermSettings, own_t
 from stsa_lightning.models.discriminators import PATCHES, DiscriminatorSettings, TemporalDiscriminator
 from stsa_lightning.models.guidance import GuidanceOutput
 from stsa_lightning.models.synthesis import SynthesisOutput
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 from stsa_lightning.utils.settings import settled
 
 Terms = dict[str, Tensor]
@@ -119,8 +119,7 @@ class LossSettings:
         self.terms = {name: settled(TermSettings, term) for name, term in self.terms.items()}
         if not self.mouth_weight >= 1:
             raise UserError(f"losses.mouth_weight must be 1 (no difference) or more, got {self.mouth_weight}")
-        if self.balance not in get_args(Balance):
-            raise UserError(f"losses.balance must be one of {', '.join(get_args(Balance))}, got {self.balance!r}")
+        check_choice("losses.balance", self.balance, get_args(Balance))
 
 
 RELEASED_RECIPE = LossSettings()

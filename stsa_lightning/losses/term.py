@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stsa_lightning.models.guidance import GuidanceOutput
 from stsa_lightning.models.synthesis import SynthesisOutput
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 from stsa_lightning.utils.own import imported
 
 Place = Literal["heatmap", "warped", "face"]
@@ -81,7 +81,6 @@ def own_terms(settings: Mapping[str, TermSettings], taken: Collection[str]) -> d
             raise UserError(f"{option}.weight must be 0 or more, got {said.weight}")
         if said.weight:
             kind = imported(said.loss, LossTerm, f"{option}.loss")
-            if kind.place not in get_args(Place):
-                raise UserError(f"{option}: {said.loss}.place must be one of {', '.join(get_args(Place))}")
+            check_choice(f"{option}: {said.loss}.place", kind.place, get_args(Place))
             terms[name] = kind(**said.options)
     return terms

@@ -11,13 +11,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from stsa_lightning.face.box import mouth_region
+from stsa_lightning.utils.errors import check_choice
 
 Region = Literal["face", "mouth", "frame"]
 
 
 def checked_region(region: Region) -> Region:
-    if region not in get_args(Region):
-        raise ValueError(f"region must be one of {', '.join(get_args(Region))}, got {region!r}")
+    check_choice("region", region, get_args(Region))
     return region
 
 

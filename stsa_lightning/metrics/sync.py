@@ -21,7 +21,7 @@ from stsa_lightning.constants import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from stsa_lightning.face.upright_box import UprightBox
 from stsa_lightning.metrics.mouth_sync import MAX_SHIFT
 from stsa_lightning.models.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
-from stsa_lightning.utils.errors import MissingPackageError, UserError
+from stsa_lightning.utils.errors import UserError, check_choice, required
 
 PADDING_VALUE = 110  # outside the picture, in the tracked variant
 SMOOTHING_FRAMES = 13
@@ -83,10 +83,7 @@ def speech_mfcc(wave: np.ndarray) -> Tensor:
     Raises:
         MissingPackageError: python_speech_features is not installed.
     """
-    try:
-        from python_speech_features import mfcc
-    except ImportError as error:
-        raise MissingPackageError("LSE-D and LSE-C: pip install python_speech_features") from error
+    mfcc = required("python_speech_features", "LSE-D and LSE-C: pip install python_speech_features").mfcc
     pcm = np.clip(np.round(np.asarray(wave, np.float64) * 32768), -32768, 32767).astype(np.int16)
     return torch.from_numpy(mfcc(pcm, SAMPLE_RATE_HZ).T.astype(np.float32))
 
@@ -161,8 +158,7 @@ class SyncMeter:
     """
 
     def __init__(self, network: SyncNet, variant: Variant = "lrs") -> None:
-        if variant not in get_args(Variant):
-            raise ValueError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
+        check_choice("variant", variant, get_args(Variant))
         self.network, self.variant = network, variant
         self._reset()
 

@@ -17,7 +17,7 @@ import yaml
 
 from stsa_lightning.models import BUNDLED
 from stsa_lightning.models.checkpoint import load_networks, save_networks
-from stsa_lightning.utils.errors import MissingPackageError, UserError
+from stsa_lightning.utils.errors import UserError, required
 from stsa_lightning.utils.scratch import scratch_folder
 
 FILE, CARD = "model.safetensors", "README.md"
@@ -144,11 +144,7 @@ Dubbing puts words into people's mouths: ask the person, and say that a video wa
 
 
 def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingPackageError("the hub needs huggingface_hub: pip install 'stsa_lightning[hub]'") from error
-    return huggingface_hub
+    return required("huggingface_hub", "the hub needs huggingface_hub: pip install 'stsa_lightning[hub]'")
 
 
 def _endpoint() -> str | None:

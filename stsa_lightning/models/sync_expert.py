@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from stsa_lightning.features.base import FEATURE_DIMS, WINDOW_STEPS
 from stsa_lightning.models.layers import check_face_size, check_shape
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 from stsa_lightning.utils.safe_load import load_tensors
 
 WINDOW_FRAMES = 5  # as SyncNet: 0.2 s, which are the 10 steps of one audio window
@@ -37,8 +37,7 @@ class SyncExpert(nn.Module):
         self, features: str = "logmel", face_size: int = 64, width: int = 32, dim: int = 128, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        if features not in FEATURE_DIMS:
-            raise UserError(f"features: expected one of {', '.join(FEATURE_DIMS)}, got {features!r}")
+        check_choice("features", features, FEATURE_DIMS)
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.features, self.face_size, self.dim = features, check_face_size(face_size), dim
         wide = 4 * width

@@ -14,6 +14,7 @@ from stsa_lightning.models.inpainting import Fusion, Inpainting
 from stsa_lightning.models.layers import ConvBlock, ResidualConvBlock, check_face_size, check_shape
 from stsa_lightning.models.spatial_path import SpatialPath
 from stsa_lightning.models.temporal_path import TemporalPath
+from stsa_lightning.utils.errors import check_choice
 
 Paths = Literal["both", "spatial", "temporal"]
 
@@ -161,8 +162,7 @@ class Synthesis(nn.Module):
         temporal_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if paths not in get_args(Paths):
-            raise ValueError(f"paths must be one of {', '.join(get_args(Paths))}, got {paths!r}")
+        check_choice("paths", paths, get_args(Paths))
         align_kernels = (align_kernels[0], align_kernels[1])  # a list where settings come from a file
         self.settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         self.audio_dim, self.face_size = audio_dim, check_face_size(face_size)

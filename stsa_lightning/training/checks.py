@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stsa_lightning.features.base import FEATURE_DIMS
 from stsa_lightning.training.strategy import AlternatingDDP
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 
 AGREED = (
     "features",
@@ -32,8 +32,7 @@ def check_features(features: str) -> int:
     Raises:
         UserError: no such kind.
     """
-    if features not in FEATURE_DIMS:
-        raise UserError(f"features must be one of {', '.join(FEATURE_DIMS)}, got {features!r}")
+    check_choice("features", features, FEATURE_DIMS)
     return FEATURE_DIMS[features]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 from stsa_lightning.utils.own import imported
 from stsa_lightning.utils.settings import settled
 
@@ -48,8 +48,7 @@ class OptimizerSettings:
                 raise UserError(f"optim.{name} must be 0 or more, got {getattr(self, name)}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optim.betas must be two numbers from 0 to below 1, got {self.betas}")
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"optim.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        check_choice("optim.schedule", self.schedule, SCHEDULES)
         self.arguments()
 
     def kind(self) -> type[torch.optim.Optimizer]:

@@ -22,7 +22,7 @@ from stsa_lightning.losses.objective import Objective
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.training.optim import SCHEDULES, Schedule
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_choice
 
 Phase = Literal["audio_pretrain", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -61,18 +61,15 @@ class PhaseSpec:
     freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.name not in PHASES:
-            raise UserError(f"phases: name must be one of {', '.join(PHASES)}, got {self.name!r}")
+        check_choice("phases: name", self.name, PHASES)
         if self.epochs < 1:
             raise UserError(f"phases: {self.name} must last at least 1 epoch, got {self.epochs}")
         for option in ("lr", "discriminator_lr", "warmup"):
             value = getattr(self, option)
             if value is not None and not value >= 0:
                 raise UserError(f"phases: {option} of {self.name} must be 0 or more, got {value}")
-        if self.schedule not in (None, *SCHEDULES):
-            raise UserError(
-                f"phases: schedule of {self.name} must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
-            )
+        if self.schedule is not None:
+            check_choice(f"phases: schedule of {self.name}", self.schedule, SCHEDULES)
 
 
 @dataclass(frozen=True)
@@ -197,8 +194,7 @@ class Phased(nn.Module):
 
     def check_phase(self, phase: str) -> None:
         """Raise `UserError` for a phase that there is not, or that has nothing to learn from."""
-        if phase not in PHASES:
-            raise UserError(f"phase must be one of {', '.join(PHASES)}, got {phase!r}")
+        check_choice("phase", phase, PHASES)
         if phase == "audio_pretrain" and self.objective.lip_aperture_probe is None:
             raise UserError(
                 "phase audio_pretrain learns from weights.audio_lip_aperture alone: set it above 0, or leave it out"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from importlib import import_module
+from typing import Any
+
 
 class UserError(ValueError):
     """Bad input: the message names the file or option, what was expected, what was found, and what to do.
@@ -12,3 +16,21 @@ class UserError(ValueError):
 
 class MissingPackageError(UserError, ImportError):
     """A package that an option needs is not installed: the message says how to install it."""
+
+
+def required(module: str, message: str) -> Any:
+    """A module of an optional package.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(message) from error
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises UserError for what is none of the choices."""
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

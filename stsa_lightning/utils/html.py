@@ -6,7 +6,7 @@ import base64
 from importlib import resources
 from typing import Any
 
-from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.errors import required
 
 
 def render(package: str | None, **values: Any) -> str:
@@ -15,14 +15,11 @@ def render(package: str | None, **values: Any) -> str:
     Raises:
         MissingPackageError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import DictLoader, Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingPackageError("a report's page needs jinja2: pip install jinja2") from error
+    jinja2 = required("jinja2", "a report's page needs jinja2: pip install jinja2")
     places = {"base.html.j2": __package__, "page.html.j2": package}
     texts = {name: resources.files(str(place)).joinpath(name).read_text("utf-8") for name, place in places.items()}
-    options: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined}
-    environment = Environment(loader=DictLoader(texts), trim_blocks=True, lstrip_blocks=True, **options)
+    options: dict[str, Any] = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(loader=jinja2.DictLoader(texts), trim_blocks=True, lstrip_blocks=True, **options)
     return environment.get_template("page.html.j2").render(**values)
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stsa_lightning.utils.errors import MissingPackageError
+from stsa_lightning.utils.errors import required
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -28,12 +28,8 @@ def onnx_session(path: Path, threads: int = 1) -> InferenceSession:
     # and keep a device's and a session's number in the cache and in the temporary directory. This is read at import;
     # `disable_telemetry_events` comes too late for the first report, and stops neither the look-up nor the files.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{path.name} needs ONNX Runtime: pip install onnxruntime (training on a prepared corpus does without)"
-        ) from error
+    hint = "pip install onnxruntime (training on a prepared corpus does without)"
+    onnxruntime = required("onnxruntime", f"{path.name} needs ONNX Runtime: {hint}")
     onnxruntime.disable_telemetry_events()  # Windows, which does not read the variable
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

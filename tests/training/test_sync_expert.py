@@ -43,7 +43,7 @@ def test_shapes_that_do_not_fit(expert: SyncExpert):
         expert.lip(torch.rand(1, 4, 3, 64, 64))
     with pytest.raises(ValueError, match="audio has shape"):
         expert.speech(torch.rand(1, 5, 13, 10))
-    with pytest.raises(UserError, match="features: expected one of"):
+    with pytest.raises(UserError, match="features must be one of"):
         SyncExpert(features="pitch")
 
 
