@@ -52,13 +52,7 @@ class Job:
 
 
 class Jobs:
-    """A queue, and the thread that works it off.
-
-    Args:
-        folder: for what is sent and what comes of it.
-        limits: of length, and of jobs that wait.
-        work: held while a dub is at work: the page takes turns with the queue.
-    """
+    """A queue, and the thread that works it off; `work` is held meanwhile: the page takes turns with the queue."""
 
     def __init__(
         self,

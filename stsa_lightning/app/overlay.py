@@ -17,12 +17,7 @@ DIMMED = 0.7  # of the face's light, so that thin lines show
 def draw_overlay(
     frame: np.ndarray, heatmap: np.ndarray, place: UprightBox, colour: tuple[int, int, int] = COLOUR
 ) -> None:
-    """Dim the face and draw its heatmap over it, in place.
-
-    Args:
-        frame: (H, W, 3) uint8 RGB.
-        heatmap: (S, S) in [0, 1].
-    """
+    """Dim the face and draw its heatmap (S, S) in [0, 1] over it, in place: `frame` is (H, W, 3) uint8 RGB."""
     face = place.read(frame).astype(np.float32)
     lines = cv2.resize(heatmap.astype(np.float32), face.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     share = np.clip(lines, 0, 1)[..., None]

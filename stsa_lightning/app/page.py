@@ -70,8 +70,7 @@ _SPANS = {"finding the face": (0.02, 0.3), "re-rendering": (0.3, 0.9)}
 class Desk:
     """What stands behind the page's buttons: one dub after the other.
 
-    Args:
-        folder: for results; those of the dub before go when the next one starts, for Gradio has its own copy by then.
+    Results of the dub before go from `folder` when the next one starts, for Gradio has its own copy by then.
     """
 
     def __init__(self, dubber: Dubber, folder: Path, limits: Limits) -> None:
@@ -246,9 +245,7 @@ def _in_words(error: Exception, *paths: str | None) -> str:
 def serve(dubber: Dubber, limits: Limits, folder: Path, trusted: TrustedHosts, port: int = 7860) -> None:
     """Serve the page until Ctrl-C or SIGTERM; a dub that is at work then is given up.
 
-    Args:
-        folder: for results. Uploads go to the folder that `GRADIO_TEMP_DIR` named when Gradio was imported.
-        trusted: whose requests are answered, and the address to listen on.
+    Results go to `folder`, uploads to the one that `GRADIO_TEMP_DIR` named when Gradio was imported.
 
     Raises:
         UserError: the address cannot be had.

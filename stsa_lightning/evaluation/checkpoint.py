@@ -34,7 +34,6 @@ class PreparedClips:
 
     Args:
         clips: lines of its index: what is measured, and where references and other speech are taken from.
-        name: of the main method.
         silence: also generate under digital silence.
         source: the videos of the clips, for whole frames.
     """

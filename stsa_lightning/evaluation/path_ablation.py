@@ -29,13 +29,7 @@ def ablated_predictions(synthesis: Synthesis, generate: Callable[..., Any], spee
     - `heatmap shuffled`: each frame is rendered under the predicted heatmap of another one, half a block away.
     - `audio shuffled`: both networks get the speech half a clip late.
 
-    Args:
-        synthesis: the network that `generate` uses.
-        generate: takes `speech`, gives the faces.
-        speech: audio features of the clip (steps, D).
-
-    Returns:
-        Name -> what `generate` gave, in the order above.
+    `generate`, which uses `synthesis`, makes faces of speech (steps, D); what it gave is returned by name, in order.
     """
     predictions = {}
     for name, paths in _PATHS.items():

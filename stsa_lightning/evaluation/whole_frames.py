@@ -62,12 +62,7 @@ class SourceVideos:
     def of(
         self, clip: Clip, task: str, predictions: Mapping[str, np.ndarray], main: str, wave: np.ndarray
     ) -> dict[str, Any]:
-        """What a `ClipSample` knows of whole frames; its video is written first.
-
-        Args:
-            main: name of the method that becomes a video.
-            wave: (samples,) 16 kHz, what it says.
-        """
+        """What a `ClipSample` knows of whole frames; the video of `main`, which says `wave`, is written first."""
         blocks = {
             name: partial(self.pasted, clip, faces) for name, faces in predictions.items() if name != GROUND_TRUTH
         }

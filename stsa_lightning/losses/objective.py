@@ -232,12 +232,9 @@ class Objective(nn.Module):
         return {"painted": weighted_l1(output.painted, target, mouth)} if self.weights.painted else {}
 
     def cil_terms(self, output: SynthesisOutput, lip_heatmaps: Tensor, clips: Sequence[str]) -> Terms:
-        """What both paths' feature maps have in common.
+        """What both paths' feature maps of F frames have in common, equally many of each clip in turn.
 
-        Args:
-            output: of F frames.
-            lip_heatmaps: theirs, true, (F, 1, S, S) in [0, 1].
-            clips: where they come from: equally many of each in turn.
+        `lip_heatmaps` are true ones, (F, 1, S, S) in [0, 1].
         """
         if self.cil is None:
             return {}
@@ -330,9 +327,7 @@ def mouths(faces: Tensor, frames: int) -> Tensor:
 def mouth_map(lip_heatmaps: Tensor, weight: float) -> Tensor:
     """Weights of pixels, (F, 1, S, S): `weight` on and between the lips, falling to 1 within an eighth of S of them.
 
-    Args:
-        lip_heatmaps: true lip heatmaps (F, 1, S, S) in [0, 1].
-        weight: at least 1.
+    `lip_heatmaps` are true ones, (F, 1, S, S) in [0, 1].
     """
     reach = lip_heatmaps.shape[-1] // 8
     # The largest value around fills the mouth, and the mean of that has a soft edge.

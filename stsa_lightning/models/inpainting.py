@@ -26,8 +26,6 @@ class Inpainting(nn.Module):
 
     Args:
         width: channels at full size; 4 and 16 times as many at S/2 and S/4.
-        spade_hidden: channels inside SPADE.
-        stem_kernel: kernel of the first and the last convolution.
         on_warped: correct the masked face completed by the warped reference instead of painting from nothing. This is
             ours: the instance norm of the last AdaIN takes away the colours that the fused features bring, and only
             long training on many people finds a way around it.

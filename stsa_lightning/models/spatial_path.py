@@ -47,14 +47,8 @@ def alignment_encoder(face_size: int, inputs: int, width: int, kernels: tuple[in
 class SpatialPath(nn.Module):
     """Reference features under per-channel transforms, decided by references, driving heatmap and audio.
 
-    Args:
-        face_size: side S of the face.
-        references: how many references the first convolution sees.
-        width: channels at full size; 4 and 8 times as many at S/2 and S/4.
-        code: size of the audio code, and of the code of the maps beside it.
-        kernels: the two large kernels of the alignment encoder.
-        stem_kernel: first kernel of the heatmap encoders.
-        residuals: residual blocks in the encoder at each scale, before each transform, and after it.
+    Maps have `width` channels at S, 4 and 8 times as many at S/2 and S/4; `code` is the size of the audio code, and of
+    the code of the maps beside it. For the other arguments see `Synthesis`.
     """
 
     def __init__(

@@ -48,10 +48,7 @@ def weighted_mean(maps: Tensor, confidence: Tensor) -> Tensor:
 class TemporalPath(nn.Module):
     """Flow from each reference to the frame, and the references' features after it.
 
-    Args:
-        width: channels at full size; 4 and 8 times as many at S/2 and S/4.
-        spade_hidden: channels inside SPADE.
-        stem_kernel, flow_kernel: large kernels of the first and of the last convolutions.
+    Maps have `width` channels at S, 4 and 8 times as many at S/2 and S/4. For the other arguments see `Synthesis`.
     """
 
     def __init__(self, width: int, code: int, spade_hidden: int, stem_kernel: int, flow_kernel: int) -> None:

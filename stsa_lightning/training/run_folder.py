@@ -37,17 +37,14 @@ class RunFolder:
     def checkpoint(self, asked: str | None, command: str) -> Path | None:
         """The file that `--ckpt_path` means: `last`, `best` or a file.
 
-        Returns:
-            None where nothing was asked for, or where a training asks for its last checkpoint and has none yet.
+        None where nothing was asked for, or where a training asks for its last checkpoint and has none yet.
 
         Raises:
             UserError: there is no such checkpoint.
         """
         found = self._found(asked, command)
         if found is not None:
-            load_tensors(
-                found
-            )  # one that is damaged, or would run code, is refused before anything is built or fetched
+            load_tensors(found)  # one that is damaged, or would run code, is refused before anything is built
         return found
 
     def _found(self, asked: str | None, command: str) -> Path | None:

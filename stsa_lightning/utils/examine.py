@@ -92,11 +92,9 @@ def check_file(path: Path, wanted: str, error: type[UserError]) -> None:
 
 
 def not_a_file(path: Path, wanted: str, where: str = "", doubt: str = "") -> OSError | UserError:
-    """What to raise where a path is no file: none of this name is there, or it is something else.
+    """What to raise where a path is no `wanted` file: none of this name is there, or it is something else.
 
-    Args:
-        wanted: what it should be, for messages: "list".
-        where, doubt: what the message begins and, where there is none, ends with.
+    The message begins with `where` and, if there is none, ends with `doubt`.
     """
     try:
         check_file(path, wanted, UserError)

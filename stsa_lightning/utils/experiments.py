@@ -20,10 +20,7 @@ def experiment_path(word: str | Path, kind: str = "") -> Path:
     """The file or folder that a user names, from the package where the working folder lacks it, which is said.
 
     `hdtf`, `experiments/hdtf.yaml` and `ablations/no_cil` all name settings that come along. A file that exists is
-    taken as it is, and so is whatever is not found, for its reader to complain.
-
-    Args:
-        kind: the folder below `experiments` that plain names stand in, such as `protocols`.
+    taken as it is, and so is whatever is not found, for its reader to complain. Plain ones stand in `experiments/KIND`.
     """
     given = Path(word)
     try:

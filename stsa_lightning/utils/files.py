@@ -23,10 +23,7 @@ class Part:
     """A file that grows beside the one it becomes, as NAME.part-PID, so that nothing takes it for a finished one.
 
     Locked while its process lives: those of the same name that nobody holds were left by processes that were killed,
-    and are removed. A name too long for the ending is shortened.
-
-    Attributes:
-        path: where to write.
+    and are removed. A name too long for the ending is shortened. `path` is where to write.
 
     Raises:
         OSError: the folder does not take it.

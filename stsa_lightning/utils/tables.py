@@ -185,12 +185,8 @@ def list_rows(
 
     A first line without a digit is a header.
 
-    Args:
-        encoding: see `read_text`.
-        known: whether there is something of the name that a line begins with; tells the encoding.
-
-    Raises:
-        As `read_text`.
+    `known` says whether there is something of the name that a line begins with, which tells the encoding. Otherwise as
+    `read_text`.
     """
 
     def found(text: Text) -> int:

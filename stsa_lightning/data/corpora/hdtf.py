@@ -122,9 +122,7 @@ def speaker(video: str) -> str:
 def read_lists(folder: Path, videos: Collection[str] = (), encoding: str | None = None) -> list[Listed]:
     """All clips of the lists below a folder, in their order; empty without `*_annotion_time.txt`.
 
-    Args:
-        videos: names of those that are there, which tell the encoding of the lists.
-        encoding: of the lists, where it is known.
+    Where the encoding of the lists is not given, the names of the videos that are there tell it.
 
     Raises:
         UserError: a line of another form.

@@ -44,9 +44,7 @@ def corpus_report(root: Path | str, out: Path | str, filters: Filters | None = N
     It reads the index, and of the clip files only those of the 20 worst clips, so that it takes seconds whatever the
     corpus's size.
 
-    Args:
-        out: the page, an .html file; folders are made.
-        filters: what these would remove is shown; without them, what `suggested_filters` would.
+    What the filters would remove is shown; without them, what `suggested_filters` would. Folders of `out` are made.
 
     Raises:
         FileNotFoundError: no prepared corpus.

@@ -18,12 +18,7 @@ BATCH = 16
 
 
 class ImageMetric:
-    """One image metric in several regions.
-
-    Args:
-        name: prefix of the columns, `name_region`.
-        build: makes the torchmetrics metric of a `region`.
-    """
+    """One image metric in several regions, in columns NAME_REGION; `build` makes it for a `region`."""
 
     def __init__(self, name: str, build: Callable[..., FrameMean], regions: Sequence[ScoredRegion]) -> None:
         self.name = name

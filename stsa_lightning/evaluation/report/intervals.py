@@ -17,16 +17,10 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
 def interval(
     values: np.ndarray, weights: np.ndarray, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of the weighted mean over videos.
+    """Percentile interval of the mean over videos of values (n,), NaN left out, under weights (n,).
 
-    The frames of a video are not independent, so videos are drawn whole, with their weights.
-
-    Args:
-        values: (n,) one per video; NaN is left out.
-        weights: (n,) weight of each, usually its number of frames.
-
-    Returns:
-        Lower and upper bound; NaN with fewer than two videos, or with values that are not finite.
+    The frames of a video are not independent, so videos are drawn whole, with their weights. Both bounds are NaN with
+    fewer than two videos, or with values that are not finite.
     """
     used = ~np.isnan(values) & (weights > 0)
     values, weights = values[used].astype(np.float64), weights[used].astype(np.float64)
@@ -38,14 +32,9 @@ def interval(
 def ratio_interval(
     sums: np.ndarray, weights: np.ndarray, methods: Sequence[str], *, resamples: int, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Bounds of sum(sums) / sum(weights) when units are drawn with replacement.
+    """Bounds of sum(sums) / sum(weights) when units, (n,) of each, are drawn with replacement; NaN below two units.
 
-    Args:
-        sums, weights: (n,) of each unit.
-        methods: of `scipy.stats.bootstrap`; the first that gives finite bounds is taken.
-
-    Returns:
-        Lower and upper bound; NaN below two units.
+    Of the methods of `scipy.stats.bootstrap` the first that gives finite bounds is taken.
     """
     from scipy.stats import bootstrap
 

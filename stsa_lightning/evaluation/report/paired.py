@@ -92,9 +92,6 @@ def compare(named: Sequence[tuple[str, Report]], columns: Sequence[str] | None =
         named: reports by system; one name twice: seeds.
         columns: names of columns or metrics; None: all that have values of single clips.
 
-    Returns:
-        A comparison for each further system of a group, so none where each group holds one.
-
     Raises:
         UserError: an unknown column.
     """
