@@ -19,7 +19,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -34,10 +34,6 @@ _FORM_BYTES = 2**16  # of the request besides the files
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,5}")
 
 
-class _TooLargeError(Exception):
-    pass
-
-
 def service(jobs: Jobs) -> Starlette:
     routes = Routes(jobs)
     return Starlette(
@@ -47,8 +43,13 @@ def service(jobs: Jobs) -> Starlette:
             Route("/v1/jobs/{id}", routes.look, methods=["GET"]),
             Route("/v1/jobs/{id}", routes.cancel, methods=["DELETE"]),
             Route("/v1/jobs/{id}/result", routes.fetch, methods=["GET"]),
-        ]
+        ],
+        exception_handlers={HTTPException: _in_json},
     )
+
+
+async def _in_json(request: Request, error: Any) -> Response:
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 class Routes:
@@ -59,15 +60,9 @@ class Routes:
         return JSONResponse({"status": "ok"})
 
     async def submit(self, request: Request) -> Response:
-        megabytes = self._jobs.limits.megabytes
         if self._jobs.full:
-            return _busy()
-        try:
-            form = await _form(request, len(_FILES) * megabytes * 2**20 + _FORM_BYTES)
-        except _TooLargeError:
-            return _error(413, f"files are taken up to {megabytes} MB")
-        except MultiPartException as error:
-            return _error(400, f"the form cannot be read: {error.message}")
+            raise _busy()
+        form = await _form(request, self._jobs.limits.megabytes)
         try:
             return await self._submitted(form)
         finally:
@@ -77,52 +72,57 @@ class Routes:
         files = {name: form.get(name) for name in _FILES}
         for name, file in files.items():
             if not isinstance(file, UploadFile) or not file.size:
-                return _error(400, f"{name}: expected a file in a form (multipart/form-data), found none")
+                raise HTTPException(400, f"{name}: expected a file in a form (multipart/form-data), found none")
             if file.size > self._jobs.limits.megabytes * 2**20:
-                return _error(413, f"{name}: is larger than {self._jobs.limits.megabytes} MB")
+                raise HTTPException(413, f"{name}: is larger than {self._jobs.limits.megabytes} MB")
         name, folder = self._jobs.place()
         paths = [await run_in_threadpool(_stored, folder, kind, file) for kind, file in files.items()]
         job = self._jobs.submit(name, folder, *paths)
-        return _busy() if job is None else JSONResponse(job.json(), 202, {"Location": f"/v1/jobs/{job.id}"})
+        if job is None:
+            raise _busy()
+        return JSONResponse(job.json(), 202, {"Location": f"/v1/jobs/{job.id}"})
 
     async def look(self, request: Request) -> Response:
-        job = self._found(request)
-        return _unknown() if job is None else JSONResponse(job.json())
+        return JSONResponse(self._found(request).json())
 
     async def cancel(self, request: Request) -> Response:
         job = self._found(request)
-        if job is None:
-            return _unknown()
         await run_in_threadpool(self._jobs.cancel, job)
         return JSONResponse({**job.json(), "status": "cancelled"})
 
     async def fetch(self, request: Request) -> Response:
         job = self._found(request)
-        if job is None:
-            return _unknown()
         if job.status != "done":
-            return _error(409, f"the job is {job.status}: there is no result")
+            raise HTTPException(409, f"the job is {job.status}: there is no result")
         return FileResponse(job.result, media_type="video/mp4", filename="dubbed.mp4")
 
-    def _found(self, request: Request) -> Job | None:
-        return self._jobs.find(request.path_params["id"])
+    def _found(self, request: Request) -> Job:
+        job = self._jobs.find(request.path_params["id"])
+        if job is None:
+            raise HTTPException(404, "no such job, or it is forgotten")
+        return job
 
 
-async def _form(request: Request, most: int) -> FormData:
-    """The form of a request, of which no more than `most` bytes are read."""
-    taken = 0
+def _busy() -> HTTPException:
+    return HTTPException(503, "too many jobs are waiting; try again later", {"Retry-After": "10"})
+
+
+async def _form(request: Request, megabytes: int) -> FormData:
+    """The form of a request, of which no more is read than files of so many megabytes take."""
+    taken, most = 0, len(_FILES) * megabytes * 2**20 + _FORM_BYTES
+    too_large = HTTPException(413, f"files are taken up to {megabytes} MB")
 
     async def receive() -> Message:
         nonlocal taken
         message = await request.receive()
         taken += len(message.get("body", b""))
         if taken > most:
-            raise _TooLargeError
+            raise too_large
         return message
 
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > most:
-        raise _TooLargeError
+        raise too_large
     return await Request(request.scope, receive).form(max_files=len(_FILES), max_fields=8)
 
 
@@ -133,18 +133,6 @@ def _stored(folder: Path, kind: str, file: Any) -> Path:
     with open(path, "wb") as out:
         shutil.copyfileobj(file.file, out, 2**20)
     return path
-
-
-def _error(status: int, words: str) -> JSONResponse:
-    return JSONResponse({"error": words}, status)
-
-
-def _busy() -> JSONResponse:
-    return JSONResponse({"error": "too many jobs are waiting; try again later"}, 503, {"Retry-After": "10"})
-
-
-def _unknown() -> JSONResponse:
-    return _error(404, "no such job, or it is forgotten")
 
 
 class _Beside:
