@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from pathlib import Path
 
-from stsa_lightning.cli.command import add_allow_class, command
-from stsa_lightning.models import BUNDLED
+from stsa_lightning.cli.command import add_networks, command
 from stsa_lightning.utils.errors import MissingPackageError, UserError
 from stsa_lightning.utils.scratch import scratch_folder
 
@@ -20,14 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         _app,
         "a page in the browser: upload, dub, compare, download; and the same for programs, by HTTP",
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        default=BUNDLED,
-        help="trained networks: .ckpt or .safetensors; without it, those that come with the package",
-    )
-    add_allow_class(parser)
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto")
+    add_networks(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",

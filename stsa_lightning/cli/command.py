@@ -7,10 +7,25 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from stsa_lightning.models import BUNDLED
 
 if TYPE_CHECKING:
     from stsa_lightning.dubbing.progress import ProgressCallback
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """Which networks dub, and where they run."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=BUNDLED,
+        help="trained networks: .ckpt of a run, or .safetensors; without it, those that come with the package",
+    )
+    add_allow_class(parser)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto")
 
 
 def add_allow_class(parser: argparse.ArgumentParser) -> None:

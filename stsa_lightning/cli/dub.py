@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stsa_lightning.cli.command import add_allow_class, add_progress, command, progress_of, resolution
-from stsa_lightning.models import BUNDLED
+from stsa_lightning.cli.command import add_networks, add_progress, command, progress_of, resolution
 from stsa_lightning.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         metavar="MIX",
         help="what is heard in place of the speech, such as its mix with music and effects; the lips follow the speech",
     )
-    add_allow_class(parser)
+    add_networks(parser)
     parser.add_argument("-o", "--out", type=Path, help="dubbed video (.mp4)")
     parser.add_argument(
         "--manifest",
@@ -64,12 +63,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--encoding", help="of the list, where it is not Unicode: cp1251, gb18030, mac_roman, ...")
     parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        default=BUNDLED,
-        help="trained networks: .ckpt of a run, or .safetensors; without it, those that come with the package",
-    )
-    parser.add_argument(
         "--adapt",
         type=float,
         default=0.0,
@@ -77,7 +70,6 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="before dubbing, have the networks learn the video's own speaker from its own sound, for at most so long; "
         "cached for the next time",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (never tried), or auto")
     parser.add_argument("--block", type=int, default=16, help="frames per batch; memory grows with it")
     parser.add_argument("--landmark-model", type=Path, help="a face_landmarker .task file in place of FaceMesh")
     parser.add_argument(
