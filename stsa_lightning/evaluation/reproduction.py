@@ -286,11 +286,7 @@ def reproduce(job: Reproduction, plan: Plan | None = None, say: Callable[[str], 
 
 
 def _claim(job: Reproduction, plan: Plan) -> None:
-    """Mark the folder as this reproduction's.
-
-    Raises:
-        UserError: it is another's.
-    """
+    """Mark the folder as this reproduction's; raises UserError where it is another's."""
     mine = {
         "corpus": job.corpus,
         "root": str(job.root.resolve()),

@@ -154,11 +154,7 @@ def _build(
 
 
 def _weight(path: Path, name: str, value: object) -> Tensor:
-    """A tensor of a checkpoint as networks take it.
-
-    Raises:
-        UserError: it is none, or its numbers cannot be weights.
-    """
+    """A tensor of a checkpoint as networks take it; raises UserError where its numbers cannot be weights."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
         raise UserError(f"{path}: {name}: expected a plain tensor, got {type(value).__name__}. Export it again")
     if not value.is_floating_point():

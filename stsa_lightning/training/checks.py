@@ -27,21 +27,13 @@ AGREED = (
 
 
 def check_features(features: str) -> int:
-    """Size of a step of this kind of audio features.
-
-    Raises:
-        UserError: no such kind.
-    """
+    """Size of a step of this kind of audio features; raises `UserError` where there is no such kind."""
     check_choice("features", features, FEATURE_DIMS)
     return FEATURE_DIMS[features]
 
 
 def check_agreement(module: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Arguments of the module and of the data module that must fit each other; those that `data` lacks are left.
-
-    Raises:
-        UserError: naming each that differs; CIL within clips, of which a batch has one window each.
-    """
+    """Raises `UserError` where arguments of the module and of the data module, of those that it has, do not fit."""
     differ = [name for name in AGREED if name in data and data[name] != module[name]]
     if differ:
         apart = "; ".join(f"{name}: {data[name]!r} in the data, {module[name]!r} in the module" for name in differ)
@@ -72,10 +64,9 @@ def batch_shapes(module: Mapping[str, Any], audio_dim: int) -> dict[str, tuple[i
 
 
 def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: int) -> None:
-    """Shapes of a batch, against the module's arguments; looks at no value, so that a device is not waited for.
+    """Raises `UserError` where an entry of a batch is absent or of another shape than the module's arguments say.
 
-    Raises:
-        UserError: an entry is absent or of another shape.
+    Looks at no value, so that a device is not waited for.
     """
     for name, shape in batch_shapes(module, audio_dim).items():
         found = tuple(batch[name].shape) if name in batch else None
@@ -88,11 +79,7 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
 
 
 def check_trainer(strategy: object) -> None:
-    """A strategy, or its name, against two optimisers that take turns while some networks do not learn.
-
-    Raises:
-        UserError: a strategy that this training cannot work with.
-    """
+    """Raises `UserError` for a strategy, or its name, under which two optimisers cannot take turns."""
     if isinstance(strategy, str):  # before there is a trainer; of others its kind is known then
         fine = strategy.split("_")[0] not in ("fsdp", "deepspeed", "dp", "xla")
     elif isinstance(strategy, DDPStrategy):
@@ -108,11 +95,7 @@ def check_trainer(strategy: object) -> None:
 
 
 def check_flags(trainer: Mapping[str, Any]) -> None:
-    """The trainer's settings that Lightning refuses where a module has optimisers of its own.
-
-    Raises:
-        UserError: naming the setting that does the same here.
-    """
+    """Raises `UserError` for settings that Lightning refuses where a module has optimisers of its own, naming ours."""
     for flag, idle, ours in (
         ("gradient_clip_val", (None, 0), "model.optim.gradient_clip_val"),
         ("gradient_clip_algorithm", (None,), "model.optim.gradient_clip_val, by norm"),
@@ -137,11 +120,7 @@ def plain(settings: Any) -> Any:
 
 
 def check_settings(source: str, name: str, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Settings of a network in a file against this run's.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Raises `UserError` where settings of a network in a file differ from this run's."""
     there, here = plain(dict(theirs)), plain(dict(mine))
     differ = {key: (there.get(key), value) for key, value in here.items() if there.get(key) != value}
     if differ:
@@ -152,11 +131,7 @@ def check_settings(source: str, name: str, theirs: Mapping[str, Any], mine: Mapp
 
 
 def check_parts(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Tensors of a checkpoint against this run's, such as those of discriminators that a weight of 0 leaves out.
-
-    Raises:
-        UserError: either has some that the other lacks.
-    """
+    """Raises `UserError` where a checkpoint or this run has tensors that the other lacks, such as of discriminators."""
     apart = {".".join(name.split(".")[:2]) for name in theirs.keys() ^ mine.keys()}
     if apart:
         raise UserError(

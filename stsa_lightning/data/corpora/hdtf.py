@@ -164,11 +164,7 @@ _Row = tuple[str, list[str]]  # where it stands, for messages; the values
 
 
 def _table(path: Path, videos: Collection[str], encoding: str | None) -> dict[str, _Row]:
-    """Name without suffix -> its row of a list; empty where there is no such list.
-
-    Raises:
-        UserError: a name twice, with different values.
-    """
+    """Name without suffix -> its row of a list; empty where there is no such list."""
     if not path.is_file():
         return {}
     table: dict[str, _Row] = {}

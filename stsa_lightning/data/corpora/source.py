@@ -143,11 +143,7 @@ def source_of(root: Path, path: Path, *, audio: Path | None = None, fault: str =
 
 
 def existing_folder(root: Path | str) -> Path:
-    """The folder as a path.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The folder as a path; raises FileNotFoundError where there is none."""
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of videos")
@@ -160,11 +156,7 @@ def first_there(places: Iterable[Path], *names: str) -> Path | None:
 
 
 def splits_by_name(root: Path, lists: dict[str, Iterable[str]]) -> dict[str, str]:
-    """Name -> split, from split -> names.
-
-    Raises:
-        UserError: a name in the lists of two splits.
-    """
+    """Name -> split, from split -> names; raises UserError for a name in the lists of two splits."""
     splits: dict[str, str] = {}
     for split, names in lists.items():
         for name in names:

@@ -164,11 +164,7 @@ def _published_row(line: Published, competes: bool) -> TableRow:
 
 
 def _odd(group: Group, columns: Sequence[Column], mix: bool) -> dict[str, frozenset[str]]:
-    """System -> columns in which it was measured in another variant than the group's first.
-
-    Raises:
-        UserError: there are such, and they were not asked for.
-    """
+    """System -> columns in which it was measured in another variant than the group's first; an error without `mix`."""
     odd: dict[str, set[str]] = {}
     for column in columns:
         found = variants(group, column.name)
