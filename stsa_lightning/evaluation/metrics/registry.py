@@ -132,20 +132,12 @@ def _silence_columns(options: Options) -> list[Column]:
 
 
 def _mouth_sound_columns(options: Options) -> list[Column]:
-    variant = "lip aperture against the sound's energy, no network"
+    common = "lip aperture against the sound's energy, no network"
+    sound = f"{common}: confidence atanh(r) sqrt(n) at the best shift"
+    offset = f"{common}: mean magnitude of the offset, clips in which it is clear; 25 frames/s"
     return [
-        Column(
-            "mouth_sound", "mouth-sound", "z", "higher", f"{variant}: confidence atanh(r) sqrt(n) at the best shift", 1
-        ),
-        Column(
-            "mouth_offset",
-            "mouth offset",
-            "frames",
-            "zero",
-            f"{variant}: mean magnitude of the offset, clips in which it is clear; 25 frames/s",
-            1,
-            "mean_abs",
-        ),
+        Column("mouth_sound", "mouth-sound", "z", "higher", sound, 1),
+        Column("mouth_offset", "mouth offset", "frames", "zero", offset, 1, "mean_abs"),
     ]
 
 
