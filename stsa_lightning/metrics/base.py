@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -47,23 +47,32 @@ def checked_pair(pred: Tensor, target: Tensor, region: Region = "face") -> tuple
     return (mouth_region(pred), mouth_region(target)) if region == "mouth" else (pred, target)
 
 
-class FrameMean(Metric):
+class Summed(Metric):
+    """A metric whose states are sums, so that batches and ranks join exactly."""
+
+    is_differentiable = False
+    full_state_update = False
+
+    def _add_sums(self, reals: Sequence[str], counts: Sequence[str]) -> None:
+        for name in reals:
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        for name in counts:
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+
+class FrameMean(Summed):
     """Mean of a value per frame over all frames of all batches and ranks.
 
     `count` frames entered; `unmeasured` had no value (NaN) and are left out of the mean.
     """
 
-    is_differentiable = False
-    full_state_update = False
     total: Tensor
     count: Tensor
     unmeasured: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("unmeasured", torch.tensor(0), dist_reduce_fx="sum")
+        self._add_sums(["total"], ["count", "unmeasured"])
 
     def _add(self, values: Tensor) -> None:
         missing = values.isnan()

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.topology import positions
-from stsa_lightning.metrics.base import checked_frames
+from stsa_lightning.metrics.base import Summed, checked_frames
 from stsa_lightning.utils.errors import MissingPackageError, check_choice, required
 from stsa_lightning.utils.weights import weights_path
 
@@ -165,7 +164,7 @@ def identity_distance(pred: Tensor, true: Tensor) -> Tensor:
     return (pred - true).norm(dim=-1)
 
 
-class CSIM(Metric):
+class CSIM(Summed):
     """Similarity of identity of generated and true faces, over frames of any number of clips, batches and ranks.
 
     Args:
@@ -175,9 +174,7 @@ class CSIM(Metric):
     `measured` and `unmeasured` (no face on one of the sides).
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
     total_cosine: Tensor
     total_l2: Tensor
     measured: Tensor
@@ -188,10 +185,7 @@ class CSIM(Metric):
     ) -> None:
         super().__init__(**kwargs)
         self.network = identity_network(network, weights_dir) if isinstance(network, str) else network
-        for name in ("total_cosine", "total_l2"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        for name in ("measured", "unmeasured"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self._add_sums(["total_cosine", "total_l2"], ["measured", "unmeasured"])
 
     def update(self, pred: Tensor, true: Tensor, pred_landmarks: Tensor, true_landmarks: Tensor) -> None:
         """RGB (F, 3, H, W) in [0, 1]; landmarks (F, 131, 2) in their pixels, each found in its own picture, or NaN."""

@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from stsa_lightning.metrics.base import Summed
 
 Points = Sequence[int] | Tensor
 Norm = Literal["l2", "l1"]
@@ -95,7 +96,7 @@ def _centred_apertures(pred_aperture: Tensor, true_aperture: Tensor) -> Tensor:
     return pair - pair.mean(dim=1, keepdim=True)
 
 
-class LandmarkDistance(Metric):
+class LandmarkDistance(Summed):
     """LMD (or LMV) over frames of any number of clips, batches and ranks.
 
     Args:
@@ -108,9 +109,7 @@ class LandmarkDistance(Metric):
     NaN.
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
     total: Tensor
     total_normalised: Tensor
     measured: Tensor
@@ -121,10 +120,7 @@ class LandmarkDistance(Metric):
         if norm not in ("l2", "l1"):
             raise ValueError(f'norm must be "l2" or "l1", got {norm!r}')
         self.points, self.norm, self.motion = points, norm, motion
-        for name in ("total", "total_normalised"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        for name in ("measured", "unmeasured"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self._add_sums(["total", "total_normalised"], ["measured", "unmeasured"])
 
     def update(self, pred: Tensor, true: Tensor, inter_ocular: Tensor | None = None) -> None:
         """Landmarks (F, L, 2), NaN where nothing was found; true inter-ocular distances (F,); all in pixels."""

@@ -11,9 +11,8 @@ import torchmetrics
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric
 
-from stsa_lightning.metrics.base import FrameMean, Region, checked_frames, checked_pair, checked_region, frozen
+from stsa_lightning.metrics.base import FrameMean, Region, Summed, checked_frames, checked_pair, checked_region, frozen
 from stsa_lightning.models.layers import HoldsFrozen
 from stsa_lightning.utils.errors import check_choice, required
 from stsa_lightning.utils.safe_load import load_entries, uninitialised
@@ -151,7 +150,7 @@ def moments(count: Tensor | int, total: Tensor, outer: Tensor) -> tuple[Tensor, 
     return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
 
 
-class FrechetDistance(HoldsFrozen, Metric):
+class FrechetDistance(HoldsFrozen, Summed):
     """Fréchet distance between the features of generated and of true material, over the whole sets.
 
     States are sums, so batches and ranks join exactly; the mean of distances per batch would be another number.
@@ -159,9 +158,7 @@ class FrechetDistance(HoldsFrozen, Metric):
     compare only sets of one size.
     """
 
-    is_differentiable = False
     higher_is_better = False
-    full_state_update = False
     pred_count: Tensor
     true_count: Tensor
 
@@ -172,7 +169,7 @@ class FrechetDistance(HoldsFrozen, Metric):
             self.add_state(f"{side}_sum", torch.zeros(dimensions, dtype=torch.float64), dist_reduce_fx="sum")
             outer = torch.zeros(dimensions, dimensions, dtype=torch.float64)
             self.add_state(f"{side}_outer", outer, dist_reduce_fx="sum")
-            self.add_state(f"{side}_count", torch.tensor(0), dist_reduce_fx="sum")
+        self._add_sums([], ["pred_count", "true_count"])
 
     def features(self, frames: Tensor) -> Tensor:
         """One clip's frames, RGB (F, 3, H, W) in [0, 1] -> samples (N, D)."""

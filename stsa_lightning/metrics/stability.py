@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from stsa_lightning.metrics.base import FrameMean, checked_pair
+from stsa_lightning.metrics.base import FrameMean, Summed, checked_pair
 from stsa_lightning.metrics.landmarks import Points, pick
 
 # Forward-backward check of Sundaram et al. 2010, equation 5: a flow is trusted where it leads back to its start.
@@ -51,14 +50,12 @@ def landmark_jitter(pred: Tensor, true: Tensor, points: Points | None = None) ->
     return (a[found].sum() / b[found].sum()).float()
 
 
-class Jitter(Metric):
+class Jitter(Summed):
     """`landmark_jitter` over clips: the sum of the generated energies over the sum of the true ones.
 
     `measured` and `unmeasured` count the accelerations (three frames in a row) that entered and that were NaN.
     """
 
-    is_differentiable = False
-    full_state_update = False
     pred_energy: Tensor
     true_energy: Tensor
     measured: Tensor
@@ -67,10 +64,7 @@ class Jitter(Metric):
     def __init__(self, points: Points | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.points = points
-        for name in ("pred_energy", "true_energy"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        for name in ("measured", "unmeasured"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self._add_sums(["pred_energy", "true_energy"], ["measured", "unmeasured"])
 
     def update(self, pred: Tensor, true: Tensor) -> None:
         """Landmarks (F, L, 2) of one clip, frames in order, NaN where nothing was found; pixels."""

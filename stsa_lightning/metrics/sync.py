@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from stsa_lightning.face.upright_box import UprightBox
+from stsa_lightning.metrics.base import Summed
 from stsa_lightning.metrics.mouth_sync import MAX_SHIFT
 from stsa_lightning.models.syncnet import PICTURE_PX, WINDOW_FRAMES, SyncNet
 from stsa_lightning.utils.errors import UserError, check_choice, required
@@ -221,7 +221,7 @@ def _squashed(frame: np.ndarray) -> np.ndarray:
     return frame if frame.shape[:2] == (PICTURE_PX, PICTURE_PX) else cv2.resize(frame, (PICTURE_PX, PICTURE_PX))
 
 
-class SyncScores(Metric):
+class SyncScores(Summed):
     """Mean LSE-D and LSE-C over clips, and how their offsets lie; exact over any number of ranks.
 
     `compute` gives `lse_d`, `lse_c` (means over clips; NaN when there are none), `offset_abs` (mean of
@@ -229,8 +229,6 @@ class SyncScores(Metric):
     `frames`.
     """
 
-    is_differentiable = False
-    full_state_update = False
     total_d: Tensor
     total_c: Tensor
     offsets: Tensor
@@ -239,10 +237,8 @@ class SyncScores(Metric):
     def __init__(self, max_shift: int = MAX_SHIFT, **kwargs) -> None:
         super().__init__(**kwargs)
         self.max_shift = max_shift
-        for name in ("total_d", "total_c"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self._add_sums(["total_d", "total_c"], ["frames"])
         self.add_state("offsets", torch.zeros(2 * max_shift + 1, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("frames", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, score: SyncScore) -> None:
         if abs(score.offset) > self.max_shift:

@@ -12,14 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torchmetrics import Metric
 
 from stsa_lightning.evaluation.clip_sample import ClipSample, Prediction
 from stsa_lightning.evaluation.metrics.columns import Column, MetricValue
 from stsa_lightning.evaluation.metrics.registry import METRICS, MetricSuite, Options, build, chosen_metrics
 from stsa_lightning.face.crops import landmarks_in_crops, to_uint8
 from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
-from stsa_lightning.metrics.base import Region
+from stsa_lightning.metrics.base import Region, Summed
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
 from stsa_lightning.utils.errors import UserError
@@ -247,11 +246,9 @@ def batch_prediction(generated: Tensor, true: Tensor, find: Any) -> Prediction:
     return Prediction(sample, "generated", find, Prediction(sample, "ground truth", find), pictures=(generated, true))
 
 
-class WeightedMeans(Metric):
+class WeightedMeans(Summed):
     """Weighted means of values over batches, clips and ranks."""
 
-    is_differentiable = False
-    full_state_update = False
     total: Tensor
     weight: Tensor
     missed: Tensor
