@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -138,15 +138,12 @@ def chosen_names(names: str | Sequence[str]) -> list[str]:
 
 def make_loggers(names: str | Sequence[str], folder: Path, wandb: WandbSettings, going_on: bool) -> list[Logger]:
     """Loggers that write into `folder`; with `going_on` W&B's record stays one whenever a run is taken up again."""
-    made: list[Logger] = []
-    for name in chosen_names(names):
-        if name == "csv":
-            made.append(KeptCSVLogger(folder, name=None, version=LOGS))
-        elif name == "tensorboard":
-            made.append(TensorBoardLogger(folder, name=None, version=LOGS))
-        else:
-            made.append(_wandb(folder, wandb, going_on))
-    return made
+    kinds: dict[str, Callable[[], Logger]] = {
+        "csv": lambda: KeptCSVLogger(folder, name=None, version=LOGS),
+        "tensorboard": lambda: TensorBoardLogger(folder, name=None, version=LOGS),
+        "wandb": lambda: _wandb(folder, wandb, going_on),
+    }
+    return [kinds[name]() for name in chosen_names(names)]
 
 
 def _wandb(folder: Path, settings: WandbSettings, going_on: bool) -> WandbLogger:

@@ -34,7 +34,6 @@ from stsa_lightning.training.checkpoints import Checkpointed, load_generator
 from stsa_lightning.training.checks import check_agreement, check_batch, check_features, check_trainer, memory_advice
 from stsa_lightning.training.compilation import AS_PYTORCH, SpeedSettings, compile_networks
 from stsa_lightning.training.optim import ADAM, OptimSettings
-from stsa_lightning.training.outputs import chosen_frames, shown
 from stsa_lightning.training.phases import WITHOUT_PICTURE, Phased
 from stsa_lightning.utils.settings import settled
 
@@ -247,3 +246,21 @@ class STSA(Adversarial, Phased, Checkpointed):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Every window's centre as in validation: `generated` and what it was made of, (B, 3 or 1, S, S) each."""
         return shown(batch, *self(batch))
+
+
+def chosen_frames(windows: Tensor, every_frame: bool) -> Tensor:
+    """Windows (B, T, ...) -> the centre frames (B, ...), or all (B * T, ...)."""
+    frames = windows.shape[1]
+    return windows.flatten(0, 1) if every_frame else windows[:, frames // 2]
+
+
+def shown(batch: Batch, prediction: GuidanceOutput, output: SynthesisOutput, target: Tensor) -> dict[str, Tensor]:
+    """What callbacks measure and show of drawn windows: pictures (B, 3, S, S), the heatmap (B, 1, S, S)."""
+    return {
+        "reference": batch["references"][:, 0],
+        "masked": mask_lower_half(target),
+        "heatmap": chosen_frames(prediction.heatmap, False),
+        "warped": output.warped,
+        "generated": output.face,
+        "true": target,
+    }
