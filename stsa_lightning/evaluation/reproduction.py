@@ -45,21 +45,7 @@ TABLES = {"table.md": "markdown", "table.tex": "latex", "table.csv": "csv"}
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What is reproduced, with which networks, and where.
-
-    Args:
-        corpus: hdtf, lrs2 or cmlr.
-        root: where its videos lie, in its authors' layout.
-        checkpoint: `.ckpt` of a run or `.safetensors`.
-        metrics: in place of the protocol's: names, `fast` or `all`.
-        clips: measure this many, spread evenly; None: as the protocol says.
-        speakers: of a corpus without a split of its own: who is measured, or `all`; None: whom training held out.
-        name: of the system in the table.
-        lists: folder of the authors' lists, where they are not found.
-        workers: processes of the preparation.
-        weights_dir: folder to look for weights in first.
-        device: `auto` takes a GPU where there is one.
-        experiments: folder with `protocols/` and `published/`.
+    """What is reproduced, with which networks, and where: the options of `stsa reproduce`, which describes them.
 
     Raises:
         UserError: an unknown corpus.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +63,6 @@ def _shown(text: str) -> tuple[str, str]:
     return value, f"[{bounds}" if bounds else ""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One method in a plot, in pixels: mean, interval, and each clip's own value."""
-
-    method: str
-    y: float
-    x: float | None
-    low: float | None
-    high: float | None
-    dots: list[float]
-    label: str
-    kind: str
-
-
 def _plot(report: Report, task: str, column: Column) -> dict[str, Any] | None:
     """Means, intervals and single clips of one column; None where nothing finite is there."""
     rows = [row for row in report.task_rows(task) if column.name in row.cells]
@@ -106,9 +91,10 @@ def _plot(report: Report, task: str, column: Column) -> dict[str, Any] | None:
         cell = row.cells[column.name]
         kind = "main" if row.method == report.main else "ground_truth" if row.method == GROUND_TRUTH else "other"
         dots = [x for value in points[row.method] if (x := place(value)) is not None]
-        x, low, high = map(place, (cell.value, cell.low, cell.high))
-        y = 14 + index * _ROW
-        lines.append(Line(row.method, y, x, low, high, dots, number(cell.value, column.digits), kind))
+        # In pixels: mean, interval, and each clip's own value.
+        places = {"x": place(cell.value), "low": place(cell.low), "high": place(cell.high), "dots": dots}
+        shown = {"method": row.method, "label": number(cell.value, column.digits), "kind": kind}
+        lines.append({**shown, **places, "y": 14 + index * _ROW})
     return {
         "heading": column.heading,
         "lines": lines,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from scipy.stats import permutation_test
@@ -32,13 +32,6 @@ from stsa_lightning.utils.errors import UserError
 RESAMPLES = 9999
 FEWEST = 6  # independent units below which no two-sided test by signs can reach 0.05: 2 / 2**5 is 0.06
 Unit = Literal["speaker", "clip"]
-
-
-class ClipValue(NamedTuple):
-    """One clip's value of a column, and what it counts."""
-
-    value: float
-    weight: float
 
 
 @dataclass(frozen=True)
@@ -172,14 +165,15 @@ def _shared_columns(group: Group, names: Sequence[str] | None) -> list[Column]:
     return [column for column in shared if names is None or column.name in names]
 
 
-def _values(report: Report, task: str, column: Column, keys: Sequence[str]) -> list[ClipValue]:
+def _values(report: Report, task: str, column: Column, keys: Sequence[str]) -> np.ndarray:
+    """(clips, 2): each one's value of a column, and what it counts."""
     clips = _clips(report, task)
     found = []
     for key in keys:
         value = clips[key].get(column.name)
         weight = clips[key].get("weights", {}).get(column.name, 1.0)
-        found.append(ClipValue(math.nan if value is None else _from_ideal(float(value), column), weight))
-    return found
+        found.append((math.nan if value is None else _from_ideal(float(value), column), weight))
+    return np.array(found, np.float64)
 
 
 def _from_ideal(value: float, column: Column) -> float:
@@ -190,14 +184,14 @@ def _from_ideal(value: float, column: Column) -> float:
 
 
 def _difference(
-    column: Column, speakers: Sequence[str], base: Sequence[list[ClipValue]], other: Sequence[list[ClipValue]]
+    column: Column, speakers: Sequence[str], base: Sequence[np.ndarray], other: Sequence[np.ndarray]
 ) -> Difference | None:
     """None where fewer than one clip is finite in all reports."""
-    values = [np.array(clips, np.float64) for clips in (*base, *other)]  # (clips, 2) each
-    kept = np.all([np.isfinite(clips).all(1) & (clips[:, 1] > 0) for clips in values], axis=0)
+    values = np.stack([*base, *other])  # (reports, clips, 2)
+    kept = (np.isfinite(values).all(2) & (values[..., 1] > 0)).all(0)
     if not kept.any():
         return None
-    stack = np.stack(values)[:, kept]  # (reports, clips, 2)
+    stack = values[:, kept]
     weights = stack[..., 1].mean(0)
     mine, theirs = stack[: len(base), :, 0], stack[len(base) :, :, 0]
     differences = theirs.mean(0) - mine.mean(0)
