@@ -258,9 +258,8 @@ class Objective(nn.Module):
         """Terms of generated faces (F, 3, S, S) that windows of `frames` form.
 
         Args:
-            activations: VGG activations of `target`, see `target_activations`.
+            target, activations, mouth: see `warp_terms`.
             real: what the discriminators make of `target`.
-            mouth: weights of pixels (F, 1, S, S), see `mouth_map`; None: all equal.
             audio: of the windows, (B, T, D, 10).
         """
         terms = {}

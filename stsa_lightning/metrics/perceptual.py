@@ -87,15 +87,9 @@ def _unit(maps: Tensor) -> Tensor:
 
 
 def lpips_distance(pred: Tensor, target: Tensor, network: LPIPSNetwork, region: Region = "face") -> Tensor:
-    """LPIPS of each frame; equal frames give 0.
+    """LPIPS of each frame by a network on its device; equal frames give 0.
 
-    Args:
-        pred, target: RGB (..., 3, H, W), floating point in [0, 1], at least 32 x 32 in the region.
-        network: on the frames' device.
-        region: see `metrics.image.psnr`.
-
-    Returns:
-        (N,), leading dimensions joined.
+    Frames, region and result as for `metrics.image.psnr`, at least 32 x 32 pixels in the region.
     """
     pred, target = checked_pair(pred, target, region)
     if min(pred.shape[-2:]) < _SMALLEST_PX:

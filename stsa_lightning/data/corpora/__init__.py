@@ -69,7 +69,7 @@ def find_sources(corpus: str, root: Path | str, **options: Any) -> list[Source]:
     """The clips of a corpus that lie below `root`, sorted; options are those of the corpus's own `find`.
 
     Raises:
-        FileNotFoundError: `root` is no folder.
+        FileNotFoundError: `root`, or a folder of lists, is no folder.
         UserError: an unknown corpus, or a tree of another form (`LayoutError`, which draws both).
 
     Warns:

@@ -48,13 +48,7 @@ def find(root: Path | str, lists: Path | str | None = None, encoding: str | None
         lists: folder of the csv files; None: looked for in `root` and in `video`.
         encoding: of the csv files; None: told by themselves, or by which videos there are.
 
-    Raises:
-        FileNotFoundError: `root` or `lists` is no folder.
-        LayoutError: no speakers' folders, or none of the videos.
-        UserError: a line that names no sentence, a sentence in two lists.
-
-    Warns:
-        MissingVideosWarning: some of the videos are not there.
+    Raises, and warns, as `find_sources`; UserError also for a line that names no sentence, or a sentence in two lists.
     """
     root = existing_folder(root)
     video = next((folder for folder in (root / "video", root) if any(folder.glob("s[0-9]*/*/*.mp4"))), None)

@@ -59,12 +59,8 @@ def find(root: Path | str, speaker: str | None = None, language: str = "") -> li
             (forward slashes); its first group, or what it matches where it has none, is the speaker.
         language: of the speech in all of them (ISO 639-1).
 
-    Raises:
-        FileNotFoundError: `root` is no folder.
-        UserError: no video, a bad expression, one that finds no speaker, or two videos of one clip name.
-
-    Warns:
-        OtherFilesWarning: there are other files.
+    Raises, and warns, as `find_sources`; UserError for no video, a bad expression, one that finds no speaker, or two
+    videos of one clip name.
     """
     root = existing_folder(root)
     layout = LAYOUTS.get(speaker or "")

@@ -72,13 +72,7 @@ def find(root: Path | str, lists: Path | str | None = None, encoding: str | None
         lists: folder of the lists; None: looked for below `root`.
         encoding: of the lists; None: told by themselves, or by which videos there are.
 
-    Raises:
-        FileNotFoundError: `root` or `lists` is no folder.
-        LayoutError: neither lists nor cut clips, or none of the videos.
-        UserError: a line of another form.
-
-    Warns:
-        MissingVideosWarning: videos that are not there, clips without a crop.
+    Raises, and warns, as `find_sources`; UserError also for a line of another form; it warns of clips without a crop.
     """
     root = existing_folder(root)
     videos: dict[str, Path] = {}

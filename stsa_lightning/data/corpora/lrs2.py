@@ -49,13 +49,7 @@ def find(
         with_pretrain: use `pretrain` too (twice as many clips as `main`).
         encoding: of the lists; None: told by themselves, or by which videos there are.
 
-    Raises:
-        FileNotFoundError: `root` or `lists` is no folder.
-        LayoutError: no `main`, no lists, or none of the videos.
-        UserError: a line that names no clip, a clip in two lists.
-
-    Warns:
-        MissingVideosWarning: some of the videos are not there, or one of the lists.
+    Raises, and warns, as `find_sources`; UserError also for a line that names no clip, or a clip in two lists.
     """
     root = existing_folder(root)
     base = next((folder for folder in (root, root / "mvlrs_v1", root.parent) if (folder / "main").is_dir()), None)

@@ -23,7 +23,10 @@ _SERIES = ("lip_aperture", "lip_aperture_px", "width_px", "rounding")
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """What determines a clip, to the last pixel. `speaker` and `clip` count from 0; sizes in pixels."""
+    """What determines a clip, to the last pixel. `speaker` and `clip` count from 0.
+
+    0.5 to 600 seconds, square frames of `size` 64 to 1024 pixels, 1 to 120 frames per second.
+    """
 
     speaker: int = 0
     clip: int = 0
@@ -97,12 +100,9 @@ def render_sample(
     Clips that stand with the same settings are kept. Each file appears whole or not at all.
 
     Args:
-        root: folder to write to; made if absent.
-        speakers: number of speakers, each with a face, a voice and light of its own.
-        seconds: length of each clip, 0.5 to 600.
-        size: side of the square frames in pixels, 64 to 1024.
-        fps: frames per second, 1 to 120.
-        seed: chooses faces, voices and sentences.
+        speakers: 1 to 99, each with a face, a voice and light of its own.
+        clips: of each speaker, 1 to 99.
+        seconds, size, fps, seed: see `ClipSettings`.
         progress: report each clip on stderr.
 
     Returns:
