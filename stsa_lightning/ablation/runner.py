@@ -122,7 +122,8 @@ class Ablation:
         if not report.is_file() or report.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
             protocol = [] if self.protocol is None else ["--protocol", str(self.protocol)]
             wanted = ["--metrics", ",".join(self.metrics), "--tasks", "paired,unpaired", "--no-baselines"]
-            where = ["--data", _corpus_of(checkpoint), "--out", str(out), *protocol, *wanted]
+            corpus = load_tensors(checkpoint)["datamodule_hyper_parameters"]["root"]  # that it was trained on
+            where = ["--data", corpus, "--out", str(out), *protocol, *wanted]
             _call(["evaluate", "checkpoint", str(checkpoint), *where], run.folder / "evaluate.log")
         measured = load_report(report)
         return {
@@ -152,7 +153,3 @@ def _call(words: Sequence[str], log: Path) -> None:
     if code:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise UserError(f"{words[0]} ended with status {code}: {lines[-1] if lines else 'nothing said'} (see {log})")
-
-
-def _corpus_of(checkpoint: Path) -> str:
-    return load_tensors(checkpoint)["datamodule_hyper_parameters"]["root"]

@@ -45,7 +45,7 @@ def _app(arguments: argparse.Namespace) -> None:
         raise UserError(f"--port must be from 1 to 65535, got {arguments.port}")
     if arguments.max_seconds <= 0 or arguments.max_mb <= 0 or arguments.max_waiting <= 0:
         raise UserError("--max-seconds, --max-mb and --max-waiting must be positive")
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with scratch_folder("stsa-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")  # read by Gradio when it is imported
         try:
@@ -62,7 +62,3 @@ def _app(arguments: argparse.Namespace) -> None:
         limits = Limits(arguments.max_seconds, arguments.max_mb, arguments.max_waiting)
         trusted = TrustedHosts(arguments.host, arguments.allow_host)
         serve(dubber, limits, folder, trusted, arguments.port)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

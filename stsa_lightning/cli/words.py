@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
 from stsa_lightning.utils.errors import UserError
@@ -29,17 +29,10 @@ class Parser(argparse.ArgumentParser):
 def check_dashes(words: Sequence[str]) -> None:
     """Raises UserError for a word that would be read as an option, but is the name of a file that is there."""
     for word in words[: words.index("--")] if "--" in words else words:
-        if len(word) > 2 and word.startswith("-") and "." in word and _exists(word):
+        if len(word) > 2 and word.startswith("-") and "." in word and os.path.exists(word):
             raise UserError(
                 f"{word}: a file whose name begins with a dash is read as an option: write it with its folder, ./{word}"
             )
-
-
-def _exists(word: str) -> bool:
-    try:
-        return Path(word).exists()
-    except OSError:  # too long for a name
-        return False
 
 
 def check_first(words: Sequence[str], commands: Collection[str]) -> None:

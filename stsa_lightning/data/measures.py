@@ -96,14 +96,14 @@ def measure(
     found = {
         **no_measures(),
         **_sync_columns(sync),
-        "face_px": _rounded(np.median(heights), 1) if len(heights) else None,
-        "yaw_deg": _rounded(np.median(turns), 1) if len(turns) else None,
-        "yaw_max_deg": _rounded(turns.max(), 1) if len(turns) else None,
-        "sharpness": _rounded(np.median([sharpness(face) for face in samples]), 1) if len(samples) else None,
-        "brightness": _rounded(np.median([face.mean() / 255 for face in samples]), 3) if len(samples) else None,
+        "face_px": round(float(np.median(heights)), 1) if len(heights) else None,
+        "yaw_deg": round(float(np.median(turns)), 1) if len(turns) else None,
+        "yaw_max_deg": round(float(turns.max()), 1) if len(turns) else None,
+        "sharpness": round(float(np.median([sharpness(face) for face in samples])), 1) if len(samples) else None,
+        "brightness": round(float(np.median([face.mean() / 255 for face in samples])), 3) if len(samples) else None,
         "jump": largest_jump(landmarks, boxes, valid, cuts),
-        "speech_ratio": _rounded(speech_ratio(wave), 3),
-        "loudness_db": _rounded(loudness, 1),
+        "speech_ratio": round(speech_ratio(wave), 3),
+        "loudness_db": round(loudness, 1),
         "faces": int(faces),
         "cuts": len(cuts),
     }
@@ -150,7 +150,7 @@ def largest_jump(landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray, cu
         return None
     centres = np.array([np.median(points, axis=0) for points in landmarks])  # (F, 2), without a copy of all
     steps = np.linalg.norm(centres[at + 1] - centres[at], axis=1)
-    return _rounded((steps / np.maximum(boxes[at, 3] - boxes[at, 1], 1)).max(), 4)
+    return round(float((steps / np.maximum(boxes[at, 3] - boxes[at, 1], 1)).max()), 4)
 
 
 def speech_ratio(wave: np.ndarray) -> float:
@@ -169,12 +169,8 @@ def _sync_columns(sync: SyncReading | None) -> dict[str, Any]:
     if sync is None or not (np.isfinite(sync.offset) and np.isfinite(sync.confidence)):
         return {}
     return {
-        "sync_offset": _rounded(sync.offset, 2),
-        "sync_confidence": _rounded(sync.confidence, 3),
+        "sync_offset": round(float(sync.offset), 2),
+        "sync_confidence": round(float(sync.confidence), 3),
         "sync_method": sync.method,
         "sync_clear": bool(sync.confidence >= (CLEAR_LSE_C if sync.method == "syncnet" else CLEAR_CONFIDENCE)),
     }
-
-
-def _rounded(value: Any, digits: int) -> float:
-    return round(float(value), digits)

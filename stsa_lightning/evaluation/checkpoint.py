@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stsa_lightning.evaluation.whole_frames import SourceVideos
 
 
+@dataclass
 class PreparedClips:
     """The samples of a prepared corpus.
 
@@ -38,20 +40,17 @@ class PreparedClips:
         source: the videos of the clips, for whole frames.
     """
 
-    def __init__(
-        self,
-        networks: Networks,
-        root: Path | str,
-        clips: pd.DataFrame,
-        protocol: Protocol,
-        name: str = "STSA",
-        silence: bool = False,
-        source: SourceVideos | None = None,
-    ) -> None:
-        self.networks, self.root, self.protocol, self.method, self.silence = networks, root, protocol, name, silence
-        self.source = source
-        self.names: list[str] = clips["clip"].tolist()
-        self.speakers: dict[str, str] = dict(zip(clips["clip"], clips["speaker"], strict=True))
+    networks: Networks
+    root: Path | str
+    clips: pd.DataFrame
+    protocol: Protocol
+    method: str = "STSA"
+    silence: bool = False
+    source: SourceVideos | None = None
+
+    def __post_init__(self) -> None:
+        self.names: list[str] = self.clips["clip"].tolist()
+        self.speakers: dict[str, str] = dict(zip(self.clips["clip"], self.clips["speaker"], strict=True))
 
     def jobs(self, names: Sequence[str] | None = None) -> list[Job]:
         return [Job(name, self._identity(name), partial(self.samples, name)) for name in names or self.names]

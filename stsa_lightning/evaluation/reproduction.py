@@ -273,12 +273,14 @@ def reproduce(job: Reproduction, plan: Plan | None = None, say: Callable[[str], 
 
 def _claim(job: Reproduction, plan: Plan) -> None:
     """Mark the folder as this reproduction's; raises UserError where it is another's."""
+    drawn = ("tasks", "references", "split", "speakers")  # what of a protocol decides what is generated
+    records = {name: protocol.record() for name, protocol in job.protocols().items()}
     mine = {
         "corpus": job.corpus,
         "root": str(job.root.resolve()),
         "checkpoint": sha256_of(job.checkpoint),
         "clips": plan.measured,
-        "protocols": {name: _drawing(protocol) for name, protocol in job.protocols().items()},
+        "protocols": {name: {key: record[key] for key in drawn} for name, record in records.items()},
     }
     path = job.out / PLAN
     if path.is_file():
@@ -292,12 +294,6 @@ def _claim(job: Reproduction, plan: Plan) -> None:
     job.out.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as part:
         part.write_text(json.dumps(mine | {"rates": plan.rates and vars(plan.rates), "hours": plan.hours()}, indent=1))
-
-
-def _drawing(protocol: Protocol) -> dict[str, Any]:
-    """What of a protocol decides what is generated."""
-    record = protocol.record()
-    return {name: record[name] for name in ("tasks", "references", "split", "speakers")}
 
 
 def _prepare(job: Reproduction, sources: Sequence[Source], progress: bool = True) -> PrepareReport:

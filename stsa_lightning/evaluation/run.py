@@ -27,7 +27,7 @@ from stsa_lightning.evaluation.report.report import (
     table_rows,
 )
 from stsa_lightning.evaluation.report.tables import write_tables
-from stsa_lightning.evaluation.scoring import ClipScores, Job, feature_key, saved_features, score_all
+from stsa_lightning.evaluation.scoring import Job, feature_key, saved_features, score_all
 from stsa_lightning.evaluation.videos import DEFAULT_CROP_PX, REFERENCES, match, video_jobs
 from stsa_lightning.evaluation.whole_frames import SourceVideos
 from stsa_lightning.face.crops import landmarks_in_crops
@@ -187,15 +187,11 @@ def _evaluate(
     report = Report(
         title, name, settings, columns, rows, absent, lines, clip_records(scores), protocol.dataset, record, identity
     )
-    _write(report, scores, out)
-    return report
-
-
-def _write(report: Report, scores: Sequence[ClipScores], out: Path) -> None:
     write_tables(report, out)
     write_page(report, scores, out / "report.html")
     report.save(out / REPORT_FILE)
     shutil.rmtree(out / PARTS)  # all of it is in the report now
+    return report
 
 
 def _with_sets(rows: list[Row], suite: MetricSuite, jobs: Sequence[Job], key: dict[str, Any], parts: Path) -> list[Row]:

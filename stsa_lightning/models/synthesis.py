@@ -127,11 +127,7 @@ class Synthesis(nn.Module):
         face_size: side S of the face in pixels, a power of two of at least 64.
         num_references: number N of reference faces; the first convolutions are made for it.
         width: channels at full size; deeper maps have 4, 8 and 16 times as many.
-        audio_width: size of the audio code, of the alignment code and of AdaIN's hidden layer.
-        spade_hidden: channels inside SPADE.
-        align_kernels: the two large kernels of the alignment encoder.
-        stem_kernel: kernel of the first convolutions and of the last.
-        flow_kernel: kernel of the flow and confidence convolutions.
+        audio_width, spade_hidden, align_kernels, stem_kernel, flow_kernel: see `models.settings.SynthesisSettings`.
         on_warped, base_reduction, blend: start from the warped reference instead of from nothing, see `Inpainting`.
         residuals: residual blocks in the reference encoder at each scale, before each AdaAT, and after it.
         align_references: references are moved onto each frame's pose before any path encodes them, see

@@ -14,6 +14,8 @@ from stsa_lightning.models.checkpoint import averaged_weights, load_networks
 from stsa_lightning.training.checks import check_optimisers, check_parts, check_settings, log_changed_settings
 from stsa_lightning.utils.own import description, is_own
 
+NETWORKS = ("guidance", "synthesis")
+
 
 class Checkpointed(LightningModule):
     """A module whose checkpoints hold what dubbing reads, and are checked against the run that loads them."""
@@ -22,12 +24,29 @@ class Checkpointed(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What `load_networks` needs to rebuild the networks without this class, and the seed of the run."""
-        checkpoint["networks"] = described_networks(self)
+        meta = {name: self.hparams[name] for name in ("features", "num_frames", "heatmap_sigma")}
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, STSADataModule):
+            meta["validation_speakers"] = sorted(set(data.splits["val"]["speaker"]))  # an evaluation measures these
+        checkpoint["networks"] = {name: description(getattr(self, name)) for name in NETWORKS} | {"meta": meta}
         checkpoint["seed"] = self.seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Whoever does not go on training gets the averaged weights, as dubbing does."""
-        check_checkpoint(checkpoint, self)
+        """Whoever does not go on training gets the averaged weights, as dubbing does.
+
+        Raises:
+            UserError: networks, optimisers or parts differ.
+        """
+        for name in NETWORKS:
+            check_settings("the checkpoint", name, checkpoint["networks"][name], description(getattr(self, name)))
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        theirs = checkpoint.get("hyper_parameters", {})
+        log_changed_settings(theirs, self.hparams)
+        if fitting:
+            check_optimisers(theirs, self.hparams)
+        check_parts(checkpoint["state_dict"], self.state_dict())
+        if not fitting:
+            checkpoint["state_dict"] |= averaged_weights(checkpoint)
         self.seed = checkpoint["seed"]
 
 
@@ -40,31 +59,3 @@ def load_generator(path: str | Path, guidance: nn.Module, synthesis: nn.Module) 
     for (name, network), said, stored in zip(mine.items(), described, theirs, strict=True):
         check_settings(str(path), name, description(stored), said)
         network.load_state_dict(stored.state_dict())
-
-
-def described_networks(module: LightningModule) -> dict[str, Any]:
-    """What `load_networks` rebuilds the module's networks from."""
-    meta = {name: module.hparams[name] for name in ("features", "num_frames", "heatmap_sigma")}
-    data = getattr(module.trainer, "datamodule", None)
-    if isinstance(data, STSADataModule):
-        meta["validation_speakers"] = sorted(set(data.splits["val"]["speaker"]))  # an evaluation measures these
-    networks = {name: description(getattr(module, name)) for name in ("guidance", "synthesis")}
-    return {**networks, "meta": meta}
-
-
-def check_checkpoint(checkpoint: dict[str, Any], module: LightningModule) -> None:
-    """A checkpoint against the run that loads it; one that does not train is given the averaged weights.
-
-    Raises:
-        UserError: networks, optimisers or parts differ.
-    """
-    for name in ("guidance", "synthesis"):
-        check_settings("the checkpoint", name, checkpoint["networks"][name], description(getattr(module, name)))
-    fitting = module._trainer is not None and module.trainer.state.fn == TrainerFn.FITTING
-    theirs = checkpoint.get("hyper_parameters", {})
-    log_changed_settings(theirs, module.hparams)
-    if fitting:
-        check_optimisers(theirs, module.hparams)
-    check_parts(checkpoint["state_dict"], module.state_dict())
-    if not fitting:
-        checkpoint["state_dict"] |= averaged_weights(checkpoint)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -51,6 +52,5 @@ class Column:
         return np.abs(values) if self.reduce == "mean_abs" else values
 
 
-class ClipMetric(Protocol):
-    def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
-        """Column -> value of one prediction. Raises NotMeasuredError where the metric is not defined."""
+# Column -> value of one prediction; raises NotMeasuredError where the metric is not defined.
+ClipMetric = Callable[[Prediction], dict[str, MetricValue]]

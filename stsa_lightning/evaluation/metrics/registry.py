@@ -185,40 +185,23 @@ def _picture(name: str, metric: type[FrameMean], *column: Any) -> MetricSpec:
     )
 
 
-def _build_lpips(net: LPIPSNet) -> Callable[[Options], ClipMetric]:
+def _lpips(net: LPIPSNet, backbone: str, weights: str) -> MetricSpec:
+    name = f"lpips_{net}"
+
     def build_it(options: Options) -> ClipMetric:
         network = LPIPSNetwork(net, options.weights_dir)
-        return ImageMetric(f"lpips_{net}", partial(_image_metric, options, LPIPS, network), options.regions)
+        return ImageMetric(name, partial(_image_metric, options, LPIPS, network), options.regions)
 
-    return build_it
-
-
-def _build_sync(options: Options) -> ClipMetric:
-    return LipSync(load_syncnet(options.weights_dir).to(options.device), options.sync)
-
-
-def _build_identity(options: Options) -> ClipMetric:
-    return Identity(identity_network(options.identity, options.weights_dir))
+    columns = _image_columns(name, f"LPIPS {net}", "", "lower", 3, f"{backbone}, v0.1")
+    return MetricSpec("frames", columns, build_it, landmarks=False, weights=lambda options: (weights,))
 
 
 METRICS: dict[str, MetricSpec] = {
     "psnr": _picture("psnr", PSNR, "PSNR", "dB", "higher", 2, "RGB, data range 1"),
     "ssim": _picture("ssim", SSIM, "SSIM", "", "higher", 3, "RGB, Gaussian window 11, sigma 1.5"),
     "sharpness": _picture("sharpness", Sharpness, "sharpness", "", "one", 2, "mean abs Laplacian, generated over true"),
-    "lpips_alex": MetricSpec(
-        "frames",
-        _image_columns("lpips_alex", "LPIPS alex", "", "lower", 3, "AlexNet, v0.1"),
-        _build_lpips("alex"),
-        landmarks=False,
-        weights=lambda options: ("alexnet",),
-    ),
-    "lpips_vgg": MetricSpec(
-        "frames",
-        _image_columns("lpips_vgg", "LPIPS vgg", "", "lower", 3, "VGG16, v0.1"),
-        _build_lpips("vgg"),
-        landmarks=False,
-        weights=lambda options: ("vgg16",),
-    ),
+    "lpips_alex": _lpips("alex", "AlexNet", "alexnet"),
+    "lpips_vgg": _lpips("vgg", "VGG16", "vgg16"),
     "fid": MetricSpec(
         "set",
         _fid_columns,
@@ -237,9 +220,18 @@ METRICS: dict[str, MetricSpec] = {
     "lmv": MetricSpec("clip", _lmv_columns, lambda options: landmark_velocities, fast=True),
     "lip_aperture": MetricSpec("clip", _lip_aperture_columns, lambda options: lip_aperture, fast=True),
     "mouth_sound": MetricSpec("clip", _mouth_sound_columns, lambda options: lip_aperture_offset, fast=True),
-    "sync": MetricSpec("clip", _sync_columns, _build_sync, landmarks=False, weights=lambda options: ("syncnet",)),
+    "sync": MetricSpec(
+        "clip",
+        _sync_columns,
+        lambda options: LipSync(load_syncnet(options.weights_dir).to(options.device), options.sync),
+        landmarks=False,
+        weights=lambda options: ("syncnet",),
+    ),
     "csim": MetricSpec(
-        "frames", _identity_columns, _build_identity, weights=lambda options: tuple({options.identity} & KNOWN.keys())
+        "frames",
+        _identity_columns,
+        lambda options: Identity(identity_network(options.identity, options.weights_dir)),
+        weights=lambda options: tuple({options.identity} & KNOWN.keys()),
     ),
     "jitter": MetricSpec("clip", _jitter_columns, lambda options: landmark_jitter, fast=True),
     "flow": MetricSpec(

@@ -139,7 +139,8 @@ def table_rows(
             values = [clip[column.name] for clip in clips if column.name in clip]
             if any(value.weight for value in values):
                 cells[column.name] = _cell(values, column, resamples, seed)
-        rows.append(Row(task, method, cells, len(clips), frames, _missed(clips)))
+        missed = sum(max((value.missed for value in values.values()), default=0) for values in clips)
+        rows.append(Row(task, method, cells, len(clips), frames, missed))
     return rows
 
 
@@ -148,10 +149,6 @@ def _cell(values: list[MetricValue], column: Column, resamples: int, seed: int) 
     weights = np.array([value.weight for value in values], np.float64)
     low, high = interval(means, weights, resamples=resamples, seed=seed)
     return Cell(weighted_mean(means, weights), low, high, int((weights > 0).sum()))
-
-
-def _missed(clips: list[dict[str, MetricValue]]) -> int:
-    return sum(max((value.missed for value in values.values()), default=0) for values in clips)
 
 
 def reasons_of_absence(

@@ -42,7 +42,9 @@ class RunRecord(Callback):
 
     @rank_zero_only
     def _log(self, trainer: Trainer) -> None:
-        machine = {"machine/devices": trainer.world_size, "machine/device": device_name(trainer)}
+        device = trainer.strategy.root_device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        machine = {"machine/devices": trainer.world_size, "machine/device": name}
         for logger in trainer.loggers:
             logger.log_hyperparams(self.record | machine)
 
@@ -75,9 +77,3 @@ def git_commit(folder: Path) -> str | None:
     # Installed into some other project's folder, the code is not that project's.
     commit = git("rev-parse", "HEAD") if git("ls-files", "__init__.py") else None
     return commit and commit + ("-changed" if git("status", "--porcelain", "--", ".") else "")
-
-
-def device_name(trainer: Trainer) -> str:
-    """The accelerator's own name where it has one."""
-    device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
