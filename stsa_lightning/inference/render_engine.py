@@ -21,9 +21,10 @@ from typing import Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from stsa_lightning.inference.bfloat16 import bfloat16_is_fast, in_bfloat16
 from stsa_lightning.inference.cuda_graphs import Record, Recorded, record_graph
 from stsa_lightning.inference.engine import Rendered
-from stsa_lightning.inference.fold import PreparedSpatialPath, PreparedTemporalPath, for_inference, in_bfloat16
+from stsa_lightning.inference.fold import PreparedSpatialPath, PreparedTemporalPath, for_inference
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast, quantise
 from stsa_lightning.inference.winograd import with_winograd
@@ -36,6 +37,7 @@ Result = TypeVar("Result")
 LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
 _CACHE_BYTES = 4 * 2**20
 _GPU_BATCH = 32
+_NARROW = 8  # channels of the largest maps
 _GUIDANCE_BATCH = 8  # frames on a processor; its maps are small
 _log = logging.getLogger(__name__)
 
@@ -92,7 +94,9 @@ class RenderEngine:
         self.fast: Synthesis | None = None
         if type(synthesis) is not Synthesis:  # of parts that nobody here knows
             precision = "exact"
-        if precision == "fast" and on_cpu and int8_is_fast():
+        if precision == "fast" and on_cpu and _suits_bfloat16(synthesis) and bfloat16_is_fast():
+            self.fast = in_bfloat16(self.synthesis)
+        elif precision == "fast" and on_cpu and int8_is_fast():
             self.fast = with_winograd(quantise_rendering(copy.deepcopy(self.synthesis)))
         elif precision == "fast" and self.device.type == "cuda":
             self.fast = in_bfloat16(self.synthesis)
@@ -276,6 +280,14 @@ def _cached_frames(synthesis: Synthesis) -> int:
     """Frames that a processor renders at a time: as many as its caches hold the references' maps of."""
     channels, half = synthesis.temporal.flow.in_channels * 4, synthesis.face_size // 2
     return max(1, _CACHE_BYTES // (4 * synthesis.num_references * channels * half**2))
+
+
+def _suits_bfloat16(synthesis: Synthesis) -> bool:
+    """Whether bfloat16 is faster than 8 bits where a processor has both: where few convolutions are wide enough for 8.
+
+    References that all frames share are arranged for float32.
+    """
+    return synthesis.align_references and synthesis.channels[0] <= _NARROW
 
 
 def quantise_rendering(synthesis: Synthesis) -> Synthesis:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from stsa_lightning.inference import render_engine as engine_module
+from stsa_lightning.inference.bfloat16 import bfloat16_is_fast, in_bfloat16
 from stsa_lightning.inference.cuda_graphs import Record
 from stsa_lightning.inference.engine import Engine, Rendered
-from stsa_lightning.inference.fold import for_inference, in_bfloat16
+from stsa_lightning.inference.fold import for_inference
 from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast
 from stsa_lightning.inference.onnx import OnnxEngine, export_onnx
@@ -198,7 +199,37 @@ def test_fast_is_given_up_where_it_is_too_far_off(
     assert torch.equal(drawn, rendered(RenderEngine(guidance, synthesis, precision="exact"), given))
 
 
-def test_without_fast_integers_all_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_networks_are_fast_in_bfloat16_where_the_processor_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "bfloat16_is_fast", lambda: True)
+    guidance, synthesis = networks("small", align_references=True)
+    given, engine = inputs(synthesis, frames=2), RenderEngine(guidance, synthesis)
+    assert engine.fast is not None
+    assert engine.fast.inpainting.last.weight.dtype == torch.bfloat16
+    drawn = rendered_with_flow(engine, given)
+    exact = rendered_with_flow(RenderEngine(guidance, synthesis, precision="exact"), given)
+    assert {answer.dtype for answer in vars(drawn).values()} == {torch.float32}
+    assert 40 < psnr_db(drawn.faces, exact.faces) < 80
+    assert (drawn.flow - exact.flow).abs().mean() < 0.1  # pixels
+
+
+@pytest.mark.parametrize("settings", [{"align_references": False}, {"align_references": True, "width": 16}], ids=str)
+def test_other_networks_are_not_drawn_in_bfloat16(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "bfloat16_is_fast", lambda: True)
+    monkeypatch.setattr(engine_module, "int8_is_fast", lambda: False)
+    assert RenderEngine(*networks("small", **settings)).precision == "exact"
+
+
+@pytest.mark.parametrize("gone", ["_is_amx_tile_supported", "the operator"])
+def test_bfloat16_is_not_fast_where_pytorch_does_not_say_so(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if gone == "the operator":
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+        monkeypatch.setattr(torch.ops, "mkldnn", object())
+    else:
+        monkeypatch.delattr(torch.cpu, gone, raising=False)
+    assert not bfloat16_is_fast()
+
+
+def test_without_fast_units_all_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "int8_is_fast", lambda: False)
     assert RenderEngine(*networks("tiny"), precision="fast").precision == "exact"
 

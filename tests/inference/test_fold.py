@@ -9,13 +9,15 @@ from stsa_lightning.inference.fold import (
     ComposedSPADE,
     compose_for_training,
     for_inference,
+    modulate,
     saved_by_composing,
     warp_mean,
 )
 from stsa_lightning.inference.int8 import Int8Conv2d, int8_is_fast
 from stsa_lightning.inference.winograd import WinogradConv2d
+from stsa_lightning.models import modulation
 from stsa_lightning.models.layers import PreActivationResidual, ResidualConvBlock, UpBlock
-from stsa_lightning.models.modulation import SPADE
+from stsa_lightning.models.modulation import SPADE, SPADEBlock
 from stsa_lightning.models.temporal_path import weighted_mean
 
 
@@ -70,6 +72,40 @@ def test_spade_is_composed_for_training_where_that_saves_most_of_the_work() -> N
     assert is_composed(128, 1, 256)
     assert not is_composed(512, 256, 256)
     assert not is_composed(24, 1, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("place", [(1, 1), (12, 8)], ids=["code", "map"])
+@pytest.mark.parametrize(("channels", "inputs"), [(4, 1), (6, 2), (15, 3), (16, 2)])
+def test_norms_of_narrow_channels_last_maps(
+    channels: int, inputs: int, place: tuple[int, int], dtype: torch.dtype
+) -> None:
+    x = (3 * torch.randn(2 * inputs, channels, 12, 8) + 2).to(dtype, memory_format=torch.channels_last)
+    both = torch.randn(2, 2 * channels, *place).to(dtype, memory_format=torch.channels_last)
+    before, halves = x.clone(), both.chunk(2, dim=1)
+    found = modulate(x, *halves)
+    expected = modulation.modulate(x.double(), *(half.double() for half in halves))
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(x, before)
+    atol = {torch.float32: 1e-5, torch.float64: 1e-7, torch.bfloat16: 0.06}[dtype]
+    torch.testing.assert_close(found.double(), expected, atol=atol, rtol=0.02 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_norms_of_an_odd_number_of_pixels_and_of_constant_maps() -> None:
+    odd = torch.randn(1, 4, 5, 7).contiguous(memory_format=torch.channels_last)
+    gain, offset = torch.randn(1, 4, 1, 1), torch.randn(1, 4, 1, 1)
+    torch.testing.assert_close(modulate(odd, gain, offset), modulation.modulate(odd, gain, offset), atol=1e-5, rtol=0)
+    flat = torch.full((1, 4, 8, 8), 7.0).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(modulate(flat, gain, offset), offset.expand(flat.shape), atol=0.02, rtol=0)
+
+
+def test_a_prepared_block_changes_none_of_its_inputs() -> None:
+    block = SPADEBlock(4, 1, 8)
+    x, condition = torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last), torch.randn(1, 1, 8, 8)
+    before, prepared = x.clone(), for_inference(nn.Sequential(block))[0]
+    torch.testing.assert_close(prepared(x, condition), block(x, condition), atol=1e-5, rtol=1e-5)
+    assert torch.equal(x, before)
 
 
 def test_one_gather_is_sampling_and_averaging() -> None:
