@@ -67,12 +67,14 @@ def blend_face(
     coarse = _resized(levels, size) if compared_at else levels
     colours = _matching(coarse, seen, _resized(mask, size))
     coarse = cv2.transform(coarse, colours)
-    change = _resized(cv2.transform(levels, colours) if compared_at else coarse, own_size) - below
+    top = int(mask.any(axis=1).argmax())  # above, nothing changes
+    levels = cv2.transform(levels, colours) if compared_at else coarse
+    change = _rows(levels, own_size, top) - below[top:]
     if detail and min(own_size) > min(size):
-        fits = _resized(_agreement(coarse, seen, (landmarks - place.box[:2]) / own_size * size), own_size)
+        fits = _rows(_agreement(coarse, seen, (landmarks - place.box[:2]) / own_size * size), own_size, top)
         # Where both agree, the frame changes by what they differ at the network's size, and keeps what is finer.
-        change += each_colour(np.clip(fits, 0, 1)) * (_resized(coarse - seen, own_size) - change)
-    change *= each_colour(weight * mask)
+        change += each_colour(np.clip(fits, 0, 1)) * (_rows(coarse - seen, own_size, top) - change)
+    change *= each_colour(weight * mask[top:])
     out = frame.copy()
     place.add(out, change)
     return out
@@ -124,6 +126,11 @@ def _resized(face: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(face, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LANCZOS4)
 
 
+def _rows(face: np.ndarray, size: tuple[int, int], top: int) -> np.ndarray:
+    """The rows of a resized face from `top` on."""
+    return (face if face.shape[1::-1] == size else _resized(face, size))[top:]
+
+
 def each_colour(plane: np.ndarray) -> np.ndarray:
     """(h, w) -> (h, w, 3): numbers side by side are several times quicker than a plane spread over a last axis of 3."""
     return cv2.merge([plane] * 3)
@@ -131,18 +138,20 @@ def each_colour(plane: np.ndarray) -> np.ndarray:
 
 def _matching(levels: np.ndarray, seen: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(3, 4) for `cv2.transform`: gives a face the frame's mean and contrast along the soft edge, each colour alone."""
-    edge = np.clip(mask * (1 - mask), 0, 1, dtype=np.float64).ravel()
+    edge = np.clip(mask * (1 - mask), 0, 1, dtype=np.float64)
     total = edge.sum()
     if total < 1:
         return np.eye(3, 4)
-    (mean, spread), (true_mean, true_spread) = (_mean_and_spread(p, edge / total) for p in (levels, seen))
+    first = int(edge.any(axis=1).argmax())  # the rows above have no share
+    share = edge[first:].ravel() / total
+    (mean, spread), (true_mean, true_spread) = (_mean_and_spread(p[first:], share) for p in (levels, seen))
     step = np.clip(true_mean - mean, -LARGEST_MEND, LARGEST_MEND)
     gain = np.clip((true_spread + _NOISE) / (spread + _NOISE), 1 / _LARGEST_GAIN, _LARGEST_GAIN)
     return np.column_stack([np.diag(gain), mean + step - gain * mean])
 
 
 def _mean_and_spread(picture: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the colours of (S, S, 3), (3,) each, every pixel counted by its share (S * S,) of 1."""
+    """Of the colours of (h, w, 3), (3,) each, every pixel counted by its share (h * w,) of 1."""
     pixels = picture.reshape(-1, 3).astype(np.float64)
     mean = share @ pixels
     return mean, np.sqrt(np.maximum(share @ np.square(pixels) - np.square(mean), 0))

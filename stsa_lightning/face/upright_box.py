@@ -145,8 +145,14 @@ class UprightBox:
         return frame[y0:y1, x0:x1] if self.degrees == 0 else self._seen(frame, (x1 - x0, y1 - y0))
 
     def add(self, frame: np.ndarray, change: np.ndarray) -> None:
-        """Change a frame in place by what is to be added to the upright face: (y1 - y0, x1 - x0, 3) float32, levels."""
+        """Change a frame in place by what is to be added to the upright face, or to its lowest rows alone.
+
+        Args:
+            frame: (H, W, 3) uint8.
+            change: (h, x1 - x0, 3) float32, levels of the last h rows.
+        """
         x0, y0, x1, y1 = self._checked(frame)
+        above = y1 - y0 - len(change)
         if self.degrees:
             edges = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
             there = from_upright(edges, self.degrees, _size(frame))
@@ -155,7 +161,10 @@ class UprightBox:
                 for edge in (np.floor(there.min(axis=0)) - 1, np.ceil(there.max(axis=0)) + 1)
             )
             places = self._to_face(frame, (x0, y0))
+            change = cv2.copyMakeBorder(change, above, 0, 0, 0, cv2.BORDER_CONSTANT)
             change = cv2.warpAffine(change, places, (x1 - x0, y1 - y0), flags=_WARP, borderMode=cv2.BORDER_CONSTANT)
+        else:
+            y0 += above
         face = frame[y0:y1, x0:x1]
         change = change + face
         face[:] = np.clip(np.rint(change, out=change), 0, 255, out=change)

@@ -102,6 +102,18 @@ def test_what_is_added_to_the_upright_face_is_found_there_again(degrees: float) 
     assert (changed != frame).any(axis=2).mean() < 0.05
 
 
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 180.0])
+def test_what_is_added_to_the_lowest_rows_is_what_is_added_to_all(degrees: float) -> None:
+    place = UprightBox(np.array([120, 70, 200, 170]), degrees)
+    change = np.zeros((100, 80, 3), np.float32)
+    change[60:] = np.random.default_rng(0).normal(0, 30, (40, 80, 3))
+    whole, rows = smooth_picture(), smooth_picture()
+    place.add(whole, change)
+    place.add(rows, change[60:])
+    assert (whole != smooth_picture()).any()
+    np.testing.assert_array_equal(rows, whole)
+
+
 def test_box_of_a_turned_head_is_not_cut_at_the_edge() -> None:
     points = head() + np.float32([-100, 0])
     box = upright_box(to_upright(points, 90.0, SIZE), 90.0, SIZE, 5)
