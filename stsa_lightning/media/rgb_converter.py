@@ -1,4 +1,4 @@
-"""A decoded frame as players show it: upright RGB of square pixels. The one way for all readers."""
+"""A decoded frame as players show it: upright RGB of square pixels. The one way for all readers; and the way back."""
 
 from __future__ import annotations
 
@@ -190,6 +190,42 @@ def _to_rgb(matrix: int, limited: bool) -> np.ndarray:
     of_v, of_u = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
     rows = np.array([[luma, 0, of_v], [luma, -of_u * blue / green, -of_v * red / green], [luma, of_u, 0]])
     return np.hstack([rows, -rows @ [[16 if limited else 0], [128], [128]]]).astype(np.float32)
+
+
+def stored_frame(pixels: np.ndarray, matrix: int) -> VideoFrame:
+    """RGB as a file stores it, in limited range: `RGBConverter` back again, with half of FFmpeg's scaler's work.
+
+    What came from 4:2:0 is what it was, but for the roundings of colours that RGB has no place for: each chroma is the
+    mean of its pixels, as it was repeated in them.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        matrix: see `Colours`.
+
+    Returns:
+        `yuv420p`, or `yuv444p` where a side is odd.
+    """
+    from av import VideoFrame
+
+    height, width = pixels.shape[:2]
+    by = 1 if height % 2 or width % 2 else 2
+    frame = VideoFrame(width, height, "yuv420p" if by == 2 else "yuv444p")
+    luma, *chroma = _planes(frame)
+    rows = max(2, _STRIP_PIXELS // width // 2 * 2)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        luma[top:bottom], *full = cv2.split(cv2.transform(pixels[top:bottom], _from_rgb(matrix)))
+        for plane, values in zip(chroma, full, strict=True):
+            size = (width // by, (bottom - top) // by)
+            plane[top // by : bottom // by] = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    return frame
+
+
+@lru_cache
+def _from_rgb(matrix: int) -> np.ndarray:
+    """(3, 4) float32 from R, G, B and 1 to Y, U, V in limited range: the inverse of `_to_rgb`."""
+    whole = np.vstack([_to_rgb(matrix, True), [0, 0, 0, 1]])
+    return np.linalg.inv(whole)[:3].astype(np.float32)
 
 
 def on_white(rgba: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from stsa_lightning.media.container import VideoError, open_output
 from stsa_lightning.media.decode import Decoder
 from stsa_lightning.media.decord_frames import DecordFrames, decord_frames
 from stsa_lightning.media.frames import Frames
-from stsa_lightning.media.rgb_converter import ACCURATE_RND, FULL, LIMITED, Colours, usual_matrix
+from stsa_lightning.media.rgb_converter import LIMITED, Colours, stored_frame, usual_matrix
 from stsa_lightning.utils.disk_array import DiskArray
 from stsa_lightning.utils.files import Part
 
@@ -186,7 +186,6 @@ class VideoWriter:
         layout: str | None = None,
         colours: Colours | None = None,
     ) -> None:
-        import av
 
         self.path = Path(path)
         check_output(self.path, fps, size, audio, sample_rate_hz)
@@ -195,9 +194,6 @@ class VideoWriter:
         self.colours = colours or Colours(usual_matrix(*size))
         self._audio, self._rate_hz, self._sent = audio, sample_rate_hz, 0
         self._layout = _aac_layout(audio, layout)
-        self._reformatter = av.video.reformatter.VideoReformatter()
-        how = av.video.reformatter.Interpolation
-        self._scaling = int(how.BILINEAR) | ACCURATE_RND
         self._part = Part(self.path)
         self._container: Any = None
         try:
@@ -231,8 +227,6 @@ class VideoWriter:
 
     def write(self, frames: np.ndarray) -> None:
         """Append (n, height, width, 3) uint8 RGB frames."""
-        import av
-
         width, height = self.size
         if frames.dtype != np.uint8 or frames.shape[1:] != (height, width, 3):
             raise VideoError(
@@ -242,15 +236,7 @@ class VideoWriter:
         for pixels in frames:
             if self._times is not None and self.frames >= len(self._times):
                 raise VideoError(f"{self.path}: got more frames than the {len(self._times)} timestamps given")
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = self._reformatter.reformat(
-                frame,
-                format=self._picture.pix_fmt,
-                dst_colorspace=self.colours.matrix,
-                src_color_range=FULL,
-                dst_color_range=LIMITED,
-                interpolation=self._scaling,
-            )
+            frame = stored_frame(np.ascontiguousarray(pixels), self.colours.matrix)
             frame.pts = self.frames if self._times is None else int(self._times[self.frames])
             frame.time_base = self._picture.codec_context.time_base
             self._container.mux(self._picture.encode(frame))
