@@ -68,8 +68,8 @@ def blend_face(
     colours = _matching(coarse, seen, _resized(mask, size))
     coarse = cv2.transform(coarse, colours)
     top = int(mask.any(axis=1).argmax())  # above, nothing changes
-    levels = cv2.transform(levels, colours) if compared_at else coarse
-    change = _rows(levels, own_size, top) - below[top:]
+    new = cv2.transform(levels, colours) if compared_at else coarse
+    change = _rows(new, own_size, top) - below[top:]
     if detail and min(own_size) > min(size):
         fits = _rows(_agreement(coarse, seen, (landmarks - place.box[:2]) / own_size * size), own_size, top)
         # Where both agree, the frame changes by what they differ at the network's size, and keeps what is finer.

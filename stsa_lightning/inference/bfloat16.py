@@ -25,7 +25,7 @@ def in_bfloat16(network: Network) -> Network:
 def bfloat16_is_fast() -> bool:
     """Whether this processor multiplies matrices of bfloat16 (AMX), and PyTorch's convolutions know how.
 
-    With AVX-512's bfloat16 alone convolutions took as long as in float32, or longer.
+    AVX-512's bfloat16 without AMX was not measured, and does not count.
     """
     try:
         return torch.cpu._is_amx_tile_supported() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,8 +1,8 @@
 """The one way to run both networks: every implementation has this interface and is tested against the plain one.
 
 `reference.PlainEngine` calls the networks as they stand. `render_engine.RenderEngine` computes the same faster, in
-float32, in 8-bit integers on a processor, or in bfloat16 with CUDA graphs on a GPU. `onnx.OnnxEngine` runs exported
-files in ONNX Runtime.
+float32, in 8-bit integers or bfloat16 on a processor, or in bfloat16 with CUDA graphs on a GPU. `onnx.OnnxEngine` runs
+exported files in ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The fast implementation of `Engine`: what does not change is computed once, and only what is shown is rendered.
 
-Guidance embeds each distinct frame once, however many windows it is in, also where frames are drawn one by one, and
-renders only the centre of a window.
+Guidance embeds each distinct frame once, however many windows it is in, and renders only the centre of a window.
 References are encoded once per shot, with `align_references` once per frame. The rest is in `fold`; the fast mode uses
-`int8` on a processor, and bfloat16 with `cuda_graphs` on a GPU.
+`int8` on a processor, or `bfloat16` for narrow networks where it has AMX, and bfloat16 with `cuda_graphs` on a GPU.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Literal, TypeVar, cast
 
 import torch
@@ -40,7 +38,6 @@ LEAST_PSNR_DB = 40.0  # below which the fast mode is given up
 _CACHE_BYTES = 4 * 2**20
 _GPU_BATCH = 32
 _NARROW = 8  # channels of the largest maps
-_KEPT_ROWS = 256  # embeddings, of speech and of contours
 _GUIDANCE_BATCH = 8  # frames on a processor; its maps are small
 _log = logging.getLogger(__name__)
 
@@ -68,9 +65,10 @@ class RenderEngine:
     Args:
         guidance, synthesis: the networks; copied, not changed.
         precision: "exact" is float32 to about 1e-5 of the networks' own output, on a GPU without TensorFloat-32. "fast"
-            is 8-bit integers where the processor is made for them, bfloat16 on a GPU, at 40 dB or more: of each set of
-            references the first frame is rendered both ways, and where these differ by more, all frames that use these
-            references are rendered exactly. Guidance is float32 in both.
+            is 8-bit integers where the processor is made for them, bfloat16 on a GPU, and for narrow networks where the
+            processor has AMX, at 40 dB or more: of each set of references the first frame is rendered both ways, and
+            where these differ by more, all frames that use these references are rendered exactly. Guidance is float32
+            in both.
         device: where to compute.
 
     On a processor the same inputs give the same bits, whatever was rendered before: each operation keeps to one core,
@@ -107,7 +105,6 @@ class RenderEngine:
             with_winograd(self.synthesis)
         self.record: Record | None = record_graph if self.device.type == "cuda" else None
         self._recorded: dict[Callable[..., Tensor], Recorded] = {}
-        self._embedded: dict[tuple[str, bytes], Tensor] = {}
         self._lock = threading.Lock()
         self._warned = False
 
@@ -168,9 +165,8 @@ class RenderEngine:
 
     def _heatmaps(self, masked_heatmaps: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
         window, guidance = audio.shape[:2], self.guidance
-        embedded = self._kept if window[0] == 1 and masked_heatmaps.device.type == "cpu" else self._each_once
         embeddings = (
-            embedded(embed, rows.flatten(0, 1)).unflatten(0, window)
+            self._each_once(embed, rows.flatten(0, 1)).unflatten(0, window)
             for embed, rows in ((guidance.embed_masked, masked_heatmaps), (guidance.embed_audio, audio))
         )
         return self._batches(
@@ -217,26 +213,6 @@ class RenderEngine:
                 firsts.append(number)
             back.append(place)
         return self._batches(embed, self.guidance_batch, rows[firsts])[back]
-
-    def _kept(self, embed: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`embed(rows)` of a frame that is drawn alone: of the frame before it all rows but one are known.
-
-        Each row is embedded alone: its bits do not depend on which rows were embedded before.
-        """
-        digests = (blake2b(row.tobytes(), digest_size=16).digest() for row in rows.contiguous().numpy())
-        keys = [(embed.__name__, digest) for digest in digests]
-        with self._lock:
-            known = {key: self._embedded[key] for key in keys if key in self._embedded}
-        missing = {key: place for place, key in enumerate(keys) if key not in known}
-        if missing:
-            known |= zip(missing, self._batches(embed, 1, rows[list(missing.values())]), strict=True)
-        with self._lock:
-            for key in keys:
-                self._embedded.pop(key, None)
-                self._embedded[key] = known[key]  # the last ones asked for stand last
-            for key in list(self._embedded)[:-_KEPT_ROWS]:
-                del self._embedded[key]
-        return torch.stack([known[key] for key in keys])
 
     def _batches(
         self, function: Callable[..., Tensor], batch: int, *given: Tensor, constants: tuple[Tensor, ...] = ()
