@@ -52,7 +52,9 @@ def save_networks(
     }
     try:
         with written_whole(path) as part:
+            mode = part.stat().st_mode
             save_file(tensors, part, metadata={_KEY: json.dumps(described)})
+            part.chmod(mode)  # safetensors lets nobody but the owner read
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be written ({error}); choose another place, or make room") from error
     return path

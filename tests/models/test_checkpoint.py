@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,12 @@ def test_weights_that_do_not_fit_their_settings_are_refused(
     path = save_networks(tmp_path / "misfit.safetensors", tiny_guidance, tiny_synthesis, META)
     with pytest.raises(UserError, match=r"misfit\.safetensors: its Guidance weights do not fit"):
         load_networks(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_files_have_the_mode_of_other_files(tmp_path: Path, saved: Path) -> None:
+    (tmp_path / "other").touch()
+    assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_half_precision_is_half_the_size_and_reads_back_as_floats(tmp_path, tiny_guidance, tiny_synthesis):
