@@ -1,4 +1,7 @@
-"""Two processes that stay for a whole session: starting an interpreter with torch costs more than most tests."""
+"""Two processes that stay for a whole session: starting an interpreter with torch costs more than most tests.
+
+They are forked by a server that has imported what they need, once for both, and end without taking it all down.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_context, set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,12 @@ class Pair:
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What `function(rank, *arguments)` returns on either rank. Its module has to be importable by name."""
-        self._ranks = self._ranks or [
-            ProcessPoolExecutor(1, get_context("spawn"), _join, (rank, f"file://{self._folder}/init"))
-            for rank in range(2)
-        ]
+        if not self._ranks:
+            set_forkserver_preload(["torchmetrics"])  # and with it torch
+            self._ranks = [
+                ProcessPoolExecutor(1, get_context("forkserver"), _join, (rank, f"file://{self._folder}/init"))
+                for rank in range(2)
+            ]
         running = [process.submit(function, rank, *arguments) for rank, process in enumerate(self._ranks)]
         return [each.result() for each in running]
 

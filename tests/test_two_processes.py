@@ -1,4 +1,7 @@
-"""Every metric: two processes with half of the clips each give what one process gives with all of them."""
+"""Two processes with half each are one with the whole: negatives from all ranks, and every metric.
+
+In one file, so that one pair of processes serves both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from stsa_lightning.losses.mutual_information import InfoNCE
 from stsa_lightning.metrics.identity import CSIM
 from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance
@@ -15,6 +19,41 @@ from stsa_lightning.metrics.stability import FlowWarpedError, Jitter, SilenceLea
 from tests.pair import Pair
 
 CLIPS = 4
+
+
+class TwoPaths(nn.Module):
+    def __init__(self, critic: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.spatial, self.temporal = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.estimate = InfoNCE(8, critic=critic, temperature=0.3, hidden=16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -self.estimate(self.spatial(x), self.temporal(x.flip(1)))
+
+
+def batch() -> torch.Tensor:
+    return torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+
+
+def run_rank(rank: int, critic: str) -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+    model = nn.parallel.DistributedDataParallel(TwoPaths(critic))
+    loss = model(batch()[4 * rank : 4 * rank + 4])
+    loss.backward()
+    return loss.detach(), {name: parameter.grad for name, parameter in model.module.named_parameters()}
+
+
+@pytest.mark.parametrize("critic", ["cosine", "mlp"])
+def test_two_ranks_are_one_batch(pair: Pair, critic: str):
+    model = TwoPaths(critic)
+    loss = model(batch())
+    loss.backward()
+    for rank_loss, gradients in pair(run_rank, critic):
+        assert rank_loss.item() == pytest.approx(loss.item(), abs=1e-5)
+        assert gradients.keys() == dict(model.named_parameters()).keys()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad.abs().max() > 1e-4
+            torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-4)
 
 
 class Colours(FrechetDistance):
@@ -70,7 +109,7 @@ def evaluate_share(rank: int) -> dict[str, torch.Tensor]:
     return evaluate(range(CLIPS)[rank::2])
 
 
-def test_two_processes_are_one(pair: Pair):
+def test_every_metric_of_two_processes_is_that_of_one(pair: Pair):
     expected, half = evaluate(range(CLIPS)), evaluate(range(CLIPS)[::2])
     for values in pair(evaluate_share):
         assert values.keys() == expected.keys()
