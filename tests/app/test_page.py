@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
 from stsa_lightning.models.synthesis import Synthesis
 
-pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'stsa_lightning[app]'")
+# Without importing it: it takes seconds, and its program is started as a process.
+if find_spec("gradio") is None:
+    pytest.skip("Gradio is not installed: pip install 'stsa_lightning[app]'", allow_module_level=True)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MAX_SECONDS = 2.5
 

@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("gradio")
+if find_spec("gradio") is None:  # it is not asked for here, and takes seconds to import
+    pytest.skip("Gradio is not installed: pip install 'stsa_lightning[app]'", allow_module_level=True)
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 

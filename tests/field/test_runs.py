@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-import wandb
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from stsa_lightning.cli import main
 from stsa_lightning.data.datamodule import Shared
@@ -319,6 +317,8 @@ def test_phases_of_an_overlay_change_those_they_name(tree: Path, capsys: pytest.
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_stays_one_run_in_wandb(tree: Path):
+    import wandb
+
     for words in (["--epochs", "4"], ["--epochs", "5", "--ckpt_path", "last"]):
         stsa("--logger", "wandb", "--trainer.limit_val_batches", "1", *words)
         wandb.finish()
@@ -338,6 +338,9 @@ def test_a_run_that_goes_on_stays_one_run_in_wandb(tree: Path):
 
 def trial(sweep: Path, run_id: str, sweep_id: str, drawn: dict[str, Any], *words: str) -> None:
     """What W&B's agent starts for a trial, and the environment that it starts it in."""
+    # W&B takes seconds to import: here, for the few tests that need it.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     parts = create_sweep_command_args({"args": {name: {"value": value} for name, value in drawn.items()}})
     parts |= {"env": ["/usr/bin/env"], "program": [f"{sys.executable}", "-m", "stsa_lightning"]}
     command: list[str] = []
@@ -430,6 +433,8 @@ def test_two_processes_train_and_measure_what_one_measures(tree: Path):
 @pytest.mark.slow
 def test_days_of_a_researcher_in_one_tree_lose_nothing(tree: Path):
     """Trained, killed, taken up, measured, tried, swept twice, ablated: what was ever written is still there."""
+    import wandb
+
     seen: dict[str, bytes] = {}
 
     def half(name: str) -> bool:

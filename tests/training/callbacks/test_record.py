@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import wandb
 import yaml
 
 import stsa_lightning
@@ -50,6 +49,8 @@ def run(folder: Path, data: Path, logger: str) -> Path:
 def test_loggers_and_files_state_versions_settings_and_the_balance(
     prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = run(tmp_path, prepared_sample, "[csv, wandb]")
     settings = dict(wandb.run.config)  # type: ignore[union-attr]
