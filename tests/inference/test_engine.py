@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +34,12 @@ CPU = torch.device("cpu")
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
 
 
+@cache
 def networks(size: str, align_references: bool = False, **others: Any) -> tuple[Guidance, Synthesis]:
-    """`small` without rendered heatmaps: a rounding error of a keypoint's place is the largest on a line's flanks."""
+    """`small` without rendered heatmaps: a rounding error of a keypoint's place is the largest on a line's flanks.
+
+    Made once for all tests, which leave them as they are: engines work with networks of their own.
+    """
     settings = {**SYNTHESIS[size], "align_references": align_references, **others}
     return seeded(Guidance(**{**GUIDANCE[size], "heatmap_sigma": 0})), seeded(Synthesis(**settings))
 
@@ -290,11 +295,16 @@ def test_cores_render_side_by_side_what_one_renders() -> None:
         torch.testing.assert_close(rendered(engine, given), alone, atol=1e-5, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def exact_engine() -> RenderEngine:
+    return RenderEngine(*networks("tiny"), precision="exact")
+
+
 @pytest.mark.parametrize(
     ("frames", "expected"), [(1, [1]), (2, [1, 1]), (6, [3, 3]), (16, [8, 8]), (20, [5, 5, 5, 5]), (17, [5, 5, 5, 2])]
 )
-def test_two_cores_have_the_same_to_do(frames: int, expected: list[int]) -> None:
-    engine, sizes = RenderEngine(*networks("tiny"), precision="exact"), list[int]()
+def test_two_cores_have_the_same_to_do(frames: int, expected: list[int], exact_engine: RenderEngine) -> None:
+    engine, sizes = exact_engine, list[int]()
 
     def draw(rows: Tensor) -> Tensor:
         sizes.append(len(rows))
