@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports make a million objects that stay: they are searched for garbage once, not time and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -73,6 +86,17 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from stsa_lightning.data.sample import render_sample
 
     return _made_once(tmp_path_factory, "sample", lambda root: render_sample(root, speakers=3, clips=1, seconds=2.0))
+
+
+@pytest.fixture(scope="session")
+def short_clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two rendered speakers x 1 clip x 16 frames, 256 px: for all that asks a face and no length."""
+    from stsa_lightning.data.sample import render_sample
+
+    def make(root: Path) -> None:
+        render_sample(root, speakers=2, clips=1, seconds=0.64)
+
+    return sorted(_made_once(tmp_path_factory, "short", make).rglob("*.mp4"))
 
 
 @pytest.fixture(scope="session")

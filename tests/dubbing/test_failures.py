@@ -24,8 +24,8 @@ from stsa_lightning.utils.errors import UserError
 
 
 @pytest.fixture
-def clip(sample_root: Path) -> Path:
-    return next(sample_root.rglob("*.mp4"))
+def clip(short_clips: list[Path]) -> Path:
+    return short_clips[0]
 
 
 @pytest.fixture

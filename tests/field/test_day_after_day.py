@@ -20,7 +20,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.dubbing.manifest import Job, dub_all
 from stsa_lightning.features.spectral import LogMel
@@ -37,10 +36,9 @@ PRECISIONS = get_args(Precision)
 needs_int8 = pytest.mark.skipif(not int8_is_fast(), reason="a processor without fast 8-bit multiplications")
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two rendered speakers of 0.5 s."""
-    return render_sample(tmp_path_factory.mktemp("short"), speakers=2, clips=1, seconds=0.5)
+@pytest.fixture(scope="session")
+def clips(short_clips: list[Path]) -> list[Path]:
+    return short_clips
 
 
 @pytest.fixture

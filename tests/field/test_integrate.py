@@ -37,7 +37,7 @@ def snippet() -> Callable[[str], str]:
 @pytest.fixture
 def names(
     tmp_path: Path,
-    sample_root: Path,
+    short_clips: list[Path],
     spoken: np.ndarray,
     tiny_guidance: Guidance,
     tiny_synthesis: Synthesis,
@@ -45,9 +45,8 @@ def names(
 ) -> dict[str, Any]:
     """What the page has before: files, a dubber of tiny networks, the reader's own functions."""
     monkeypatch.chdir(tmp_path)
-    videos = sorted(sample_root.rglob("*.mp4"))
     for name in ("me.mp4", "film.mp4"):
-        shutil.copy(videos[0], name)
+        shutil.copy(short_clips[0], name)
     for name in ("speech.wav", "ann.wav", "bob.wav", "mix.wav"):
         write_wav(tmp_path / name, spoken[:16_000])
     meta = {"features": "logmel", "num_frames": 5}
