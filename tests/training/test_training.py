@@ -71,7 +71,7 @@ def module(**options: Any) -> STSA:
 
 
 def trainer(folder: Path, epochs: int, *callbacks: Callback, **options: Any) -> Trainer:
-    saving = ModelCheckpoint(dirpath=folder, filename="{epoch}", save_top_k=-1, save_last=True)
+    saving = ModelCheckpoint(dirpath=folder, filename="{epoch}", save_top_k=-1, save_last="link")
     return Trainer(
         accelerator="cpu",
         devices=1,
@@ -90,7 +90,8 @@ def trainer(folder: Path, epochs: int, *callbacks: Callback, **options: Any) -> 
 def uninterrupted(prepared_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, STSA]:
     """Four epochs, one of each phase, with everything that a run has."""
     folder, recorder, model = tmp_path_factory.mktemp("run"), Recorder(), module()
-    run = trainer(folder, 4, recorder, EvaluationCallback(landmark_frames=2, clips=1), ValidationPictures(count=2))
+    measuring = EvaluationCallback(landmark_frames=2, clips=1, every_n_validations=4)
+    run = trainer(folder, 4, recorder, measuring, ValidationPictures(count=2))
     run.fit(model, data(prepared_sample))
     return folder, recorder, model
 
