@@ -288,7 +288,10 @@ def test_a_malformed_event_is_an_error_without_a_traceback(served: Served, path:
     assert "Traceback" not in served.log.read_text()
 
 
-def test_programs_dub_by_http_and_by_gradio_s_client(served: Served, video: Path, speech: Any, tmp_path: Path) -> None:
+def test_programs_dub_by_http_and_by_gradio_s_client(
+    served: Served, short_clips: list[Path], speech: Any, tmp_path: Path
+) -> None:
+    video = short_clips[0]
     httpx, gradio_client = pytest.importorskip("httpx"), pytest.importorskip("gradio_client")
     with httpx.Client(base_url=served.url, timeout=600) as client:
         files = {"video": video.open("rb"), "speech": speech(0.6).open("rb")}
@@ -342,7 +345,9 @@ def test_trusted_hosts(listening: str, host: str, origin: str | None, answered: 
     assert (refusal is None) == answered
 
 
-def test_a_closed_desk_gives_up_its_dub_and_removes_its_results(video: Path, speech: Any, tmp_path: Path) -> None:
+def test_a_closed_desk_gives_up_its_dub_and_removes_its_results(
+    short_clips: list[Path], speech: Any, tmp_path: Path
+) -> None:
     from stsa_lightning.app.limits import Limits
     from stsa_lightning.app.page import Desk
     from stsa_lightning.utils.errors import UserError
@@ -359,7 +364,7 @@ def test_a_closed_desk_gives_up_its_dub_and_removes_its_results(video: Path, spe
 
     desk = Desk(Endless(), tmp_path / "results", Limits())  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as thread:
-        dub = thread.submit(desk.dub, str(video), str(speech(0.5)), lambda part, doing: None)
+        dub = thread.submit(desk.dub, str(short_clips[0]), str(speech(0.5)), lambda part, doing: None)
         begun.wait()
         desk.close()
         with pytest.raises(UserError, match="page was closed"):

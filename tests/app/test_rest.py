@@ -96,7 +96,7 @@ def url(jobs: Jobs) -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> Iterator[Any]:
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=600) as client:
         yield client
 
 
@@ -156,7 +156,7 @@ def test_twenty_clients_at_once_each_get_their_own(
     said = [speech(0.2 + number / 100) for number in range(20)]
 
     def one(number: int) -> bytes:
-        with httpx.Client(base_url=url, timeout=120) as client:
+        with httpx.Client(base_url=url, timeout=600) as client:
             job = submit(client, video, said[number]).json()["id"]
             assert ended(client, job)["status"] == "done"
             return client.get(f"/v1/jobs/{job}/result").content

@@ -88,8 +88,11 @@ def test_imported_networks_give_rgb(
     np.testing.assert_allclose(answer.heatmap.flatten(0, 1), record["heatmap"].clip(max=1), atol=1e-4, rtol=0)
 
 
-def test_swapped_files_are_named(published: tuple[Path, Path], tmp_path: Path) -> None:
-    stage1, stage2 = published
+def test_swapped_files_are_named(guidance_state: State, synthesis_state: State, tmp_path: Path) -> None:
+    stage1, stage2 = tmp_path / "guidance.pth", tmp_path / "synthesis.pth"
+    for path, state in ((stage1, guidance_state), (stage2, synthesis_state)):
+        # Of the published names and shapes, one number each: a hundredth of the bytes.
+        torch.save({"state_dict": {name: torch.zeros(()).expand(t.shape) for name, t in state.items()}}, path)
     with pytest.raises(UserError, match=r"synthesis\.pth: not a released guidance .* missing .* unexpected .* swapped"):
         import_released(stage2, stage1, tmp_path / "out.safetensors")
     with pytest.raises(UserError, match=r"guidance\.pth: not a released synthesis .* missing .* unexpected .* swapped"):
