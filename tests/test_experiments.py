@@ -14,9 +14,7 @@ import lightning.pytorch  # noqa: F401
 import numpy as np
 import pytest
 import torch
-import wandb
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from stsa_lightning.cli import main
 from stsa_lightning.models.checkpoint import load_networks
@@ -45,6 +43,8 @@ SMALL = [
     "--trainer.strategy=auto",
     "--trainer.precision=32-true",
     "--trainer.sync_batchnorm=false",
+    "--evaluation.clips=1",
+    "--evaluation.landmark_frames=4",
 ]
 TINY = ["--data.num_workers=0", "--data.batch_size=2", "--data.validation_speakers=[speaker03]"]
 
@@ -216,6 +216,9 @@ def test_a_sweep_s_draws_are_command_lines_of_the_program(
     file: Path, draw: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """W&B's own expansion of the command; every drawn value arrives where it is meant to."""
+    # W&B takes seconds to import: here, so that a process without these tests does without it.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
     monkeypatch.chdir(EXPERIMENTS.parent)
     sweep = yaml.safe_load(file.read_text())
     assert all(not {"parameters"} & set(spec) for spec in sweep["parameters"].values()), "nested keys do not arrive"
@@ -248,6 +251,8 @@ def drawn_value(spec: dict[str, Any], draw: str, rng: np.random.Generator) -> An
 def test_a_run_is_recorded_by_wandb_offline_and_may_be_repeated(
     prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    import wandb
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     file = next(path for path in FILES if path.stem == "hdtf")
