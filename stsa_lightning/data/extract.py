@@ -1,15 +1,14 @@
-"""One video -> one clip file; frames are held block by block, however long the video is.
+"""One video -> one clip file; a few frames are held at a time, however long the video is.
 
-The frames go by twice: first faces are followed through them, then the chosen face is cut out of each. A short video is
-decoded once and kept in between, a long one is decoded again.
+The frames go by once: everybody's faces are followed through them and cut out, and at the end one's are chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import shorten
@@ -18,23 +17,26 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.constants import FPS, SAMPLES_PER_FRAME
-from stsa_lightning.data.clip import ClipMeta, ClipWriter, WriteError, encode_picture
+from stsa_lightning.data.clip import ClipMeta, ClipWriter, WriteError
 from stsa_lightning.data.corpora import Source
+from stsa_lightning.data.face_cutter import CutFaces, FaceCutter, SeenFrame
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.measures import SyncReading, measure
 from stsa_lightning.data.settings import PrepareSettings
 from stsa_lightning.data.sync_offset import _aperture_reading, _Face, _in_sync, _SyncNet
 from stsa_lightning.face.tracks import FaceFollower
-from stsa_lightning.face.upright_box import UprightBox, steady_turns, to_upright, upright_box
+from stsa_lightning.face.upright_box import to_upright
 from stsa_lightning.features.base import AudioFeatures
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.media.audio import INAUDIBLE, load_audio, other_audible_tracks, probe_audio
+from stsa_lightning.media.shown_frame import ShownFrame
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoInfo, probe
+from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.stage_times import StageTimes
 
-_BLOCK_BYTES = 32 << 20  # decoded frames held at a time
-_KEEP_BYTES = 192 << 20  # decoded frames of a short video that are kept for the second time
+_BLOCK_BYTES = 32 << 20  # decoded frames that SyncNet is given at a time
+_AT_ONCE = 8  # frames: to go on with one stage for a while costs less than to change with every frame
 _MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
 _RANGE_ROUNDING_S = 1.0  # lists state whole seconds
 
@@ -60,14 +62,21 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
     info = probe(source.path)
     _check_range(source, info)
     path = clip_path(out, source.clip)
-    with _temporary_file(path) as file:
+    with _temporary_file(path) as sound_file, _temporary_file(path) as picture_file:
         with stages.timed("sound"):
-            wave = _load_sound(source, info, file)
-        video = _Video(source, info, stages)
-        face = _follow(video, wave, settings, stages)
+            wave = _load_sound(source, info, sound_file)
+        stream, size = _stream(source, info)
+        cutter = FaceCutter(size, picture_file, settings, stages)
+        with _disk_blamed(path):
+            face, cut = _follow(stream, wave, cutter, settings, stages)
         wave = wave[: len(face.valid) * SAMPLES_PER_FRAME]
         with ClipWriter(path, len(source.clip.encode()) + len(source.relative.encode())) as writer:
-            samples, sync = _cut_out(video, face, wave, writer, settings, stages)
+            with stages.timed("write"):
+                for picture in cutter.pictures(cut):
+                    writer.face(picture)
+                writer.frames(face.landmarks, face.boxes, face.valid)
+            with stages.timed("sync"):
+                sync = _sync(stream, size, face, wave, settings)
             with stages.timed("measures"):
                 measures = measure(
                     landmarks=face.landmarks,
@@ -75,7 +84,7 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
                     valid=face.valid,
                     yaw=face.following.yaw,
                     wave=wave,
-                    samples=samples,
+                    looks=cut.looks[_spread(face.valid)],
                     sync=sync,
                     cuts=face.following.cuts,
                     faces=face.following.faces,
@@ -137,100 +146,82 @@ def _load_sound(source: Source, info: VideoInfo, out_file: Any) -> np.ndarray:
     return wave
 
 
-class _Video:
-    """The frames of a source at 25/s, twice or more, in blocks; kept after the first time where they are few."""
-
-    def __init__(self, source: Source, info: VideoInfo, stages: StageTimes) -> None:
-        crop = source.crop_box(info.width, info.height)
-        whole = crop == (0, 0, info.width, info.height)
-        self._stream = VideoStream(source.path, FPS, source.start_s, source.stop_s, None if whole else crop)
-        self._stages = stages
-        self._kept: list[np.ndarray] | None = None
-        self.size = (crop[2], crop[3])
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """(n, H, W, 3) uint8 RGB."""
-        if self._kept is not None:
-            yield from self._kept
-            return
-        count = max(1, _BLOCK_BYTES // (self.size[0] * self.size[1] * 3))
-        kept: list[np.ndarray] | None = []
-        blocks = self._stream.blocks(count)
-        while True:
-            with self._stages.timed("decode"):
-                block = next(blocks, None)
-            if block is None:
-                break
-            if kept is not None:
-                kept = [*kept, block] if sum(b.nbytes for b in kept) + block.nbytes <= _KEEP_BYTES else None
-            yield block
-        self._kept = kept
+def _stream(source: Source, info: VideoInfo) -> tuple[VideoStream, tuple[int, int]]:
+    """The frames of a source at 25/s, and their width and height."""
+    crop = source.crop_box(info.width, info.height)
+    whole = crop == (0, 0, info.width, info.height)
+    return VideoStream(source.path, FPS, source.start_s, source.stop_s, None if whole else crop), (crop[2], crop[3])
 
 
-def _follow(video: _Video, wave: np.ndarray, settings: PrepareSettings, stages: StageTimes) -> _Face:
-    """The face of every frame.
+@contextmanager
+def _disk_blamed(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, UserError):
+            raise
+        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _follow(
+    stream: VideoStream, wave: np.ndarray, cutter: FaceCutter, settings: PrepareSettings, stages: StageTimes
+) -> tuple[_Face, CutFaces]:
+    """The face of every frame, and where its pictures are.
 
     Raises:
         RejectedError: too few frames, or too few with a face.
     """
-    frames = 0
+    count = 0
     with stages.timed("landmarks"):
         follower = FaceFollower(settings.landmark_model)
-    with follower:
-        for block in video.blocks():
-            frames += len(block)
+    with follower, closing(stream.frames()) as frames:
+        while True:
+            with stages.timed("decode"):
+                some = list(islice(frames, _AT_ONCE))
+            if not some:
+                break
+            count += len(some)
             with stages.timed("landmarks"):
-                follower.update(block)
-        if frames < settings.min_frames:
-            raise RejectedError(f"too short: {frames} frames at {FPS}/s, expected {settings.min_frames} or more")
+                seen = [_seen(follower, frame) for frame in some]
+            cutter.update(seen)
+        if count < settings.min_frames:
+            raise RejectedError(f"too short: {count} frames at {FPS}/s, expected {settings.min_frames} or more")
         with stages.timed("landmarks"):
             following = follower.finish(wave)
-    cuts = [0, *following.cuts, frames]
-    shots = [following.landmarks[start:stop] for start, stop in pairwise(cuts)]
-    degrees = np.concatenate([steady_turns(shot, FPS) for shot in shots])
-    landmarks = to_upright(following.landmarks, degrees, video.size)
-    boxes = np.zeros((frames, 4), np.int32)
-    for points, turn, box in zip(landmarks, degrees.tolist(), boxes, strict=True):
-        try:
-            box[:] = upright_box(points, turn, video.size, settings.margin_px)
-        except ValueError:  # no face, or one that was tracked out of the frame
-            points[:] = np.nan
-    valid = np.any(boxes, axis=1)
+    found = cutter.finish(count, following.kept)
+    valid = np.any(found.boxes, axis=1)
     if valid.sum() < settings.min_frames:
-        raise RejectedError(f"too few faces: {valid.sum()} of {frames} frames, expected {settings.min_frames} or more")
-    return _Face(landmarks, boxes, degrees, valid, following)
+        raise RejectedError(f"too few faces: {valid.sum()} of {count} frames, expected {settings.min_frames} or more")
+    landmarks = to_upright(following.landmarks, found.degrees, cutter.size)
+    landmarks[~valid] = np.nan  # also of faces that were tracked out of the frame
+    return _Face(landmarks, found.boxes, found.degrees, valid, following), found
 
 
-def _cut_out(
-    video: _Video, face: _Face, wave: np.ndarray, writer: ClipWriter, settings: PrepareSettings, stages: StageTimes
-) -> tuple[np.ndarray, SyncReading | None]:
-    """Write the faces; return some of them, and what was found of the sync."""
-    shown = np.flatnonzero(face.valid)
-    chosen = set(shown[np.linspace(0, len(shown) - 1, _MEASURED_FACES).astype(int)].tolist())
-    sync = _SyncNet(face) if settings.sync == "syncnet" else None
-    samples, number = [], 0
-    for block in video.blocks():
-        if sync is not None:
-            with stages.timed("sync"):
-                sync.update(block, number)
-        for frame in block:
-            picture = b""
-            if face.valid[number]:
-                with stages.timed("crop"):
-                    place = UprightBox(face.boxes[number], float(face.degrees[number]))
-                    crop = place.crop(frame, settings.face_size)
-                    picture = encode_picture(crop)
-                if number in chosen:
-                    samples.append(crop)
-            with stages.timed("write"):
-                writer.face(picture)
-            number += 1
-    with stages.timed("write"):
-        writer.frames(face.landmarks, face.boxes, face.valid)
-    with stages.timed("sync"):
-        if sync is not None:
-            return np.stack(samples), sync.finish(wave)
-        return np.stack(samples), _aperture_reading(face, wave) if settings.sync == "lip_aperture" else None
+def _seen(follower: FaceFollower, frame: ShownFrame) -> SeenFrame:
+    """Follow the next frame."""
+    cut = follower.follow(frame)
+    return SeenFrame(frame, [(track, track.landmarks[-1]) for track in follower.seen], cut)
+
+
+def _spread(valid: np.ndarray) -> np.ndarray:
+    """Numbers of some frames with a face, spread over the clip."""
+    shown = np.flatnonzero(valid)
+    return np.unique(shown[np.linspace(0, len(shown) - 1, _MEASURED_FACES).astype(int)])
+
+
+def _sync(
+    stream: VideoStream, size: tuple[int, int], face: _Face, wave: np.ndarray, settings: PrepareSettings
+) -> SyncReading | None:
+    """The offset of sound and lips; SyncNet alone, which looks at one face all the time, reads the video again."""
+    if settings.sync == "lip_aperture":
+        return _aperture_reading(face, wave)
+    if settings.sync == "none":
+        return None
+    meter, number = _SyncNet(face), 0
+    for block in stream.blocks(max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))):
+        meter.update(block, number)
+        number += len(block)
+    return meter.finish(wave)
 
 
 def _write_sound(writer: ClipWriter, wave: np.ndarray, settings: PrepareSettings, stages: StageTimes) -> None:

@@ -66,7 +66,7 @@ def measure(
     valid: np.ndarray,
     yaw: np.ndarray,
     wave: np.ndarray,
-    samples: np.ndarray,
+    looks: np.ndarray,
     sync: SyncReading | None = None,
     cuts: Sequence[int] = (),
     faces: int = 1,
@@ -80,7 +80,7 @@ def measure(
         valid: (F,) bool, frames with a face.
         yaw: (F,) degrees, 0 is frontal; NaN where there is no face.
         wave: (samples,) float32 at 16 kHz in [-1, 1], of the clip's length.
-        samples: (n, S, S, 3) uint8 RGB, some faces spread over the clip; best of S = 128 or larger.
+        looks: (n, 2), `sharpness` and `brightness` of some faces spread over the clip.
         sync: as found before any correction; None where nothing could be measured.
         cuts: numbers of the frames that begin a new shot.
         faces: most faces seen at once.
@@ -99,8 +99,8 @@ def measure(
         "face_px": round(float(np.median(heights)), 1) if len(heights) else None,
         "yaw_deg": round(float(np.median(turns)), 1) if len(turns) else None,
         "yaw_max_deg": round(float(turns.max()), 1) if len(turns) else None,
-        "sharpness": round(float(np.median([sharpness(face) for face in samples])), 1) if len(samples) else None,
-        "brightness": round(float(np.median([face.mean() / 255 for face in samples])), 3) if len(samples) else None,
+        "sharpness": round(float(np.median(looks[:, 0])), 1) if len(looks) else None,
+        "brightness": round(float(np.median(looks[:, 1])), 3) if len(looks) else None,
         "jump": largest_jump(landmarks, boxes, valid, cuts),
         "speech_ratio": round(speech_ratio(wave), 3),
         "loudness_db": round(loudness, 1),
@@ -132,7 +132,12 @@ def sharpness(face: np.ndarray) -> float:
     if grey.shape[0] != _SHARPNESS_SIDE_PX:
         size = (_SHARPNESS_SIDE_PX, _SHARPNESS_SIDE_PX)
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if len(grey) > size[0] else cv2.INTER_CUBIC)
-    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+    return float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1].item() ** 2)
+
+
+def brightness(face: np.ndarray) -> float:
+    """Mean grey of a face, (S, S, 3) uint8 RGB, from 0 to 1."""
+    return sum(cv2.mean(face)[:3]) / (3 * 255)
 
 
 def largest_jump(landmarks: np.ndarray, boxes: np.ndarray, valid: np.ndarray, cuts: Sequence[int]) -> float | None:

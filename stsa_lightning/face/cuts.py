@@ -7,6 +7,8 @@ from collections import deque
 import cv2
 import numpy as np
 
+from stsa_lightning.media.shown_frame import Frame, thinned
+
 _SIDE = 32  # frames are compared as pictures of 32 x 32
 _NOISE = 4.0  # grey levels: differences within a flat picture that mean nothing
 _LEAST = 1.5  # change of a cut; within shots up to 0.8 was seen, between two talking heads 2.1 and more 99 times in 100
@@ -29,7 +31,7 @@ class CutDetector:
         self._before: _Picture | None = None
         self._changes: deque[float] = deque(maxlen=_MEMORY)
 
-    def __call__(self, frame: np.ndarray) -> bool:
+    def __call__(self, frame: Frame) -> bool:
         """(H, W, 3) uint8 RGB -> True for the first frame of a new shot; the video's first frame is none."""
         before, self._before = self._before, _Picture(frame)
         if before is None:
@@ -47,9 +49,9 @@ class CutDetector:
 class _Picture:
     """What is kept of a frame to compare the next one with."""
 
-    def __init__(self, frame: np.ndarray) -> None:
+    def __init__(self, frame: Frame) -> None:
         # Large frames are thinned first: to average all of their pixels costs more than it is worth.
-        thin = cv2.resize(frame, (4 * _SIDE, 4 * _SIDE), interpolation=cv2.INTER_NEAREST)
+        thin = thinned(frame, 4 * _SIDE)
         self.pixels = cv2.resize(thin, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
         colours = cv2.calcHist([self.pixels], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3)
         self.histogram = colours / _SIDE**2  # shares of 8 x 8 x 8 colours

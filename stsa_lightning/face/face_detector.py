@@ -9,6 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
+from stsa_lightning.media.shown_frame import Frame
 from stsa_lightning.utils.onnx_session import onnx_session
 
 FACE_MESH_ASSETS: Final = Path(__file__).parents[1] / "assets" / "face_mesh"
@@ -47,13 +48,13 @@ class FaceDetector:
         self._min_score = min_score
         self._session = onnx_session(FACE_MESH_ASSETS / "face_detector.onnx")
 
-    def __call__(self, frame: np.ndarray) -> Detections:
+    def __call__(self, frame: Frame) -> Detections:
         """(H, W, 3) uint8 RGB -> the faces.
 
         Raises:
             ValueError: a frame of another shape or type.
         """
-        frame = checked_frame(frame)
+        frame = np.ascontiguousarray(checked_frame(frame))
         height, width = frame.shape[:2]
         longer = max(height, width)
         scale, shift = _SIDE_PX / longer, np.array([longer - width, longer - height]) / 2
@@ -72,15 +73,15 @@ class FaceDetector:
         return Detections(points[:, :2].reshape(-1, 4), points[:, 2:], scores)
 
 
-def checked_frame(frame: np.ndarray) -> np.ndarray:
-    """The frame, contiguous.
+def checked_frame(frame: Frame) -> Frame:
+    """The frame.
 
     Raises:
         ValueError: it is not (H, W, 3) uint8.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise ValueError(f"frame: expected (H, W, 3) uint8 RGB, got {frame.shape} {frame.dtype}")
-    return np.ascontiguousarray(frame)
+    return frame
 
 
 def merge_overlapping(points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

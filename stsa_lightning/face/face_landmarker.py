@@ -12,6 +12,7 @@ import numpy as np
 
 from stsa_lightning.face.face_detector import checked_frame
 from stsa_lightning.face.topology import LANDMARKS
+from stsa_lightning.media.shown_frame import Frame
 from stsa_lightning.utils.errors import MissingPackageError
 
 _NO_FACE = np.zeros((64, 64, 3), np.uint8)
@@ -37,14 +38,14 @@ class FaceLandmarkerDetector:
             self._landmarker = tasks.vision.FaceLandmarker.create_from_options(options)
             self._find(_NO_FACE)
 
-    def all_faces(self, frame: np.ndarray) -> list[np.ndarray]:
-        frame = checked_frame(frame)
+    def all_faces(self, frame: Frame) -> list[np.ndarray]:
+        frame = np.ascontiguousarray(checked_frame(frame))
         with nullcontext() if self._face_seen else _native_log_silenced():
             faces = self._find(frame)
         self._face_seen |= bool(faces)
         return [_to_pixels(points, frame) for points in faces]
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+    def __call__(self, frame: Frame) -> np.ndarray | None:
         return next(iter(self.all_faces(frame)), None)
 
     def forget(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from stsa_lightning.face.face_detector import FACE_MESH_ASSETS, Detections, FaceDetector, checked_frame, iou
 from stsa_lightning.face.topology import LANDMARKS
+from stsa_lightning.media.shown_frame import Frame, showing
 from stsa_lightning.utils.onnx_session import onnx_session
 
 _SIDE_PX = 192  # of the network's input
@@ -32,7 +33,7 @@ class FaceMeshDetector:
         self._detect, self._mesh = FaceDetector(), FaceMesh()
         self._regions = NO_REGIONS
 
-    def all_faces(self, frame: np.ndarray) -> list[np.ndarray]:
+    def all_faces(self, frame: Frame) -> list[np.ndarray]:
         frame = checked_frame(frame)
         regions = self._regions
         if len(regions) < self._faces:
@@ -45,7 +46,7 @@ class FaceMeshDetector:
             self._regions = regions_of_landmarks(points)
         return list(points[:, LANDMARKS])
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+    def __call__(self, frame: Frame) -> np.ndarray | None:
         return next(iter(self.all_faces(frame)), None)
 
     def forget(self) -> None:
@@ -65,7 +66,7 @@ class FaceMesh:
     def __init__(self) -> None:
         self._session = onnx_session(FACE_MESH_ASSETS / "face_mesh.onnx")
 
-    def __call__(self, frame: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, frame: Frame, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read the landmarks.
 
         Args:
@@ -91,11 +92,20 @@ def _axes(regions: np.ndarray) -> np.ndarray:
     return turning * (regions[:, 2] / _SIDE_PX)[:, None, None]
 
 
-def _upright(frame: np.ndarray, middle: np.ndarray, axes: np.ndarray) -> np.ndarray:
+def _upright(frame: Frame, middle: np.ndarray, axes: np.ndarray) -> np.ndarray:
     """(192, 192, 3) what a region shows; beyond the frame, its edge."""
     matrix = np.column_stack([axes, middle - axes @ (_SIDE_PX / 2, _SIDE_PX / 2)])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(frame, matrix, (_SIDE_PX, _SIDE_PX), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    seen = showing(frame, _around(middle, axes, (frame.shape[1], frame.shape[0])))
+    return cv2.warpAffine(seen, matrix, (_SIDE_PX, _SIDE_PX), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _around(middle: np.ndarray, axes: np.ndarray, frame_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the part of a frame that a region shows, the least of the frame's edge where it shows none."""
+    reach = np.abs(axes).sum(axis=1) * (_SIDE_PX / 2)
+    low = np.clip(np.floor(middle - reach) - 1, 0, np.array(frame_size) - 1).astype(int)
+    high = np.clip(np.ceil(middle + reach) + 2, low + 1, frame_size).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
 
 def regions_of_detections(found: Detections) -> np.ndarray:

@@ -9,16 +9,17 @@ import numpy as np
 
 from stsa_lightning.face.face_landmarker import FaceLandmarkerDetector
 from stsa_lightning.face.face_mesh import FaceMeshDetector
+from stsa_lightning.media.shown_frame import Frame
 from stsa_lightning.utils.errors import UserError
 
 
 class LandmarkDetector(Protocol):
     """Finds the faces of one frame; in tracking mode, of the frames of one video in their order."""
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+    def __call__(self, frame: Frame) -> np.ndarray | None:
         """(H, W, 3) uint8 RGB -> (131, 2) float32 x, y in pixels of the frame, as `LANDMARKS`; None: no face."""
 
-    def all_faces(self, frame: np.ndarray) -> list[np.ndarray]:
+    def all_faces(self, frame: Frame) -> list[np.ndarray]:
         """As a call, but every face found, as many as were asked for; their order means nothing."""
 
     def forget(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from stsa_lightning.face.face_detector import FaceDetector
 from stsa_lightning.face.landmarks import LandmarkDetector
+from stsa_lightning.media.shown_frame import Frame
 
 _SURE = 0.85  # so sure of the best way, it need not be looked for again
 _LEAST = 0.70  # less speaks for no other way
@@ -33,7 +34,7 @@ class Orientation:
         self.quarters, self.sure = 0, False
         self._find_faces = find_faces
 
-    def look(self, frame: np.ndarray) -> int:
+    def look(self, frame: Frame) -> int:
         """Look which way up faces are, unless that is certain; how many are seen.
 
         It costs four detections, a few milliseconds each, and one once the way is certain.
@@ -48,7 +49,7 @@ class Orientation:
         self.quarters, self.sure = way, best[way] >= _SURE
         return len(scores[way])
 
-    def faces(self, frame: np.ndarray, detector: LandmarkDetector) -> list[np.ndarray]:
+    def faces(self, frame: Frame, detector: LandmarkDetector) -> list[np.ndarray]:
         """Landmarks of every face of a frame, in pixels of the frame as it is; looked for in the way that is kept."""
         if not self.quarters:
             return detector.all_faces(frame)
@@ -56,11 +57,11 @@ class Orientation:
         faces = detector.all_faces(self._turned(frame, self.quarters))
         return [_turned_back(points, self.quarters, width, height) for points in faces]
 
-    def _scores(self, frame: np.ndarray, quarters: int) -> list[float]:
+    def _scores(self, frame: Frame, quarters: int) -> list[float]:
         return self._find_faces(self._turned(frame, quarters)).scores.tolist()
 
     @staticmethod
-    def _turned(frame: np.ndarray, quarters: int) -> np.ndarray:
+    def _turned(frame: Frame, quarters: int) -> Frame:
         return np.ascontiguousarray(np.rot90(frame, quarters)) if quarters else frame
 
 
@@ -76,7 +77,7 @@ class UprightingDetector:
         self._detector, self._find_faces, self._every = detector, FaceDetector(), every
         self._orientation, self._frames, self._seen = Orientation(self._find_faces), 0, False
 
-    def all_faces(self, frame: np.ndarray) -> list[np.ndarray]:
+    def all_faces(self, frame: Frame) -> list[np.ndarray]:
         """See `LandmarkDetector`."""
         if self._frames % self._every == 0 and not (self._seen and self._orientation.sure):
             before = self._orientation.quarters
@@ -87,7 +88,7 @@ class UprightingDetector:
         self._frames, self._seen = self._frames + 1, bool(faces)
         return faces
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+    def __call__(self, frame: Frame) -> np.ndarray | None:
         """See `LandmarkDetector`."""
         return next(iter(self.all_faces(frame)), None)
 

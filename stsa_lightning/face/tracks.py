@@ -20,6 +20,7 @@ from stsa_lightning.face.orientation import Orientation
 from stsa_lightning.face.pose import yaw_degrees
 from stsa_lightning.face.speaking import mouth_follows_sound, sound_level
 from stsa_lightning.face.topology import LANDMARKS
+from stsa_lightning.media.shown_frame import Frame
 from stsa_lightning.utils.disk_array import DiskArray
 
 MAX_FACES = 5  # followed at once
@@ -106,6 +107,7 @@ class Following:
         faces: the most people seen in one shot.
         choice: whose face was kept and why, in words.
         yaw: (F,) float32 degrees, see `yaw_degrees`; NaN where there is no face.
+        kept: who was kept, shot by shot, where anybody was seen.
     """
 
     landmarks: np.ndarray
@@ -113,6 +115,7 @@ class Following:
     faces: int
     choice: str
     yaw: np.ndarray
+    kept: list[FaceTrack]
 
 
 class FaceFollower:
@@ -151,12 +154,14 @@ class FaceFollower:
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
             raise ValueError(f"frames: expected (n, H, W, 3) uint8 RGB, got {frames.shape} {frames.dtype}")
         for frame in frames:
-            self._follow(frame)
+            self.follow(frame)
 
-    def _follow(self, frame: np.ndarray) -> None:
+    def follow(self, frame: Frame) -> bool:
+        """Follow the next frame, (H, W, 3) uint8 RGB at 25/s; whether it is the first one after a cut."""
         number, shot = self._frames, self._shots[-1]
         self._frames += 1
-        if self._is_cut(frame):
+        cut = self._is_cut(frame)
+        if cut:
             shot = (number, [])
             self._shots.append(shot)
             self._expected = 0
@@ -171,6 +176,7 @@ class FaceFollower:
                 faces = again
                 self._detector(static=False).forget()
         _add(faces, tracks, number, lambda: FaceTrack(landmarks=_OnDisk(self._points)))
+        return cut
 
     @property
     def seen(self) -> list[FaceTrack]:
@@ -188,7 +194,7 @@ class FaceFollower:
             (start, stop, _real(tracks, stop - start)) for (start, tracks), stop in zip(self._shots, stops, strict=True)
         ]
 
-    def _look(self, frame: np.ndarray, seen: int) -> None:
+    def _look(self, frame: Frame, seen: int) -> None:
         """Set which way up faces are, and how many to follow."""
         before = self._orientation.quarters
         self._orientation.sure &= seen > 0  # whoever comes may be another way up
@@ -199,7 +205,7 @@ class FaceFollower:
             self._expected = expected
             self._detector(static=False).forget()
 
-    def _faces(self, frame: np.ndarray, static: bool) -> list[np.ndarray]:
+    def _faces(self, frame: Frame, static: bool) -> list[np.ndarray]:
         return _within(self._orientation.faces(frame, self._detector(static)), frame)
 
     def _detector(self, static: bool) -> LandmarkDetector:
@@ -220,16 +226,16 @@ class FaceFollower:
         self.close()
         landmarks = np.full((self._frames, len(LANDMARKS), 2), np.nan, np.float32)
         level = None if wave is None else sound_level(wave, self._frames)
-        faces, choices = 0, Counter[str]()
+        faces, choices, kept = 0, Counter[str](), list[FaceTrack]()
         for start, stop, people in self.shots():
             if people:
                 chosen, choice = choose(people, start, stop, None if level is None else level[start:stop])
                 chosen.put(landmarks[start:stop], start)
                 choices[choice] += 1
+                kept.append(chosen)
             faces = max(faces, len(people))
-        return Following(
-            landmarks, [start for start, _ in self._shots[1:]], faces, _summary_of(choices), yaw_degrees(landmarks)
-        )
+        cuts = [start for start, _ in self._shots[1:]]
+        return Following(landmarks, cuts, faces, _summary_of(choices), yaw_degrees(landmarks), kept)
 
     def close(self) -> None:
         """Frees the models, which `finish` does as well."""
@@ -297,7 +303,7 @@ def _summary_of(choices: Counter[str]) -> str:
     return f"chosen in each of {choices.total()} shots: {shots}"
 
 
-def _within(faces: list[np.ndarray], frame: np.ndarray) -> list[np.ndarray]:
+def _within(faces: list[np.ndarray], frame: Frame) -> list[np.ndarray]:
     """The faces whose middle lies in the frame, each once."""
     kept: list[np.ndarray] = []
     for face in faces:

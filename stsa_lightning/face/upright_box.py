@@ -14,6 +14,7 @@ import numpy as np
 
 from stsa_lightning.face.box import crop_face, face_box, resize_face
 from stsa_lightning.face.topology import LANDMARKS, MOUTH, positions
+from stsa_lightning.media.shown_frame import Frame, showing
 
 # Up to the first, networks that were trained on upright heads do as well on a tilted one; from the second on the head
 # is turned by its whole roll, and by a growing part of it in between, so that a head that is slowly tilted never jumps.
@@ -56,14 +57,29 @@ def steady_turns(landmarks: np.ndarray, fps: float | None) -> np.ndarray:
     Returns:
         (n,) float32 degrees, smooth over time: exactly 0 where the head is nearly upright or there is none.
     """
+    return turns(headings(landmarks), fps)
+
+
+def headings(landmarks: np.ndarray) -> np.ndarray:
+    """(..., 131, 2) -> (...) complex of length 1, whose angle is the head's roll; 0 where there is no face."""
     roll = np.radians(roll_degrees(landmarks))
     seen = np.isfinite(roll)
-    heading = np.where(seen, np.exp(1j * np.where(seen, roll, 0)), 0)
-    reach = 0 if fps is None else round(_REACH_S * fps)
+    return np.where(seen, np.exp(1j * np.where(seen, roll, 0)), 0)
+
+
+def turns_reach(fps: float) -> int:
+    """How many frames before and after it a frame's turn depends on."""
+    return round(_REACH_S * fps)
+
+
+def turns(headings: np.ndarray, fps: float | None) -> np.ndarray:
+    """`steady_turns` of (n,) `headings`."""
+    seen = headings != 0
+    reach = 0 if fps is None else turns_reach(fps)
     if fps is not None and reach:
         weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / fps / _SIGMA_S) ** 2)
-        heading = np.convolve(heading, weights)[reach : reach + len(heading)]
-    degrees = np.degrees(np.angle(heading))
+        headings = np.convolve(headings, weights)[reach : reach + len(headings)]
+    degrees = np.degrees(np.angle(headings))
     share = np.clip((np.abs(degrees) - UPRIGHT_DEGREES) / (WHOLE_DEGREES - UPRIGHT_DEGREES), 0, 1)
     return np.where(seen, degrees * share * share * (3 - 2 * share), 0).astype(np.float32)
 
@@ -124,7 +140,7 @@ class UprightBox:
         x0, y0, x1, y1 = (int(v) for v in self.box)
         return x0, y0, x1, y1
 
-    def crop(self, frame: np.ndarray, size: int) -> np.ndarray:
+    def crop(self, frame: Frame, size: int) -> np.ndarray:
         """The upright face: (H, W, 3) uint8 -> (size, size, 3) uint8, each axis resized on its own.
 
         Raises:
@@ -169,7 +185,7 @@ class UprightBox:
         change = change + face
         face[:] = np.clip(np.rint(change, out=change), 0, 255, out=change)
 
-    def _checked(self, frame: np.ndarray) -> tuple[int, int, int, int]:
+    def _checked(self, frame: Frame) -> tuple[int, int, int, int]:
         x0, y0, x1, y1 = self.corners
         width, height = _size(frame)
         inside = self.degrees != 0 or (x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height)
@@ -179,15 +195,26 @@ class UprightBox:
             )
         return x0, y0, x1, y1
 
-    def _seen(self, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """The upright box sampled at `size` (width, height); beyond the frame its outermost pixels go on."""
+    def _seen(self, frame: Frame, size: tuple[int, int]) -> np.ndarray:
+        """The upright face sampled at `size` (width, height); beyond the frame its outermost pixels go on."""
         x0, y0, x1, y1 = self.corners
         step = np.array([x1 - x0, y1 - y0]) / size
         corner = np.array([x0, y0]) + step / 2
         turn = _rotation(self.degrees)
         middle = np.asarray(_size(frame)) / 2
         places = np.column_stack([turn * step, turn @ (corner - middle) + middle - 0.5])
-        return cv2.warpAffine(frame, places, size, flags=_WARP, borderMode=cv2.BORDER_REPLICATE)
+        seen = showing(frame, self.reach(_size(frame)))
+        return cv2.warpAffine(seen, places, size, flags=_WARP, borderMode=cv2.BORDER_REPLICATE)
+
+    def reach(self, frame_size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the part of the frame that the face is read from."""
+        if self.degrees == 0:
+            return self.corners
+        x0, y0, x1, y1 = self.box
+        there = from_upright(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64), self.degrees, frame_size)
+        low = np.clip(np.floor(there.min(axis=0)) - _TAPS, 0, np.array(frame_size) - 1).astype(int)
+        high = np.clip(np.ceil(there.max(axis=0)) + _TAPS, low + 1, frame_size).astype(int)
+        return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
     def _to_face(self, frame: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
         """(2, 3): from pixels of the frame, counted from a corner, to pixels of the upright face."""
@@ -196,6 +223,7 @@ class UprightBox:
 
 
 _WARP = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+_TAPS = 3  # pixels that cubic interpolation reads beyond a place, and rounding
 
 
 def _rotation(degrees: float) -> np.ndarray:
@@ -203,5 +231,5 @@ def _rotation(degrees: float) -> np.ndarray:
     return np.array([[cosine, -sine], [sine, cosine]])
 
 
-def _size(frame: np.ndarray) -> tuple[int, int]:
+def _size(frame: Frame) -> tuple[int, int]:
     return frame.shape[1], frame.shape[0]

@@ -14,6 +14,7 @@ import numpy as np
 from stsa_lightning.media.container import VideoError, open_input, picture_stream, picture_streams, reason
 from stsa_lightning.media.joins import Shifts, carried_on, shifts_of
 from stsa_lightning.media.rgb_converter import Colours, RGBConverter
+from stsa_lightning.media.shown_frame import Crop, ShownFrame
 from stsa_lightning.media.stills import Still, open_still
 from stsa_lightning.utils.examine import check_file, fault_of_contents
 
@@ -229,6 +230,11 @@ class Decoder:
         """(H, W, 3) uint8 RGB as shown, contiguous."""
         assert self._shown is not None
         return self._shown(frame)
+
+    def shown(self, frame: VideoFrame, crop: Crop | None = None) -> ShownFrame:
+        """The same, or a part of it (see `ShownFrame`), turned into RGB where it is looked at."""
+        assert self._shown is not None
+        return ShownFrame(frame, self._shown, crop)
 
     def seek(self, stamp: int) -> None:
         """Stand at the key frame at or before a stamp, as far as the file's index is right.

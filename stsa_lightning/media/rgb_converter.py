@@ -104,6 +104,27 @@ class RGBConverter:
         pixels = pixels[:: -1 if self._upside_down else 1, :: -1 if self._mirrored else 1]
         return np.ascontiguousarray(pixels)
 
+    def reads_parts(self, frame: VideoFrame) -> bool:
+        """Whether `part` and `thinned` can be asked for, which are cheaper than the whole frame."""
+        turned = self._turned or self._mirrored or self._upside_down
+        return not turned and self._stretched(frame) == self._box and self._direct(frame, self._box) is not None
+
+    def part(self, frame: VideoFrame, box: tuple[int, int, int, int], out: np.ndarray) -> None:
+        """Columns x0 to x1 and rows y0 to y1 of a frame that `reads_parts`, into (y1 - y0, x1 - x0, 3) uint8 RGB.
+
+        They begin and end between samples of chroma: at even numbers, or at the frame's edge.
+        """
+        matrix = self._direct(frame, self._box)
+        assert matrix is not None
+        _planar_rgb(_parts_of(_planes(frame), *box), matrix, out)
+
+    def thinned(self, frame: VideoFrame, box: tuple[int, int, int, int], side: int) -> np.ndarray:
+        """(side, side, 3): single rows and columns of a `part`, whose corners are even."""
+        matrix = self._direct(frame, self._box)
+        assert matrix is not None
+        planes = (cv2.resize(p, (side, side), interpolation=cv2.INTER_NEAREST) for p in _parts_of(_planes(frame), *box))
+        return cv2.transform(cv2.merge(list(planes)), matrix)
+
     def _stretched(self, frame: VideoFrame) -> tuple[int, int]:
         """Width and height of a frame with square pixels; a stretched side is even, for 4:2:0 colour."""
         sides = zip((frame.width, frame.height), self._stretch, strict=True)
@@ -126,11 +147,13 @@ class RGBConverter:
         name, see_through = frame.format.name, self._codec in _SEE_THROUGH
         if name == "rgb24" and (frame.width, frame.height) == size:
             return frame.to_ndarray()
+        direct = self._direct(frame, size)
+        if direct is not None:
+            out = np.empty((size[1], size[0], 3), np.uint8)
+            _planar_rgb(_planes(frame), direct, out)
+            return out
         limited, grey = self._limited(frame), name.startswith("gray")
         matrix = _MATRICES.get(frame.colorspace, usual_matrix(frame.width, frame.height))
-        even = name.endswith("444p") or not (frame.width % 2 or frame.height % 2)
-        if name in _PLANAR and matrix in _WEIGHTS and even and (frame.width, frame.height) == size:
-            return _planar_rgb(frame, _to_rgb(matrix, limited))
         converted = self._reformatter.reformat(
             frame,
             *size,
@@ -147,6 +170,15 @@ class RGBConverter:
         pixels = cv2.merge([red, green, blue])
         return _LIMITED_TO_FULL[pixels] if grey and limited else pixels  # the scaler takes any grey for 0-255
 
+    def _direct(self, frame: VideoFrame, size: tuple[int, int]) -> np.ndarray | None:
+        """The matrix that makes RGB of the planes of a frame as they are; None where the scaler has to."""
+        name = frame.format.name
+        matrix = _MATRICES.get(frame.colorspace, usual_matrix(frame.width, frame.height))
+        even = name.endswith("444p") or not (frame.width % 2 or frame.height % 2)
+        if name in _PLANAR and matrix in _WEIGHTS and even and (frame.width, frame.height) == size:
+            return _to_rgb(matrix, self._limited(frame))
+        return None
+
     def _limited(self, frame: VideoFrame) -> bool:
         if frame.color_range in (LIMITED, FULL):
             return frame.color_range == LIMITED
@@ -162,23 +194,37 @@ def _planes(frame: VideoFrame) -> list[np.ndarray]:
     return [np.frombuffer(cast("Any", p), np.uint8).reshape(p.height, p.line_size)[:, : p.width] for p in frame.planes]
 
 
-def _planar_rgb(frame: VideoFrame, matrix: np.ndarray) -> np.ndarray:
+def _parts_of(planes: list[np.ndarray], left: int, top: int, right: int, bottom: int) -> list[np.ndarray]:
+    """The same part of luma and of chroma, which may be stored at half the size."""
+    height, width = planes[0].shape
+    parts = []
+    for plane in planes:
+        down, across = height // plane.shape[0], width // plane.shape[1]
+        parts.append(plane[top // down : -(-bottom // down), left // across : -(-right // across)])
+    return parts
+
+
+def _planar_rgb(planes: list[np.ndarray], matrix: np.ndarray, out: np.ndarray) -> None:
     """What most frames go through: within half a level, in less time than FFmpeg's scaler takes for that.
 
     Chroma is repeated, not interpolated: halved again when the frame is written, it is what it was. Strips of rows stay
     in the processor's cache, and OpenCV does not share out what is so small among threads.
     """
-    luma, *chroma = _planes(frame)
+    luma, *chroma = planes
     height, width = luma.shape
-    pixels = np.empty((height, width, 3), np.uint8)
     by = height // len(chroma[0])  # rows of luma to one of chroma
-    rows = max(2, _STRIP_PIXELS // width // 2 * 2)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        strips = (plane[top // by : bottom // by] for plane in chroma)
-        full = [cv2.resize(strip, (width, bottom - top), interpolation=cv2.INTER_NEAREST) for strip in strips]
-        cv2.transform(cv2.merge([luma[top:bottom], *full]), matrix, pixels[top:bottom])
-    return pixels
+    rows = max(1, _STRIP_PIXELS // width)  # of chroma
+    for top in range(0, len(chroma[0]), rows):
+        bottom = min(top + rows, len(chroma[0]))
+        wide = [_doubled(plane[top:bottom]) if plane.shape[1] < width else plane[top:bottom] for plane in chroma]
+        for row in range(by):  # rows that share their chroma are as far apart as they are many
+            strip = slice(top * by + row, bottom * by, by)
+            cv2.transform(cv2.merge([luma[strip], *wide]), matrix, out[strip])
+
+
+def _doubled(plane: np.ndarray) -> np.ndarray:
+    """(h, w) -> (h, 2 w): every column twice."""
+    return cv2.merge([plane, plane]).reshape(len(plane), -1)
 
 
 @lru_cache

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,10 @@ import numpy as np
 
 from stsa_lightning.media.container import VideoError
 from stsa_lightning.media.decode import Decoder
+from stsa_lightning.media.shown_frame import Crop, ShownFrame
 
 if TYPE_CHECKING:
     from av import VideoFrame
-
-Crop = tuple[int, int, int, int]
 
 
 class VideoStream:
@@ -68,12 +67,16 @@ class VideoStream:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """(H, W, 3) uint8 RGB, as shown."""
+        return map(np.asarray, self.frames())
+
+    def frames(self) -> Generator[ShownFrame, None, None]:
+        """The same, turned into RGB where they are looked at; a frame that is served several times is one object."""
         # One thread: preparation runs a process on each core.
         with Decoder(self.path, threads=1) as decoder:
             yield from self._frames(decoder)
 
-    def _frames(self, decoder: Decoder) -> Iterator[np.ndarray]:
-        tick, pixels = 0, None
+    def _frames(self, decoder: Decoder) -> Iterator[ShownFrame]:
+        tick, shown = 0, None
         held: tuple[float, VideoFrame] | None = None  # the frame before the one just decoded
         for time_s, frame in self._decoded(decoder):
             if held is not None:
@@ -81,16 +84,16 @@ class VideoStream:
                 while self._time_s(tick) <= (held[0] + time_s) / 2:
                     if self._ended(tick):
                         return
-                    pixels = self._pixels(decoder, held[1]) if pixels is None else pixels
-                    yield pixels
+                    shown = shown or decoder.shown(held[1], self.crop)
+                    yield shown
                     tick += 1
-            held, pixels = (time_s, frame), None
+            held, shown = (time_s, frame), None
         if held is None:
             raise VideoError(f"{self.path}: holds no frame from {self.start_s:g} s on")
         end_s = held[0] + _shown_s(decoder, held[1])
         if self.stop_s is not None and end_s < self.stop_s - 0.5:
             raise VideoError(f"{self.path}: ends at {end_s:.1f} s, before the end of the part, {self.stop_s:g} s")
-        last = self._pixels(decoder, held[1])
+        last = decoder.shown(held[1], self.crop)
         for _ in range(tick, max(tick + (tick == 0), round((end_s - self.start_s) * self.fps))):
             if self._ended(tick):
                 return
@@ -114,13 +117,6 @@ class VideoStream:
 
     def _ended(self, tick: int) -> bool:
         return self.stop_s is not None and tick >= round((self.stop_s - self.start_s) * self.fps)
-
-    def _pixels(self, decoder: Decoder, frame: VideoFrame) -> np.ndarray:
-        pixels = decoder.pixels(frame)
-        if self.crop is not None:
-            x, y, width, height = self.crop
-            pixels = np.ascontiguousarray(pixels[y : y + height, x : x + width])
-        return pixels
 
 
 def _shown_s(decoder: Decoder, frame: VideoFrame) -> float:

@@ -12,6 +12,7 @@ from stsa_lightning.data.measures import (
     MEANINGS,
     MEASURES,
     SyncReading,
+    brightness,
     choose_shift,
     largest_jump,
     measure,
@@ -32,7 +33,7 @@ def clip(frames: int = 10, **changes):
         "valid": np.ones(frames, bool),
         "yaw": np.full(frames, -5.0),
         "wave": wave.astype(np.float32),
-        "samples": np.full((2, 64, 64, 3), 51, np.uint8),
+        "looks": np.array([[0.0, 0.2]] * 2),
         **changes,
     }
 
@@ -81,7 +82,7 @@ def test_frames_without_a_face_do_not_count():
 
 def test_a_clip_without_any_face_is_not_measured():
     none = np.zeros(4, bool)
-    material = clip(4, valid=none, samples=np.empty((0, 64, 64, 3), np.uint8), yaw=np.full(4, np.nan))
+    material = clip(4, valid=none, looks=np.empty((0, 2)), yaw=np.full(4, np.nan))
     found = measure(**material)
     for name in ("face_px", "yaw_deg", "yaw_max_deg", "sharpness", "brightness", "jump"):
         assert found[name] is None
@@ -122,6 +123,13 @@ def test_sharpness_falls_with_blur_and_with_small_faces():
     small = cv2.resize(face, (32, 32), interpolation=cv2.INTER_AREA)
     assert sharpness(face) > 3 * sharpness(blurred)
     assert sharpness(face) > 3 * sharpness(small)
+
+
+def test_brightness_is_the_mean_of_all_colours():
+    face = np.zeros((64, 64, 3), np.uint8)
+    face[:32] = (255, 51, 0)
+    assert brightness(face) == pytest.approx((1 + 0.2) / 6)
+    assert brightness(face) == pytest.approx(face.mean() / 255)
 
 
 def test_sharpness_of_a_checkerboard_by_hand():

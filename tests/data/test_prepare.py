@@ -17,7 +17,7 @@ import av
 import numpy as np
 import pytest
 
-from stsa_lightning.data import extract
+from stsa_lightning.data import extract, face_cutter
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.corpora import find_sources
 from stsa_lightning.data.index import INDEX_FILE, clip_path, load_index
@@ -30,6 +30,7 @@ from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.upright_box import UprightBox, steady_turns
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoReader, write_video
 from stsa_lightning.utils.errors import UserError
 
@@ -175,7 +176,7 @@ def test_what_is_done_again_and_what_is_kept(few: Path, tmp_path: Path) -> None:
 
 def test_stopping_keeps_what_is_finished(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    encode, calls = extract.encode_picture, 0
+    encode, calls = face_cutter.encode_picture, 0
 
     def stop_in_the_second_video(face: np.ndarray) -> bytes:
         nonlocal calls
@@ -184,7 +185,7 @@ def test_stopping_keeps_what_is_finished(few: Path, tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return encode(face)
 
-    monkeypatch.setattr(extract, "encode_picture", stop_in_the_second_video)
+    monkeypatch.setattr(face_cutter, "encode_picture", stop_in_the_second_video)
     with pytest.raises(KeyboardInterrupt):
         run(few, out)
     assert load_index(out)["clip"].tolist() == ["ann/talk"]
@@ -481,13 +482,28 @@ def test_a_wrong_offset_is_corrected(few: Path, tmp_path: Path, monkeypatch: pyt
     assert not sounds[1][-5 * 640 :].any()
 
 
-def test_short_and_long_videos_go_the_same_way(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long video is decoded a second time instead of kept, and its sound and frames come in more pieces."""
-    run(few, tmp_path / "short", limit=1)
-    monkeypatch.setattr(extract, "_KEEP_BYTES", 0)
-    monkeypatch.setattr(extract, "_BLOCK_BYTES", 1_000_000)
-    run(few, tmp_path / "long", limit=1)
-    assert files(tmp_path / "short") == files(tmp_path / "long")
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_large_frames_and_small_ones_go_the_same_way(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """However many are decoded at once, and where of those that wait the faces' surroundings alone are kept."""
+    run(few, tmp_path / "small", limit=1)
+    monkeypatch.setattr(extract, "_AT_ONCE", at_once)
+    monkeypatch.setattr(face_cutter, "_WHOLE_BYTES", 0)
+    run(few, tmp_path / "large", limit=1)
+    assert files(tmp_path / "small") == files(tmp_path / "large")
+
+
+def test_a_video_is_decoded_once(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, frames = [], VideoStream.frames
+
+    def counting(self: VideoStream) -> object:
+        begun.append(self.path)
+        return frames(self)
+
+    monkeypatch.setattr(VideoStream, "frames", counting)
+    run(few, tmp_path, replace(SETTINGS, sync="lip_aperture"), limit=1)
+    assert begun == [few / "ann" / "talk.mp4"]
 
 
 def test_limit(few: Path, tmp_path: Path) -> None:

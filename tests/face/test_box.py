@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -45,6 +46,13 @@ def test_crop_keeps_the_pixels_of_a_box_of_its_own_size() -> None:
 def test_resize_averages_areas_when_shrinking() -> None:
     face = np.kron(np.array([[0, 200], [100, 40]], np.uint8), np.ones((8, 8), np.uint8))[..., None].repeat(3, 2)
     np.testing.assert_array_equal(resize_face(face, 2)[..., 0], [[0, 200], [100, 40]])
+
+
+@pytest.mark.parametrize(("height", "width"), [(302, 285), (129, 128), (128, 300), (256, 256), (256, 250), (90, 200)])
+def test_resize_is_opencvs_of_bytes(height: int, width: int) -> None:
+    face = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    expected = cv2.resize(face, (128, 128), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(resize_face(face, 128), expected)
 
 
 def test_errors() -> None:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from stsa_lightning.face.face_detector import FaceDetector
-from stsa_lightning.face.face_mesh import FaceMesh, FaceMeshDetector, apart, regions_of_detections, regions_of_landmarks
+from stsa_lightning.face.face_mesh import (
+    FaceMesh,
+    FaceMeshDetector,
+    _around,
+    _axes,
+    _upright,
+    apart,
+    regions_of_detections,
+    regions_of_landmarks,
+)
 from tests.face.mediapipe_record import RECORD, moving, photo, still
 
 
@@ -79,6 +88,16 @@ def test_regions_of_landmarks_are_turned_squares_around_them() -> None:
     points[0, 10], points[0, 152] = (50, 20), (50, 80)
     points[1, 263] = (60, 60)  # leans by 45 degrees
     np.testing.assert_allclose(regions_of_landmarks(points), [[50, 50, 90, 0], [50, 50, 30, np.pi / 4]])
+
+
+@pytest.mark.parametrize("region", [[300, 260, 200, 0.3], [20, 10, 150, -1.0], [500, 500, 400, 3.0], [-300, 60, 90, 0]])
+def test_face_mesh_reads_nothing_around_its_region(region: list[float]) -> None:
+    frame, regions = photo(), np.array([region])
+    (axes,) = _axes(regions)
+    x0, y0, x1, y1 = _around(regions[0, :2], axes, (frame.shape[1], frame.shape[0]))
+    elsewhere = np.random.default_rng(0).integers(0, 256, frame.shape, np.uint8)
+    elsewhere[y0:y1, x0:x1] = frame[y0:y1, x0:x1]
+    np.testing.assert_array_equal(_upright(elsewhere, regions[0, :2], axes), _upright(frame, regions[0, :2], axes))
 
 
 def test_apart_keeps_the_earlier_of_regions_of_one_face() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.topology import positions
 from stsa_lightning.face.tracks import FaceFollower, FaceTrack, Following, choose
 from stsa_lightning.media.audio import load_audio
+from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoReader
 
 COUNT = 50  # frames of a rendered video: 2 s
@@ -67,6 +69,18 @@ def test_one_face_is_what_a_tracker_finds(speakers: list[Speaker]) -> None:
 def test_blocks_do_not_matter(speakers: list[Speaker]) -> None:
     frames = np.concatenate([speakers[0][0][:20], speakers[1][0][:20]])
     np.testing.assert_array_equal(_follow(frames, block=1).landmarks, _follow(frames, block=40).landmarks)
+
+
+def test_frames_read_in_part_are_followed_as_whole_ones(corpus: Path) -> None:
+    path = corpus / "clips" / "spk28_01.mp4"  # a face of 150 px in a frame of 720
+    whole = list(islice(VideoStream(path, 25), 30))
+    with FaceFollower() as follower, closing(VideoStream(path, 25).frames()) as frames:
+        for frame in islice(frames, 30):
+            assert not follower.follow(frame)
+        found = follower.finish()
+    expected = _follow(np.stack(whole))
+    np.testing.assert_array_equal(found.landmarks, expected.landmarks)
+    assert [track.frames for track in found.kept] == [list(range(30))]
 
 
 def test_frames_are_not_kept(speakers: list[Speaker]) -> None:

@@ -44,6 +44,19 @@ def test_roll_of_a_turned_head_is_the_turn(degrees: int) -> None:
     assert abs((error + 180) % 360 - 180) < 1e-3
 
 
+@pytest.mark.parametrize("degrees", [0.0, -20.0, 45.0, 170.0])
+@pytest.mark.parametrize("shift", [(0, 0), (-110, 70)])
+def test_a_face_is_read_from_within_its_reach(degrees: float, shift: tuple[int, int]) -> None:
+    """Also at the frame's edge, where its outermost pixels go on."""
+    picture = smooth_picture()
+    there = rolled(head(), degrees) + np.float32(shift)
+    place = UprightBox(upright_box(to_upright(there, degrees, SIZE), degrees, SIZE, 5), degrees)
+    x0, y0, x1, y1 = place.reach(SIZE)
+    elsewhere = np.random.default_rng(3).integers(0, 256, picture.shape, np.uint8)
+    elsewhere[y0:y1, x0:x1] = picture[y0:y1, x0:x1]
+    np.testing.assert_array_equal(place.crop(elsewhere, 64), place.crop(picture, 64))
+
+
 @pytest.mark.parametrize("degrees", [-90.0, 45.0, 180.0])
 def test_points_of_a_turned_head_become_the_upright_ones(degrees: float) -> None:
     upright = head()
