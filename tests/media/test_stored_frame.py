@@ -59,7 +59,8 @@ def test_stored_frames_are_the_formula(width: int, height: int, matrix: int) -> 
 @pytest.mark.parametrize("matrix", KR_KB)
 def test_what_was_read_is_written_as_it_was_and_nearer_than_by_the_scaler(matrix: int) -> None:
     source = stored_frame(picture(128, 96), matrix)
-    shown = _planar_rgb(source, _to_rgb(matrix, True))
+    shown = np.empty((96, 128, 3), np.uint8)
+    _planar_rgb(_planes(source), _to_rgb(matrix, True), shown)
     bilinear = int(av.video.reformatter.Interpolation.BILINEAR) | ACCURATE_RND
     scaled = av.video.reformatter.VideoReformatter().reformat(
         av.VideoFrame.from_ndarray(shown, format="rgb24"),
