@@ -71,9 +71,12 @@ docs: $(VENV)/.installed
 	$(INSTALL) '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# Ruff finds files by their ending, which commands in scripts/ have none of.
+SCRIPTS = $(shell grep --files-with-matches '^.!/usr/bin/env python' scripts/*)
+
 lint: $(VENV)/.developed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check . $(SCRIPTS)
+	$(BIN)/ruff format --check . $(SCRIPTS)
 	$(BIN)/mypy
 
 clean:
