@@ -318,6 +318,11 @@ class Decoder:
 
     def close(self) -> None:
         """Free the file, and the decoder with its threads, which lives for as long as anything refers to it."""
+        if self._stream is not None and self._stream.codec_context is not None:
+            # PyAV frees a decoder with the interpreter's lock held, and waits for its threads, which wait for the lock
+            # where they have an error to log and somebody (older torchvision) switched PyAV's log on. Flushing lets
+            # the lock go until the threads are idle.
+            self._stream.codec_context.flush_buffers()
         for opened in (self._container, self._still):
             if opened is not None:
                 opened.close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -159,6 +161,22 @@ def test_writer_errors(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_a_decoder_whose_threads_log_is_freed(tmp_path: Path) -> None:
+    """PyAV's log, which older torchvision switches on, takes the lock that freeing holds. Run apart, to be killed."""
+    write_video(tmp_path / "a.mp4", moving(60, 320, 240), 25)
+    code = """
+import logging, sys
+import av
+from stsa_lightning.media.decode import Decoder
+logging.disable(logging.CRITICAL)
+av.logging.set_level(av.logging.DEBUG)
+for _ in range(20):
+    with Decoder(sys.argv[1], threads=4):
+        pass
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a.mp4"], check=True, timeout=600)
 
 
 def test_any_order_and_blocks(tmp_path: Path) -> None:
