@@ -31,8 +31,7 @@ AS_PYTORCH = SpeedSettings()
 def compile_networks(guidance: Guidance, synthesis: Synthesis, objective: Objective) -> None:
     """Compile what a training step calls; parameters, their names and checkpoints stay as they are."""
     # Gradients are measured along the graph of the step, which therefore may not give up its buffers early.
-    if hasattr(torch._functorch.config, "donated_buffer"):  # not in PyTorch 2.4, which keeps them
-        torch._functorch.config.donated_buffer = False
+    torch._functorch.config.donated_buffer = False
     guidance.compile()
     synthesis.encode_references = torch.compile(synthesis.encode_references)  # type: ignore[method-assign]
     synthesis.render = torch.compile(synthesis.render)  # type: ignore[method-assign]
