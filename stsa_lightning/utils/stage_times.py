@@ -11,12 +11,12 @@ class StageTimes:
     """Seconds spent in each stage: `with times.timed("decode"): ...`.
 
     Args:
-        clock: `time.process_time` counts what the processors work, whatever else they do.
+        clock: of seconds; None: the wall's. `time.process_time` counts what the processors work, whatever else they do.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.seconds: dict[str, float] = {}
-        self._clock = clock
+        self._clock = clock or time.perf_counter
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
