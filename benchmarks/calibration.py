@@ -120,7 +120,7 @@ class AlexFrechet(FrechetDistance):
         super().__init__(network, 256)
 
     def features(self, frames: torch.Tensor) -> torch.Tensor:
-        return self._held[0].features(frames)[-1].mean(dim=(2, 3))
+        return self._frozen[0].features(frames)[-1].mean(dim=(2, 3))
 
 
 class Judge:
