@@ -6,10 +6,11 @@ They are forked by a server that has imported what they need, once for both, and
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
-from multiprocessing import get_context, set_forkserver_preload
+from multiprocessing import get_context, parent_process, set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,16 @@ class Pair:
             process.shutdown()
 
 
+def _end_with_the_tests() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _join(rank: int, address: str) -> None:
+    # Work is waited for at a pipe that does not end where the tests are killed.
+    threading.Thread(target=_end_with_the_tests, daemon=True).start()
     # LOCAL_RANK is how Lightning knows that it need not start processes itself.
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
