@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ class CutDetector:
         if before is None:
             return False
         change = self._before.change(before)
-        usual = float(np.median(self._changes)) if self._changes else 0.0
+        usual = median(self._changes) if self._changes else 0.0
         cut = change > max(_LEAST, _TIMES_USUAL * usual)
         if cut:
             self._changes.clear()

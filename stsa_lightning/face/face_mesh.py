@@ -6,6 +6,7 @@ landmarks in the frame before; a detector looks for faces only while there are f
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import cv2
@@ -102,10 +103,13 @@ def _upright(frame: Frame, middle: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 def _around(middle: np.ndarray, axes: np.ndarray, frame_size: tuple[int, int]) -> tuple[int, int, int, int]:
     """x0, y0, x1, y1 of the part of a frame that a region shows, the least of the frame's edge where it shows none."""
-    reach = np.abs(axes).sum(axis=1) * (_SIDE_PX / 2)
-    low = np.clip(np.floor(middle - reach) - 1, 0, np.array(frame_size) - 1).astype(int)
-    high = np.clip(np.ceil(middle + reach) + 2, low + 1, frame_size).astype(int)
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+    part = []
+    for at, (across, down), side in zip(middle.tolist(), axes.tolist(), frame_size, strict=True):
+        reach = (abs(across) + abs(down)) * (_SIDE_PX / 2)
+        low = min(max(0, math.floor(at - reach) - 1), side - 1)
+        part.append((low, min(max(low + 1, math.ceil(at + reach) + 2), side)))
+    (x0, x1), (y0, y1) = part
+    return x0, y0, x1, y1
 
 
 def regions_of_detections(found: Detections) -> np.ndarray:
