@@ -35,7 +35,7 @@ from stsa_lightning.media.video import VideoInfo, probe
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.stage_times import StageTimes
 
-_BLOCK_BYTES = 32 << 20  # decoded frames that SyncNet is given at a time
+_BLOCK_BYTES = 32 << 20  # most decoded frames at a time
 _AT_ONCE = 8  # frames: to go on with one stage for a while costs less than to change with every frame
 _MEASURED_FACES = 24  # faces of which sharpness and brightness are taken
 _RANGE_ROUNDING_S = 1.0  # lists state whole seconds
@@ -153,6 +153,11 @@ def _stream(source: Source, info: VideoInfo) -> tuple[VideoStream, tuple[int, in
     return VideoStream(source.path, FPS, source.start_s, source.stop_s, None if whole else crop), (crop[2], crop[3])
 
 
+def _block(size: tuple[int, int]) -> int:
+    """How many frames of a width and height to decode at a time."""
+    return max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))
+
+
 @contextmanager
 def _disk_blamed(path: Path) -> Iterator[None]:
     try:
@@ -171,13 +176,13 @@ def _follow(
     Raises:
         RejectedError: too few frames, or too few with a face.
     """
-    count = 0
+    count, at_once = 0, min(_AT_ONCE, _block(cutter.size))
     with stages.timed("landmarks"):
         follower = FaceFollower(settings.landmark_model)
     with follower, closing(stream.frames()) as frames:
         while True:
             with stages.timed("decode"):
-                some = list(islice(frames, _AT_ONCE))
+                some = list(islice(frames, at_once))
             if not some:
                 break
             count += len(some)
@@ -218,7 +223,7 @@ def _sync(
     if settings.sync == "none":
         return None
     meter, number = _SyncNet(face), 0
-    for block in stream.blocks(max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))):
+    for block in stream.blocks(_block(size)):
         meter.update(block, number)
         number += len(block)
     return meter.finish(wave)

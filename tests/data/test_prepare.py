@@ -482,6 +482,26 @@ def test_a_wrong_offset_is_corrected(few: Path, tmp_path: Path, monkeypatch: pyt
     assert not sounds[1][-5 * 640 :].any()
 
 
+def test_syncnet_is_given_every_frame_in_blocks(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+
+    class Meter:
+        def __init__(self, face: object) -> None: ...
+
+        def update(self, block: np.ndarray, number: int) -> None:
+            given.append((number, len(block)))
+
+        def finish(self, wave: np.ndarray) -> SyncReading:
+            return SyncReading(-5.0, 9.9, "syncnet")
+
+    monkeypatch.setattr(extract, "_SyncNet", Meter)
+    monkeypatch.setattr(extract, "_BLOCK_BYTES", 20 * 224 * 224 * 3)
+    source = find_sources("folder", few)[0]
+    meta = extract.prepare_clip(source, tmp_path, replace(SETTINGS, sync="syncnet"))
+    assert given == [(0, 20), (20, meta.frames - 20)]
+    assert (meta.measures["sync_method"], meta.measures["sync_shift"]) == ("syncnet", -5)
+
+
 @pytest.mark.parametrize("at_once", [1, 1000])
 def test_large_frames_and_small_ones_go_the_same_way(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
