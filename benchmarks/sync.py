@@ -9,8 +9,8 @@ DIR is a corpus prepared with `--features moonshine`; trials are worth something
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from common import median_time, parser, table, write_json
 from safetensors.numpy import save_file
-from scipy.signal import butter, sosfiltfilt
 
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index
@@ -38,7 +37,7 @@ ROUNDS = 3
 
 @dataclass
 class Recording:
-    """Lips and sound of a clip: quick changes of the inner aperture (F,) over their deviation, features (steps, D)."""
+    """Lips and sound of a clip: inner aperture (F,), its quick changes over their deviation, features (steps, D)."""
 
     name: str
     speaker: str
@@ -46,6 +45,17 @@ class Recording:
     mouth: np.ndarray
     features: np.ndarray
     known: float | None
+
+    def part(self, first: int, stop: int) -> Recording:
+        frames, steps = slice(first, stop), slice(2 * first, 2 * stop)
+        cut = {"lip_aperture": self.lip_aperture[frames], "mouth": self.mouth[frames], "features": self.features[steps]}
+        return replace(self, **cut)
+
+    def clearness(self, weights: np.ndarray, delay: int = 0) -> np.ndarray:
+        """See `mouth_sync.clearness`: by these weights, the sound `delay` frames later."""
+        sound = _moved(self.features, 2 * delay)
+        predicted = mouth_sync.quick_changes(mouth_sync.predicted_aperture(sound, len(self.mouth), weights))
+        return mouth_sync.clearness(self.mouth, predicted, np.isfinite(self.lip_aperture))
 
 
 def recordings(folders: list[Path]) -> list[Recording]:
@@ -55,8 +65,7 @@ def recordings(folders: list[Path]) -> list[Recording]:
         for row in load_index(folder).itertuples():
             clip = Clip.open(clip_path(folder, row.clip))
             aperture = np.where(clip.valid, inner_lip_aperture(clip.face_landmarks), np.nan)
-            frames, seen = np.arange(len(aperture)), np.isfinite(aperture)
-            mouth = mouth_sync.quick_changes(np.interp(frames, frames[seen], aperture[seen]))
+            mouth = mouth_sync.mouth_changes(aperture)
             sound = _moved(clip.features("moonshine").astype(np.float32), -2 * row.sync_shift)
             known = KNOWN.get(Path(row.clip).name)
             found.append(Recording(row.clip, row.speaker, aperture, mouth / max(mouth.std(), 1e-6), sound, known))
@@ -73,25 +82,25 @@ def fit(clips: list[Recording]) -> np.ndarray:
 
     Each clip's offset is found meanwhile, by the weights of the round before; at first all are taken to be in sync.
     """
-    frames = defaultdict(int)
+    frames = Counter[str]()
     for clip in clips:
         frames[clip.speaker] += len(clip.mouth)
-    offsets = {clip.name: 0.0 for clip in clips}
+    importance = {speaker: count**-0.5 for speaker, count in frames.items()}
+    weights = _regression(clips, {clip.name: 0.0 for clip in clips}, importance)
     for _ in range(ROUNDS):
-        weights = _regression(clips, offsets, {s: n**-0.5 for s, n in frames.items()})
         offsets = _offsets(clips, weights)
         print(f"{len(offsets)} of {len(clips)} clips; median offset {np.median(list(offsets.values())):+.2f} frames")
-    return _regression(clips, offsets, {s: n**-0.5 for s, n in frames.items()})
+        weights = _regression(clips, offsets, importance)
+    return weights
 
 
 def _regression(clips: list[Recording], offsets: dict[str, float], importance: dict[str, float]) -> np.ndarray:
-    high_pass = butter(2, mouth_sync.SLOWEST_HZ, "highpass", fs=FEATURE_RATE_HZ, output="sos")
     size = clips[0].features.shape[1] * mouth_sync.WINDOW_STEPS
     products, sums = np.zeros((size, size)), np.zeros(size)
     for clip in clips:
         if clip.name in offsets:
             sound = _moved(clip.features, round(2 * offsets[clip.name]))
-            sound = sosfiltfilt(high_pass, sound, axis=0, padlen=min(len(sound) - 1, 15))
+            sound = mouth_sync.quick_changes(sound, FEATURE_RATE_HZ)
             windows = feature_windows(sound, np.arange(len(clip.mouth))).reshape(-1, size)
             products += importance[clip.speaker] * (windows.T @ windows)
             sums += importance[clip.speaker] * (windows.T @ clip.mouth)
@@ -106,73 +115,53 @@ def _offsets(clips: list[Recording], weights: np.ndarray) -> dict[str, float]:
         groups[clip.name if len(clip.mouth) >= LONG else clip.speaker].append(clip)
     found = {}
     for members in groups.values():
-        offset, confidence = mouth_sync.best_shift(sum(_curve(clip, weights) for clip in members))
+        offset, confidence = mouth_sync.best_shift(sum(clip.clearness(weights) for clip in members))
         if confidence >= mouth_sync.CLEAR_CONFIDENCE * len(members) ** 0.5:
             found.update({clip.name: offset for clip in members})
     zero = np.mean([found[clip.name] - clip.known for clip in clips if clip.known is not None and clip.name in found])
     return {name: offset - zero for name, offset in found.items()}
 
 
-def _curve(clip: Recording, weights: np.ndarray | None = None, delay: int = 0) -> np.ndarray:
-    """The measure's clearness at every shift, with weights of one's own, the sound `delay` frames later."""
-    weights = mouth_sync.aperture_weights() if weights is None else weights
-    sound = _moved(clip.features, 2 * delay)
-    predicted = mouth_sync.quick_changes(mouth_sync.predicted_aperture(sound, len(clip.mouth), weights))
-    return mouth_sync.clearness(clip.mouth, predicted, np.isfinite(clip.lip_aperture))
-
-
 def trials(clips: list[Recording]) -> dict[str, Any]:
     """Every clip of three seconds and more with its sound moved by every delay, in halves, and with others' sound."""
     clips = [clip for clip in clips if len(clip.mouth) >= 75]
-    own = [mouth_sync.best_shift(_curve(clip)) for clip in clips]
-    moved = [
-        (abs(offset - (here - delay)), confidence)
-        for clip, (here, _) in zip(clips, own, strict=True)
-        for delay in DELAYS
-        for offset, confidence in [mouth_sync.best_shift(_curve(clip, delay=delay))]
-        if abs(here - delay) < mouth_sync.MAX_SHIFT - 1
-    ]
-    halves = [_halves(clip) for clip in clips if len(clip.mouth) >= 120]
-    others = [
-        mouth_sync.best_shift(_curve(Recording("", "", a.lip_aperture, a.mouth, _length(b, a), None)))[1]
-        for a in clips
-        for b in clips
-        if a.speaker != b.speaker
-    ]
-    error, confidence = np.array(moved).T
-    unrelated = np.array(others)
+
+    def reading(clip: Recording, delay: int = 0) -> tuple[float, float]:
+        return mouth_sync.best_shift(clip.clearness(mouth_sync.aperture_weights(), delay))
+
+    own = [reading(clip) for clip in clips]
+    errors, confidences = [], []
+    for clip, (here, _) in zip(clips, own, strict=True):
+        for delay in DELAYS:
+            if abs(here - delay) < mouth_sync.MAX_SHIFT - 1:
+                offset, confidence = reading(clip, delay)
+                errors.append(abs(offset - (here - delay)))
+                confidences.append(confidence)
+    halves = []
+    for clip in clips:
+        if len(clip.mouth) >= 120:
+            middle = len(clip.mouth) // 2
+            one, other = reading(clip.part(0, middle)), reading(clip.part(middle, len(clip.mouth)))
+            halves.append((abs(one[0] - other[0]), min(one[1], other[1])))
+    pairs = ((lips, sound) for lips in clips for sound in clips if lips.speaker != sound.speaker)
+    others = [reading(replace(lips, features=_as_long_as(lips, sound.features)))[1] for lips, sound in pairs]
+    error, confidence, unrelated = np.array(errors), np.array(confidences), np.array(others)
     rows = []
     for threshold in (0.0, 4.0, 5.0, 5.5, 6.0, 7.0, 8.0):
         clear = confidence >= threshold
-        apart = np.array([abs(a - b) for a, b, least in halves if least >= threshold] or [np.nan])
+        apart = np.array([apart for apart, least in halves if least >= threshold] or [np.nan])
         shares = [clear, error[clear] > 1, apart <= 1, unrelated >= threshold]
         rows.append([threshold, *(float(share.mean()) for share in shares), len(apart)])
-    print(f"{len(clips)} clips, {len(error)} trials, {len(halves)} pairs of halves, {len(others)} with others' sound")
+    print(f"{len(clips)} clips, {len(errors)} trials, {len(halves)} pairs of halves, {len(others)} with others' sound")
     head = ["confidence from", "trials above", "off by > 1 frame", "halves within 1", "others' sound above", "pairs"]
     print(table(head, rows))
-    each = [
-        [clip.name, "" if clip.known is None else clip.known, *found] for clip, found in zip(clips, own, strict=True)
-    ]
-    print(table(["clip", "known", "offset", "confidence"], each))
-    return {"clips": len(clips), "trials": len(error), "unrelated": len(others), "rows": rows}
+    print(table(["clip", "offset", "confidence"], [[c.name, *found] for c, found in zip(clips, own, strict=True)]))
+    return {"clips": len(clips), "trials": len(errors), "unrelated": len(others), "rows": rows}
 
 
-def _halves(clip: Recording) -> tuple[float, float, float]:
-    """Offsets of both halves, and the smaller confidence."""
-    middle = len(clip.mouth) // 2
-    parts = [slice(0, middle), slice(middle, None)]
-    found = []
-    for part in parts:
-        sound = clip.features[2 * part.start : None if part.stop is None else 2 * part.stop]
-        found.append(
-            mouth_sync.best_shift(_curve(Recording("", "", clip.lip_aperture[part], clip.mouth[part], sound, None)))
-        )
-    return found[0][0], found[1][0], min(found[0][1], found[1][1])
-
-
-def _length(sound: Recording, lips: Recording) -> np.ndarray:
-    """Another clip's sound, as long as this one's lips."""
-    return np.resize(sound.features, (2 * len(lips.mouth), sound.features.shape[1]))
+def _as_long_as(lips: Recording, features: np.ndarray) -> np.ndarray:
+    """Another clip's sound, as long as these lips."""
+    return np.resize(features, (2 * len(lips.mouth), features.shape[1]))
 
 
 @torch.inference_mode()

@@ -112,6 +112,17 @@ class WriteError(UserError):
     """The disk does not take what is written (full, a quota, read-only): no fault of the video."""
 
 
+@contextmanager
+def disk_blamed(path: Path) -> Iterator[None]:
+    """What the system refuses while a clip file is made is the disk's fault, unless an error says better whose."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, UserError):
+            raise
+        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+
+
 class ClipWriter:
     """Writes a clip file piece by piece, in this order: every face, `frames`, features, audio, `finish`.
 
@@ -136,7 +147,7 @@ class ClipWriter:
         self._finished = False
 
     def __enter__(self) -> ClipWriter:
-        with self._blamed():
+        with disk_blamed(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._part = self._stack.enter_context(written_whole(self.path))
             self._file = self._stack.enter_context(open(self._part, "wb"))
@@ -148,7 +159,7 @@ class ClipWriter:
         if kind is None and not self._finished:
             unfinished = ClipError(f"{self.path}: the clip was left before `finish`")
             kind, error = ClipError, unfinished
-        with self._blamed():
+        with disk_blamed(self.path):
             self._stack.__exit__(kind, error, trace)
         if unfinished is not None:
             raise unfinished
@@ -196,7 +207,7 @@ class ClipWriter:
         header = json.dumps({"__metadata__": {_META_KEY: json.dumps(asdict(meta))}, **self._tensors}).encode()
         if len(header) > self._header_bytes - 8:
             raise ClipError(f"{self.path}: names and settings of {len(header)} bytes do not fit into the header")
-        with self._blamed():
+        with disk_blamed(self.path):
             self._file.seek(0)
             self._file.write(struct.pack("<Q", self._header_bytes - 8) + header.ljust(self._header_bytes - 8))
             self._file.flush()
@@ -212,17 +223,10 @@ class ClipWriter:
         self._tensors[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [begin, self._size]}
 
     def _write(self, data: bytes | memoryview) -> None:
-        with self._blamed():
+        with disk_blamed(self.path):
             self._file.write(data)
         self._digest.update(data)
         self._size += len(data)
-
-    @contextmanager
-    def _blamed(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WriteError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
 
 class Clip:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stsa_lightning.constants import FPS, SAMPLES_PER_FRAME
-from stsa_lightning.data.clip import ClipMeta, ClipWriter, WriteError
+from stsa_lightning.data.clip import ClipMeta, ClipWriter, WriteError, disk_blamed
 from stsa_lightning.data.corpora import Source
 from stsa_lightning.data.face_cutter import CutFaces, FaceCutter, SeenFrame
 from stsa_lightning.data.index import clip_path
@@ -32,7 +32,6 @@ from stsa_lightning.media.audio import INAUDIBLE, load_audio, other_audible_trac
 from stsa_lightning.media.shown_frame import ShownFrame
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoInfo, probe
-from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.stage_times import StageTimes
 
 _BLOCK_BYTES = 32 << 20  # most decoded frames at a time
@@ -67,7 +66,7 @@ def prepare_clip(source: Source, out: Path, settings: PrepareSettings, stages: S
             wave = _load_sound(source, info, sound_file)
         stream, size = _stream(source, info)
         cutter = FaceCutter(size, picture_file, settings, stages)
-        with _disk_blamed(path):
+        with disk_blamed(path):
             face, cut = _follow(stream, wave, cutter, settings, stages)
         wave = wave[: len(face.valid) * SAMPLES_PER_FRAME]
         with ClipWriter(path, len(source.clip.encode()) + len(source.relative.encode())) as writer:
@@ -156,16 +155,6 @@ def _stream(source: Source, info: VideoInfo) -> tuple[VideoStream, tuple[int, in
 def _block(size: tuple[int, int]) -> int:
     """How many frames of a width and height to decode at a time."""
     return max(1, _BLOCK_BYTES // (size[0] * size[1] * 3))
-
-
-@contextmanager
-def _disk_blamed(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or isinstance(error, UserError):
-            raise
-        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _follow(

@@ -39,8 +39,8 @@ def _aperture_reading(face: _Face, wave: np.ndarray) -> SyncReading:
     first, stop = _stretch(face)
     heights = face.boxes[first:stop, 3] - face.boxes[first:stop, 1]
     lip_aperture = inner_lip_aperture(face.landmarks[first:stop]) / np.maximum(heights, 1)
-    offset, confidence = lip_aperture_sync(lip_aperture, wave[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME])
-    return SyncReading(float(offset), float(confidence), "lip_aperture")
+    heard = wave[first * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
+    return SyncReading(*lip_aperture_sync(lip_aperture, heard), "lip_aperture")
 
 
 class _SyncNet:

@@ -170,12 +170,7 @@ class UprightBox:
         x0, y0, x1, y1 = self._checked(frame)
         above = y1 - y0 - len(change)
         if self.degrees:
-            edges = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64)
-            there = from_upright(edges, self.degrees, _size(frame))
-            (x0, y0), (x1, y1) = (
-                np.clip(edge, 0, _size(frame)).astype(int)
-                for edge in (np.floor(there.min(axis=0)) - 1, np.ceil(there.max(axis=0)) + 1)
-            )
+            x0, y0, x1, y1 = self._around(_size(frame), 1)
             places = self._to_face(frame, (x0, y0))
             change = cv2.copyMakeBorder(change, above, 0, 0, 0, cv2.BORDER_CONSTANT)
             change = cv2.warpAffine(change, places, (x1 - x0, y1 - y0), flags=_WARP, borderMode=cv2.BORDER_CONSTANT)
@@ -208,12 +203,14 @@ class UprightBox:
 
     def reach(self, frame_size: tuple[int, int]) -> tuple[int, int, int, int]:
         """x0, y0, x1, y1 of the part of the frame that the face is read from."""
-        if self.degrees == 0:
-            return self.corners
+        return self.corners if self.degrees == 0 else self._around(frame_size, _TAPS)
+
+    def _around(self, frame_size: tuple[int, int], beyond: int) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the part of the frame that holds the turned box and some pixels beyond it."""
         x0, y0, x1, y1 = self.box
         there = from_upright(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64), self.degrees, frame_size)
-        low = np.clip(np.floor(there.min(axis=0)) - _TAPS, 0, np.array(frame_size) - 1).astype(int)
-        high = np.clip(np.ceil(there.max(axis=0)) + _TAPS, low + 1, frame_size).astype(int)
+        low = np.clip(np.floor(there.min(axis=0)) - beyond, 0, np.array(frame_size) - 1).astype(int)
+        high = np.clip(np.ceil(there.max(axis=0)) + beyond, low + 1, frame_size).astype(int)
         return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 
     def _to_face(self, frame: np.ndarray, corner: tuple[int, int]) -> np.ndarray:

@@ -186,7 +186,6 @@ class VideoWriter:
         layout: str | None = None,
         colours: Colours | None = None,
     ) -> None:
-
         self.path = Path(path)
         check_output(self.path, fps, size, audio, sample_rate_hz)
         self.fps, self.size, self.frames = Fraction(fps).limit_denominator(1001), size, 0

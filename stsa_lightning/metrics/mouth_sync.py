@@ -58,10 +58,14 @@ def lip_aperture_sync(lip_aperture: np.ndarray, wave: np.ndarray, max_shift: int
     seen = np.isfinite(lip_aperture)
     if seen.sum() < MIN_FRAMES or len(lip_aperture) < max_shift + MIN_FRAMES or not np.any(wave):
         return 0.0, 0.0
-    frames = np.arange(len(lip_aperture))
-    mouth = quick_changes(np.interp(frames, frames[seen], lip_aperture[seen]))
     predicted = aperture_from_audio(wave, len(lip_aperture))
-    return best_shift(clearness(mouth, predicted, seen, max_shift))
+    return best_shift(clearness(mouth_changes(lip_aperture), predicted, seen, max_shift))
+
+
+def mouth_changes(lip_aperture: np.ndarray) -> np.ndarray:
+    """`quick_changes` of the lip aperture (F,), NaN where no face was found: gaps are bridged in straight lines."""
+    frames, seen = np.arange(len(lip_aperture)), np.isfinite(lip_aperture)
+    return quick_changes(np.interp(frames, frames[seen], lip_aperture[seen]))
 
 
 def clearness(mouth: np.ndarray, predicted: np.ndarray, seen: np.ndarray, max_shift: int = MAX_SHIFT) -> np.ndarray:
@@ -124,9 +128,9 @@ def aperture_weights() -> np.ndarray:
     return load_file(WEIGHTS)["weights"].astype(np.float32)
 
 
-def quick_changes(values: np.ndarray) -> np.ndarray:
-    """Changes over time (first axis, 25/s) that are quicker than 1.5 Hz, undelayed."""
+def quick_changes(values: np.ndarray, rate_hz: float = FPS) -> np.ndarray:
+    """Changes over time (first axis) that are quicker than 1.5 Hz, undelayed."""
     from scipy.signal import butter, sosfiltfilt
 
-    high_pass = butter(2, SLOWEST_HZ, "highpass", fs=FPS, output="sos")
+    high_pass = butter(2, SLOWEST_HZ, "highpass", fs=rate_hz, output="sos")
     return sosfiltfilt(high_pass, values, axis=0, padlen=min(len(values) - 1, 15))

@@ -118,5 +118,5 @@ def load_syncnet(weights_dir: str | Path | None = None) -> SyncNet:
         TensorFileError: the file is damaged, holds more than tensors, or is of another network.
     """
     network = SyncNet()
-    load_entries(network, weights_path("syncnet", weights_dir))
+    load_entries(network, weights_path("syncnet", weights_dir), alone=True)
     return network

@@ -100,13 +100,16 @@ class uninitialised(TorchFunctionMode):  # noqa: N801
         return func(*args, **kwargs)
 
 
-def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
+def load_entries(network: nn.Module, path: Path, prefix: str = "", *, alone: bool = False) -> None:
     """Fill a network, `uninitialised` or not, with the entries `prefix + its own keys` of a state dict's file.
 
     Batch counters may be absent: old files have none, and they decide nothing.
 
+    Args:
+        alone: whether the file may hold no others.
+
     Raises:
-        TensorFileError: as `load_tensors`; the file lacks an entry, or one has another shape.
+        TensorFileError: as `load_tensors`; the file lacks an entry, one has another shape, or there are others.
     """
     state = load_tensors(path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -118,6 +121,9 @@ def load_entries(network: nn.Module, path: Path, prefix: str = "") -> None:
             f"{path} lacks {len(missing)} of {len(wanted)} entries, the first {prefix}{missing[0]}: "
             f"another network, or a damaged file?"
         )
+    others = [key for key in state if key.removeprefix(prefix) not in wanted] if alone else []
+    if others:
+        raise TensorFileError(f"{path} has {len(others)} other entries, the first {others[0]}: another network?")
     for key, value in wanted.items():
         chosen[key] = state.get(prefix + key, torch.tensor(0))
         if chosen[key].shape != value.shape:

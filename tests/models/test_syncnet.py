@@ -146,6 +146,9 @@ class TestFile:
         torch.save(state, tmp_path / self.name)
         with pytest.raises(UserError, match=r"netfclip\.3\.bias has shape \(7,\), expected \(1024,\)"):
             load_syncnet(tmp_path)
+        torch.save(random_network.state_dict() | {"head.weight": torch.zeros(1)}, tmp_path / self.name)
+        with pytest.raises(UserError, match=r"has 1 other entries, the first head\.weight: another network"):
+            load_syncnet(tmp_path)
         torch.save([1, 2], tmp_path / self.name)
         with pytest.raises(UserError, match="found list"):
             load_syncnet(tmp_path)

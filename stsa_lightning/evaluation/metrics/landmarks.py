@@ -87,12 +87,12 @@ def silence(prediction: Prediction) -> dict[str, MetricValue]:
 
 
 def lip_aperture_offset(prediction: Prediction) -> dict[str, MetricValue]:
-    """Offset of the lip aperture against the energy of the audio, where it is clear."""
+    """Offset of the lip aperture against what the sound says of it, where it is clear."""
     if prediction.wave is None:
         raise NotMeasuredError("there is no sound")
     relative = (prediction.lip_aperture / prediction.faces.shape[1])[prediction.clock]
     offset, confidence = lip_aperture_sync(relative, prediction.wave)
-    values = {"mouth_sound": MetricValue(float(confidence), 1)}
+    values = {"mouth_sound": MetricValue(confidence, 1)}
     if confidence >= CLEAR_CONFIDENCE:
-        values["mouth_offset"] = MetricValue(float(offset), 1)
+        values["mouth_offset"] = MetricValue(offset, 1)
     return values

@@ -132,7 +132,7 @@ def _silence_columns(options: Options) -> list[Column]:
 
 
 def _mouth_sound_columns(options: Options) -> list[Column]:
-    common = "lip aperture against the sound's energy, no network"
+    common = "lip aperture against what a speech recogniser's states say of it, no SyncNet"
     sound = f"{common}: confidence atanh(r) sqrt(n) at the best shift"
     offset = f"{common}: mean magnitude of the offset, clips in which it is clear; 25 frames/s"
     return [
