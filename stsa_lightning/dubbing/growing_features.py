@@ -7,7 +7,7 @@ import numpy as np
 from stsa_lightning.features.base import HOP, SPAN, AudioFeatures
 
 # Steps before and after those wanted that an extractor hears as well: one before is all that log-mel and MFCC look at;
-# the others listen to as much as they are given (what Moonshine needs of it: benchmarks/README.md).
+# the others listen to as much as they are given (what Moonshine needs of it: benchmarks/diary.md).
 _BEFORE = {"wav2vec2": 100, "moonshine": 50}
 _AFTER = {"moonshine": 10}
 _AHEAD = 25  # steps that are described in one go where their sound is there: what is heard besides is heard once
