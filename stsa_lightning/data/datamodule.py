@@ -137,6 +137,8 @@ class STSADataModule(LightningDataModule):
         swap_mouth_epochs: number of first epochs with mouth-swap augmentation: training windows put mouths on the poses
             of other moments, so that the guidance network uses the audio and cannot infer the mouth from the pose. As
             many as the guidance phase lasts.
+        quiet_share: in those epochs, share of the training windows that hear silence or noise in place of the clip's
+            sound, with the mouth as it is where the clip's is most shut: lips that rest where nobody speaks.
         heatmap_sigma: width of the heatmaps' lines, pixels; 0 draws hard lines.
         seed: of the split and of all draws.
         filters: limits on the clips, for all splits; nothing is prepared again for others.
@@ -165,6 +167,7 @@ class STSADataModule(LightningDataModule):
         reference_policy: Literal["random", "mixed", "pose_matched"] = "random",
         augment: AugmentSettings = AS_THEY_ARE,
         swap_mouth_epochs: int = 0,
+        quiet_share: float = 0.0,
         heatmap_sigma: float = 1.0,
         seed: int = 0,
         filters: Filters | None = None,
@@ -280,6 +283,7 @@ class STSADataModule(LightningDataModule):
             reference_policy=options.reference_policy if training else self._as_dubbed,
             augment=self.augment if training else AS_THEY_ARE,
             swap_mouth_epochs=options.swap_mouth_epochs if training else 0,
+            quiet_share=options.quiet_share if training else 0.0,
             heatmap_sigma=options.heatmap_sigma,
             span=(0.0, seen) if training else (0.0 if seen == 1 else seen, 1.0),
             seed=options.seed,

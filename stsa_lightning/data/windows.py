@@ -17,16 +17,19 @@ from torch.utils.data import Dataset
 from stsa_lightning.data.augment import AugmentSettings, augment_voice, swap_mouths
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
+from stsa_lightning.data.quiet import quiet_features
 from stsa_lightning.face.alignment import pose_distances, reference_transforms
 from stsa_lightning.face.box import denormalise_landmarks
-from stsa_lightning.face.heatmaps import draw_all_kinds, lip_measures, outer_lip_aperture
+from stsa_lightning.face.heatmaps import draw_all_kinds, inner_lip_aperture, lip_measures, outer_lip_aperture
 from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
-from stsa_lightning.features.base import WINDOW_STEPS, feature_windows
+from stsa_lightning.features.base import WINDOW_STEPS, FeatureKind, feature_windows
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder
 from stsa_lightning.utils.errors import UserError
 
 MIXED_SHARE = (0.2, 1.0)  # "mixed" and "pose_matched" choose references from a random share of the clip's frames
+
+SHUT_SHARE = 0.05  # of a clip's frames are taken for those where the mouth is shut
 
 AROUND = 125  # frames before and after a window over which the mouth's motion is measured
 LEAST_SPREAD, LEAST_SPREAD_PX = 0.003, 0.3  # of the box and in pixels: below that a mouth does not move
@@ -75,8 +78,8 @@ class WindowDataset(Dataset):
 
     Args:
         clips: names of clips; a `Speaker` in the place of a name stands for one of their clips, drawn for each item.
-        features, face_size, num_frames, num_references, windows_per_clip, augment, swap_mouth_epochs, heatmap_sigma,
-            seed: see `STSADataModule`.
+        features, face_size, num_frames, num_references, windows_per_clip, augment, swap_mouth_epochs, quiet_share,
+            heatmap_sigma, seed: see `STSADataModule`.
         window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
         reference_policy: which frames of the clip serve as references. "random": any. "aperture": from closed to wide
             open lips, as dubbing chooses them. "mixed": the same among a random part of the clip. "pose_nearest":
@@ -92,7 +95,7 @@ class WindowDataset(Dataset):
     root: Path | str
     clips: Sequence[str | Speaker]
     _: KW_ONLY
-    features: str = "logmel"
+    features: FeatureKind = "logmel"
     face_size: int = 128
     num_frames: int = 5
     num_references: int = 5
@@ -101,6 +104,7 @@ class WindowDataset(Dataset):
     reference_policy: ReferencePolicy = "random"
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     swap_mouth_epochs: int = 0
+    quiet_share: float = 0.0
     heatmap_sigma: float = 1.0
     span: tuple[float, float] = (0.0, 1.0)
     seed: int = 0
@@ -113,6 +117,9 @@ class WindowDataset(Dataset):
             raise UserError(
                 f"augment.voice: changes log-mel features only, got features {self.features!r}; set it to 0"
             )
+        if not 0 <= self.quiet_share < 1:
+            raise UserError(f"quiet_share: expected a share from 0 to below 1, got {self.quiet_share}")
+        self._quiet = quiet_features(self.features) if self.quiet_share else None
         if not 0 <= self.span[0] < self.span[1] <= 1:
             raise UserError(f"span: expected two rising shares from 0 to 1, got {self.span}")
 
@@ -132,15 +139,17 @@ class WindowDataset(Dataset):
         start = self._window_start(clip, index % self.windows_per_clip, rng)
         frames = np.arange(start, start + self.num_frames)
         chosen = np.concatenate([frames, self._references(clip, frames, rng)])
-        landmarks = clip.face_landmarks_of(chosen)
+        landmarks, mouths, audio = clip.face_landmarks_of(chosen), frames, None
         if epoch < self.swap_mouth_epochs:
             elsewhere = self._window_start(clip, index % self.windows_per_clip, rng) + np.arange(self.num_frames)
+            if self._quiet is not None and rng.random() < self.quiet_share:
+                mouths, audio = self._shut(clip, rng), self._part_of(self._quiet, rng)
             poses = clip.face_landmarks_of(elsewhere)
-            landmarks[: self.num_frames] = swap_mouths(poses, landmarks[: self.num_frames])
+            landmarks[: self.num_frames] = swap_mouths(poses, clip.face_landmarks_of(mouths))
         item = {
             **self._tensors(*self.augment.pictures(clip.faces(chosen, self.face_size), landmarks, rng)),
-            **_lip_aperture(clip, frames),
-            "audio": torch.from_numpy(self._audio(clip, start, rng)),
+            **_lip_aperture(clip, mouths),
+            "audio": torch.from_numpy(self._audio(clip, start, rng) if audio is None else audio),
             "frame": start + self.num_frames // 2,
             "clip": name,
         }
@@ -199,6 +208,17 @@ class WindowDataset(Dataset):
         features = clip.features(self.features, 2 * first, 2 * max(last, 0) + WINDOW_STEPS)
         features = augment_voice(features, self.augment.voice, rng)
         return feature_windows(features, np.arange(self.num_frames) + start - first)
+
+    def _shut(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
+        """(T,) times one frame of those where the mouth is most shut."""
+        frames = np.flatnonzero(self._readable(clip))
+        order = frames[np.argsort(inner_lip_aperture(clip.landmarks[frames]))]
+        return np.full(self.num_frames, rng.choice(order[: 1 + int(SHUT_SHARE * len(order))]))
+
+    def _part_of(self, features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(T, D, 10) at a random place of features (steps, D)."""
+        first = rng.integers(len(features) - 2 * self.num_frames - WINDOW_STEPS)
+        return feature_windows(features[first:], np.arange(self.num_frames) + WINDOW_STEPS // 4)
 
     def _tensors(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
         """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from stsa_lightning.data.augment import AugmentSettings
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
+from stsa_lightning.data.quiet import quiet_features
 from stsa_lightning.data.windows import Batch, Speaker, WindowDataset, as_floats
-from stsa_lightning.face.heatmaps import draw_heatmaps, lip_measures
+from stsa_lightning.face.heatmaps import draw_heatmaps, inner_lip_aperture, lip_measures
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, MASKED_POSITIONS, MIRROR
 from stsa_lightning.models.synthesis import warp_references
 from stsa_lightning.utils.errors import UserError
@@ -246,6 +247,8 @@ def test_errors(root: Path) -> None:
             AugmentSettings(**{name: 1.5})
     with pytest.raises(UserError, match="voice: changes log-mel features only, got features 'mfcc'"):
         _dataset(root, features="mfcc", augment=AugmentSettings(voice=0.5))
+    with pytest.raises(UserError, match="quiet_share: expected a share from 0 to below 1, got 1"):
+        _dataset(root, quiet_share=1)
     with pytest.raises(ClipError, match=r"gaps.safetensors: expected 15 frames"):
         _dataset(root, num_frames=15)[0]
     with pytest.raises(ClipError, match="expected 60 frames"):
@@ -270,6 +273,26 @@ def test_swapped_mouths_have_another_pose_and_their_own_sound(root: Path) -> Non
         differ += not torch.equal(a["landmarks"][:, MASKED_POSITIONS], b["landmarks"][:, MASKED_POSITIONS])
         assert torch.equal(plain[4, i]["landmarks"], swapped[4, i]["landmarks"])
     assert differ >= 4
+
+
+def test_quiet_windows_hear_no_speech_and_have_the_clip_s_shut_mouth(root: Path) -> None:
+    """Of mouths on other poses only; the other windows hear and show what they did."""
+    options = {"swap_mouth_epochs": 4, "windows_per_clip": 400}
+    spoken, quiet = _dataset(root, **options), _dataset(root, **options, quiet_share=0.25)
+    clip = Clip.open(clip_path(root, "ann/gaps"))
+    apertures = inner_lip_aperture(clip.landmarks[clip.valid])
+    changed = 0
+    for i in range(100):
+        plain, item = spoken[3, i], quiet[3, i]
+        if torch.equal(plain["audio"], item["audio"]):
+            continue
+        changed += 1
+        assert torch.equal(item["lip_aperture"], item["lip_aperture"][:1].expand(5, 3))
+        assert item["lip_aperture"][0, 1] < np.sort((apertures - apertures.mean()) / apertures.std())[2]
+        heard = item["audio"][:, :, 0].numpy()
+        assert (heard[:, None] == quiet_features("logmel")[None]).all(-1).any(-1).all()
+        assert torch.equal(spoken[4, i]["audio"], quiet[4, i]["audio"])
+    assert 12 <= changed <= 38  # 25 expected; beyond 3 deviations
 
 
 def test_lip_aperture_is_standardised_around_the_window(root: Path) -> None:
