@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import count, islice, pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -256,10 +258,21 @@ def test_paced_waits_until_each_time_stamp_and_lets_what_is_late_catch_up() -> N
 
 
 @pytest.mark.slow
-def test_ten_minutes_in_chunks_of_20_ms_with_five_interruptions(person: Person, spoken: np.ndarray) -> None:
+def test_ten_minutes_in_chunks_of_20_ms_with_five_interruptions(
+    checkpoint: Path, stored: Path, spoken: np.ndarray
+) -> None:
     """Constant memory, and every frame with exactly its own samples; of 25 frames a second five are rendered."""
+    # In a process of its own: what the tests before left behind is given back, and taken, at any moment.
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        memory = process.submit(_ten_minutes, checkpoint, stored, spoken).result()
+    assert memory[-1] - memory[0] < 8
+
+
+def _ten_minutes(checkpoint: Path, stored: Path, spoken: np.ndarray) -> list[float]:
+    """Megabytes held after each minute."""
     rng, chunk = np.random.default_rng(0), 320
-    with person.stream() as stream:
+    dubber = Dubber.from_checkpoint(checkpoint, check=False, block=8)
+    with dubber.load_person(stored) as person, person.stream() as stream:
         ticking(stream, 0.2)
         pushed, memory = 0, list[float]()
         interruptions = set(rng.integers(500, 14_500, 5).tolist())
@@ -281,5 +294,5 @@ def test_ten_minutes_in_chunks_of_20_ms_with_five_interruptions(person: Person, 
             if number % 1500 == 1499:
                 memory.append(held()["megabytes"])
         assert stream.late == 0
-    assert memory[-1] - memory[0] < 8
     assert pushed > 15_000 * FRAME * 0.7
+    return memory

@@ -28,6 +28,7 @@ from stsa_lightning.utils.weights import WeightsError
 FAST = Protocol(
     speakers=("speaker01", "speaker02"), metrics=("psnr", "ssim", "lmd", "lip_aperture", "jitter", "silence")
 )
+CHANCE = 0.7  # lip aperture r of two clips of two seconds: some ten openings each, so .66 is three deviations from none
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +57,19 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert ground_truth.value("ssim_mouth") == pytest.approx(1)
     assert drawn.value("psnr_mouth") < mean.value("psnr_mouth")
     assert mean.value("psnr_mouth") > report.row("paired", "masked input").value("psnr_mouth")
-    assert mean.value("lip_aperture_corr") < 0.5
+    assert mean.value("lip_aperture_corr") < CHANCE
     assert ground_truth.value("lip_aperture_amplitude") == pytest.approx(1)
     assert mean.value("lip_aperture_amplitude") < 0.5
     # A rendered head keeps its size and light: its nearest frame differs in the mouth alone.
     nearest = report.row("paired", "nearest in pose")
     assert nearest.value("psnr_mouth") > report.row("paired", "random reference").value("psnr_mouth")
     assert nearest.value("psnr_mouth") < np.inf
-    assert nearest.value("lip_aperture_corr") < 0.5
+    assert nearest.value("lip_aperture_corr") < CHANCE
     assert "no mouth was found" in report.absent["silence"]  # what it draws is no face
     assert drawn.unmeasured > 0
     # Unpaired, nobody's source frames know what is being said, and no true picture exists.
     source = report.row("unpaired", "source frame")
-    assert abs(source.value("lip_aperture_corr")) < 0.6
+    assert abs(source.value("lip_aperture_corr")) < CHANCE
     assert not {"psnr_mouth", "lmd"} & {name for row in report.task_rows("unpaired") for name in row.cells}
     assert report.row("unpaired", "ground truth").value("lip_aperture_corr") == pytest.approx(1)
     # The source's mouth beside another speaker's, in the same unit: neither is many times the other.

@@ -331,7 +331,7 @@ def test_a_run_that_goes_on_stays_one_run_in_wandb(tree: Path):
         sync = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, records)]
         done = subprocess.run(sync, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert set(server.history) == {identity}
+        assert set(server.history) == {identity}, done.stderr
         steps = {row["trainer/global_step"] for row in server.rows(identity)}
     assert {0, 3, 4} <= steps  # what went on was added, and wrote over nothing
 
