@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from stsa_lightning.models.checkpoint import save_networks
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.synthesis import Synthesis
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHARED = {"common.py", "covers.py", "straightforward.py"}  # what the others import
 SMALL = {
@@ -17,6 +21,7 @@ SMALL = {
     "dub.py": "--clip CLIP --size tiny --frames 2 --runs 1 --no-small",
     "dub_memory.py": "--minutes 0.05 --still",
     "encoding.py": "CLIP --frames 4 --runs 1",
+    "guidance.py": "NETWORKS NETWORKS --data PREPARED --windows 4 --others 1 --json OUT/figures.json",
     "live.py": "--clip CLIP --speech OTHER --utterances 1 --seconds 0.4",
     "live_context.py": "--speech OTHER --clip CLIP --seconds 1",
     "metrics.py": "--frames 16 --runs 1",
@@ -36,9 +41,19 @@ def test_no_benchmark_is_forgotten():
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SMALL])
-def test_a_benchmark_runs(name: str, sample_root: Path, prepared_sample: Path, tmp_path: Path):
+def test_a_benchmark_runs(
+    name: str,
+    sample_root: Path,
+    prepared_sample: Path,
+    tiny_guidance: Guidance,
+    tiny_synthesis: Synthesis,
+    tmp_path: Path,
+):
     clips = sorted(sample_root.rglob("*.mp4"))
     named = {"CLIP": clips[0], "OTHER": clips[-1], "VIDEOS": sample_root, "PREPARED": prepared_sample, "OUT": tmp_path}
+    if "NETWORKS" in SMALL[name]:
+        meta = {"features": "logmel", "num_frames": 5}
+        named["NETWORKS"] = save_networks(tmp_path / "tiny.safetensors", tiny_guidance, tiny_synthesis, meta)
     words = [str(Path(str(named[head])) / rest) if rest else str(named.get(head, head)) for head, rest in split(name)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(BENCHMARKS / name), *words]
