@@ -191,6 +191,11 @@ class STSADataModule(LightningDataModule):
                 f"windows_together: expected a divisor of batch_size, {batch_size}, up to the windows of a clip or "
                 f"speaker, {self.windows}, got {windows_together}"
             )
+        if quiet_share and not swap_mouth_epochs:
+            raise UserError(
+                f"quiet_share: {quiet_share} of the windows of the first swap_mouth_epochs are quiet, which are 0; set "
+                "data.swap_mouth_epochs, or quiet_share to 0"
+            )
         if not 0 <= validation_part < 1:
             raise UserError(f"validation_part: expected a share from 0 to below 1, got {validation_part}")
         if validation_part and (validation_speakers or train_list or val_list or test_list):

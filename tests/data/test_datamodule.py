@@ -394,3 +394,13 @@ def test_sampler_tells_the_epoch(synthetic_root: Path) -> None:
     loader = data.train_dataloader()
     loader.sampler.set_epoch(3)  # type: ignore[attr-defined]
     assert {epoch for epoch, _ in loader.sampler} == {3}  # type: ignore[misc]
+
+
+def test_a_quiet_share_without_swapped_mouths_is_refused(synthetic_root: Path) -> None:
+    """It would do nothing."""
+    with pytest.raises(UserError, match=r"quiet_share: 0.1 of the windows .* are 0; set data.swap_mouth_epochs"):
+        _module(synthetic_root, quiet_share=0.1)
+    data = _module(synthetic_root, quiet_share=0.1, swap_mouth_epochs=1)
+    data.setup()
+    assert data.dataset("train").quiet_share == 0.1
+    assert data.dataset("val").quiet_share == 0
