@@ -37,6 +37,8 @@ def decoded(packets: Iterable[Any]) -> Iterator[Any]:
     import av
 
     for packet in packets:
+        if packet.stream.codec_context is None:  # FFmpeg has no decoder for it, at which PyAV 17 crashes
+            return
         try:
             frames = packet.decode()
         except av.error.FFmpegError:  # its time passes as a hole, and holes are filled

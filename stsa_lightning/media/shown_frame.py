@@ -39,7 +39,9 @@ class ShownFrame:
         self._known: list[tuple[int, int, int, int]] = []
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self[:, :], dtype, copy=copy)
+        if copy is False and dtype is not None and dtype != self.dtype:
+            raise ValueError(f"a frame of {self.dtype} cannot be read as {dtype} without a copy")
+        return self[:, :].astype(dtype or self.dtype, copy=bool(copy))  # NumPy 1 knows no `copy=None`
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
         """(h, w, 3): rows and columns from slices of step 1."""

@@ -42,6 +42,19 @@ def test_parts_are_those_of_the_whole_frame(pixel_format: str, crop: tuple[int, 
         assert np.shares_memory(np.asarray(shown), np.asarray(shown))  # once
 
 
+def test_a_frame_is_an_array_as_either_numpy_asks_for_one() -> None:
+    """NumPy 1 gives no `copy`; NumPy 2 gives True, False or None."""
+    frame = stored("yuv420p")
+    shown = ShownFrame(frame, RGBConverter(None, frame))
+    whole = shown[:, :]
+    assert np.shares_memory(shown.__array__(), whole)
+    assert np.shares_memory(shown.__array__(np.dtype(np.uint8), copy=False), whole)
+    assert not np.shares_memory(shown.__array__(copy=True), whole)
+    np.testing.assert_array_equal(shown.__array__(np.float32), whole.astype(np.float32))
+    with pytest.raises(ValueError, match="cannot be read as float32 without a copy"):
+        shown.__array__(np.dtype(np.float32), copy=False)
+
+
 def test_what_is_read_again_is_not_converted_again(monkeypatch: pytest.MonkeyPatch) -> None:
     parts, part = [], RGBConverter.part
 
