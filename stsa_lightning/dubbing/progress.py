@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO, TypeVar
 
+from rich.console import Console
 from rich.progress import Progress
 
 Item = TypeVar("Item")
@@ -65,5 +66,6 @@ def progress_bars(progress: bool | ProgressCallback) -> Iterator[Bars]:
     if callable(progress):
         yield _CallbackBars(progress)
     else:
-        with Progress(disable=not progress, transient=True) as bars:
+        # Results alone belong on standard output, on which older versions of rich end a bar with an empty line.
+        with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bars:
             yield bars

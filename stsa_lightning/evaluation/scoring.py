@@ -106,10 +106,11 @@ def score_all(
         The clips' scores, and a line for each clip that could not be measured.
     """
     # Imported here: training scores clips too, on machines without it.
+    from rich.console import Console
     from rich.progress import track
 
     done, failed = [], []
-    for job in track(jobs, description="measuring"):
+    for job in track(jobs, description="measuring", console=Console(stderr=True)):
         path = parts / f"{part_key(job, settings)}.json"
         scores = _load(path)
         if scores is None:

@@ -260,10 +260,12 @@ def _fetch(url: str, part: Path) -> bool:
 
 def _copy(response, part: Path, mode: str, start: int, total: int | None) -> None:
     # Imported here: rich is part of the full installation, but a training machine that has its weights needs none.
+    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = ("[progress.description]{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with open(part, mode) as file, Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
+    text, console = "[progress.description]{task.description}", Console(stderr=True)
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with open(part, mode) as file, Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(part.name.removesuffix(".part"), total=total, completed=start)
         while block := response.read(CHUNK_BYTES):
             file.write(block)
