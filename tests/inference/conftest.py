@@ -77,4 +77,9 @@ class PretendGPU:
 
 @pytest.fixture
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> PretendGPU:
-    return PretendGPU(monkeypatch)
+    gpu, rows = PretendGPU(monkeypatch), torch.zeros(3, 4)
+    try:
+        gpu.run(lambda rows: rows + rows[:2].sum(0), rows)
+    except RuntimeError as error:  # PyTorch 2.6
+        pytest.skip(f"PyTorch {torch.__version__} asks the driver for tensors that have no values ({str(error).splitlines()[0]})")
+    return gpu
