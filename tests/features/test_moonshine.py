@@ -38,7 +38,8 @@ def test_steps(extract: Moonshine, samples: int) -> None:
     assert found.shape == (-(-samples // 320), extract.dim)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
-    np.testing.assert_array_equal(found[:, 288:], LogMel()(wave))
+    # Other pieces, other sizes of matrices: some processors add them up in another order.
+    np.testing.assert_allclose(found[:, 288:], LogMel()(wave), atol=1e-5)
 
 
 def test_states_are_the_encoders_at_the_steps_centres(extract: Moonshine) -> None:
