@@ -4,11 +4,12 @@
 
 CORPUS holds prepared clips of people whom the networks never saw, sound in sync. Keypoints of windows spread over each
 clip are predicted under its own speech, under that of clips of other people, and under what is no speech: digital
-silence, noise and breath, as no training has them. Printed, as means over people: within a clip, the correlation of
-predicted and true outer aperture, inner aperture and width of the mouth; of other people's speech, against the lips of
-whoever says it; how often lips are shut (a fifth of their wide aperture, or less) where that one's are, and elsewhere;
-and how far lips stand open, and move (from 5 to 95 % of what is seen), without speech, over the same under speech. With
-several checkpoints the last column is the last one less the first, with its 95 % interval over people.
+silence, noise, and breath, which training with `data.quiet_share` does not have. Printed, as means over people: within
+a clip, the correlation of predicted and true outer aperture, inner aperture and width of the mouth; how far lips stand
+open, and move (from 5 to 95 % of what is seen), without speech, over the same under speech; of other people's speech,
+the correlation with the lips of whoever says it, and how often lips are shut (a fifth of their wide aperture, or less)
+where that one's are, and elsewhere. With several checkpoints the last column is the last one less the first, with its
+95 % interval over people.
 """
 
 from __future__ import annotations
@@ -102,26 +103,30 @@ def measured(path: str, data: str, count: int, others: int) -> dict[str, np.ndar
         name: torch.from_numpy(feature_windows(extractor(wave), times.ravel())).unflatten(0, times.shape)
         for name, wave in without_speech().items()
     }
+    spoken = {}  # by clip: audio windows, and the lips that say them
+    for name in names:
+        said = windows(name)
+        spoken[name] = said["audio"], lips(said["keypoints"])
     people: defaultdict[str, list[dict[str, float]]] = defaultdict(list)
     for number, name in enumerate(names):
         here = windows(name)
-        own = predicted(guidance, here, here["audio"])
-        true = lips(here["keypoints"])
+        audio, true = spoken[name]
+        own = predicted(guidance, here, audio)
         row = dict(zip([f"own speech, {m} r" for m in MEASURES], correlations(own, true), strict=True))
         row |= {f"deviation over the true one, {m}": own[:, i].std() / true[:, i].std() for i, m in enumerate(MEASURES)}
-        strangers = [other for other in names if speakers[other] != speakers[name]]
-        for turn in range(min(others, len(strangers))):
-            other = windows(strangers[(7 * number + 3 + turn * len(strangers) // others) % len(strangers)])
-            said, theirs = predicted(guidance, here, other["audio"]), lips(other["keypoints"])
-            found = dict(zip([f"other speech, {m} r" for m in MEASURES], correlations(said, theirs), strict=True))
-            # A mouth that never shuts, or always is, has no such share.
-            found["shut where the speaker is"] = shut(said)[shut(theirs)].mean() if shut(theirs).any() else np.nan
-            found["shut elsewhere"] = shut(said)[~shut(theirs)].mean()
-            people[speakers[name]].append({**row, **found})
-        resting = {kind: predicted(guidance, here, audio) for kind, audio in quiet.items()}
+        resting = {kind: predicted(guidance, here, sound) for kind, sound in quiet.items()}
         row |= {f"open in {kind}": values[:, 1].mean() / own[:, 1].mean() for kind, values in resting.items()}
         row |= {f"moving in {kind}": span(values) / span(own) for kind, values in resting.items()}
         people[speakers[name]].append(row)
+        strangers = [other for other in names if speakers[other] != speakers[name]]
+        for turn in range(min(others, len(strangers))):
+            audio, theirs = spoken[strangers[(7 * number + 3 + turn * len(strangers) // others) % len(strangers)]]
+            said = predicted(guidance, here, audio)
+            row = dict(zip([f"other speech, {m} r" for m in MEASURES], correlations(said, theirs), strict=True))
+            # A mouth that never shuts, or always is, has no such share.
+            row["shut where the speaker is"] = shut(said)[shut(theirs)].mean() if shut(theirs).any() else np.nan
+            row["shut elsewhere"] = shut(said)[~shut(theirs)].mean()
+            people[speakers[name]].append(row)
     keys = dict.fromkeys(key for rows in people.values() for row in rows for key in row)
     return {key: np.array([_mean([row.get(key, np.nan) for row in rows]) for rows in people.values()]) for key in keys}
 

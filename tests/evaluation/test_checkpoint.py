@@ -57,7 +57,7 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert ground_truth.value("ssim_mouth") == pytest.approx(1)
     assert drawn.value("psnr_mouth") < mean.value("psnr_mouth")
     assert mean.value("psnr_mouth") > report.row("paired", "masked input").value("psnr_mouth")
-    assert mean.value("lip_aperture_corr") < CHANCE
+    assert mean.value("lip_aperture_corr") < 0.5
     assert ground_truth.value("lip_aperture_amplitude") == pytest.approx(1)
     assert mean.value("lip_aperture_amplitude") < 0.5
     # A rendered head keeps its size and light: its nearest frame differs in the mouth alone.
@@ -69,7 +69,7 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     assert drawn.unmeasured > 0
     # Unpaired, nobody's source frames know what is being said, and no true picture exists.
     source = report.row("unpaired", "source frame")
-    assert abs(source.value("lip_aperture_corr")) < CHANCE
+    assert abs(source.value("lip_aperture_corr")) < 0.6
     assert not {"psnr_mouth", "lmd"} & {name for row in report.task_rows("unpaired") for name in row.cells}
     assert report.row("unpaired", "ground truth").value("lip_aperture_corr") == pytest.approx(1)
     # The source's mouth beside another speaker's, in the same unit: neither is many times the other.
