@@ -28,7 +28,6 @@ from stsa_lightning.utils.weights import WeightsError
 FAST = Protocol(
     speakers=("speaker01", "speaker02"), metrics=("psnr", "ssim", "lmd", "lip_aperture", "jitter", "silence")
 )
-CHANCE = 0.7  # lip aperture r of two clips of two seconds: some ten openings each, so .66 is three deviations from none
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,8 @@ def test_untrained_networks_lose_and_the_truth_wins(checkpoint: Path, prepared_s
     nearest = report.row("paired", "nearest in pose")
     assert nearest.value("psnr_mouth") > report.row("paired", "random reference").value("psnr_mouth")
     assert nearest.value("psnr_mouth") < np.inf
-    assert nearest.value("lip_aperture_corr") < CHANCE
+    # The box ends at the chin: where brows and eyes lie in it tells something of the mouth (0.66 in the demo).
+    assert nearest.value("lip_aperture_corr") < 0.7
     assert "no mouth was found" in report.absent["silence"]  # what it draws is no face
     assert drawn.unmeasured > 0
     # Unpaired, nobody's source frames know what is being said, and no true picture exists.
