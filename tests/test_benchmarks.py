@@ -33,14 +33,14 @@ SMALL = {
     "whole_dub.py": "CLIP OTHER --sides 96 --frames 4 --runs 1",
     "train_step.py": "--size tiny --batches 2 --steps 1 --warm 1 --variants fp32",
 }
-QUICK = ("dataloader.py",)
 
 
 def test_no_benchmark_is_forgotten():
     assert {path.name for path in BENCHMARKS.glob("*.py")} - SHARED == SMALL.keys()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SMALL])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs(
     name: str,
     sample_root: Path,

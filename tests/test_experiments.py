@@ -210,7 +210,7 @@ def test_an_expert_fits(file: Path, prepared_sample: Path, tmp_path: Path, monke
     main(["syncnet", "fit", "-c", str(file), *TINY, *where])
 
 
-@pytest.mark.parametrize("draw", ["first", "random"])
+@pytest.mark.parametrize("draw", ["first", pytest.param("random", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda path: path.stem)
 def test_a_sweep_s_draws_are_command_lines_of_the_program(
     file: Path, draw: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

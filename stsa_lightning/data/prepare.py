@@ -29,6 +29,7 @@ from stsa_lightning.data.workers import WorkerDied, make_workers
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.names import from_legible, legible_text
+from stsa_lightning.utils.progress_bar import progress_bar
 
 __all__ = ["PrepareReport", "PrepareSettings", "prepare"]
 
@@ -376,15 +377,7 @@ def _journal_rows(path: Path) -> Iterator[Row]:
 
 
 def _tracked(results: Iterator[Any], total: int, progress: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         BarColumn(),
@@ -393,7 +386,7 @@ def _tracked(results: Iterator[Any], total: int, progress: bool) -> Iterator[Any
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),  # a name may hold brackets
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with progress_bar(*columns, shown=progress, stays=True) as bar:
         task = bar.add_task("", total=total)
         for job, done in results:
             bar.update(task, description=job.source.relative, advance=1)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO, TypeVar
 
-from rich.console import Console
-from rich.progress import Progress
+from stsa_lightning.utils.progress_bar import progress_bar
 
 Item = TypeVar("Item")
 ProgressCallback = Callable[[str, int, int], None]
@@ -66,6 +65,5 @@ def progress_bars(progress: bool | ProgressCallback) -> Iterator[Bars]:
     if callable(progress):
         yield _CallbackBars(progress)
     else:
-        # Results alone belong on standard output, on which older versions of rich end a bar with an empty line.
-        with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bars:
+        with progress_bar(shown=progress) as bars:
             yield bars

@@ -20,6 +20,7 @@ from stsa_lightning.evaluation.pictures import strip
 from stsa_lightning.metrics.perceptual import FVD, FrechetDistance
 from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
+from stsa_lightning.utils.progress_bar import progress_bar
 
 # task -> method -> column -> value, or the reason why there is none.
 Values = dict[str, dict[str, dict[str, MetricValue]]]
@@ -105,23 +106,20 @@ def score_all(
     Returns:
         The clips' scores, and a line for each clip that could not be measured.
     """
-    # Imported here: training scores clips too, on machines without it.
-    from rich.console import Console
-    from rich.progress import track
-
     done, failed = [], []
-    for job in track(jobs, description="measuring", console=Console(stderr=True)):
-        path = parts / f"{part_key(job, settings)}.json"
-        scores = _load(path)
-        if scores is None:
-            try:
-                scores = score_clip(job.name, job.samples(), suite, find, device)
-            except (UserError, FileNotFoundError) as error:
-                failed.append(f"{job.name}: not measured: {error}")
-                continue
-            _save(path, scores)
-        scores.features = {}
-        done.append(scores)
+    with progress_bar(stays=True) as bar:
+        for job in bar.track(jobs, description="measuring"):
+            path = parts / f"{part_key(job, settings)}.json"
+            scores = _load(path)
+            if scores is None:
+                try:
+                    scores = score_clip(job.name, job.samples(), suite, find, device)
+                except (UserError, FileNotFoundError) as error:
+                    failed.append(f"{job.name}: not measured: {error}")
+                    continue
+                _save(path, scores)
+            scores.features = {}
+            done.append(scores)
     return done, failed
 
 

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from stsa_lightning.utils.files import sha256_of
+from stsa_lightning.utils.progress_bar import progress_bar
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
@@ -260,12 +261,11 @@ def _fetch(url: str, part: Path) -> bool:
 
 def _copy(response, part: Path, mode: str, start: int, total: int | None) -> None:
     # Imported here: rich is part of the full installation, but a training machine that has its weights needs none.
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    text, console = "[progress.description]{task.description}", Console(stderr=True)
+    text = "[progress.description]{task.description}"
     columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with open(part, mode) as file, Progress(*columns, console=console, transient=True) as progress:
+    with open(part, mode) as file, progress_bar(*columns) as progress:
         task = progress.add_task(part.name.removesuffix(".part"), total=total, completed=start)
         while block := response.read(CHUNK_BYTES):
             file.write(block)

@@ -45,10 +45,11 @@ def recorded_inputs(seeded: ModuleType) -> dict[str, Tensor]:
 def test_reproduces_the_released_network(parity: Path, seeded: ModuleType) -> None:
     record = np.load(parity / "synthesis.npz")
     network = Synthesis(**SYNTHESIS["released"]).eval()
-    network.load_state_dict(convert_synthesis(seeded.seeded_state("synthesis_state.json"), bgr=False))
+    state = seeded.seeded_state("synthesis_state.json")
+    network.load_state_dict(convert_synthesis(state, bgr=False))
     output = network(**recorded_inputs(seeded))
     cil = CILLoss(network.channels, MINE(128)).eval()
-    cil.load_state_dict(convert_cil(seeded.seeded_state("synthesis_state.json")))
+    cil.load_state_dict(convert_cil(state))
     spatial, temporal = cil.embed(output.spatial), cil.embed(output.temporal)
     answers = {
         "audio_feature": output.audio,
