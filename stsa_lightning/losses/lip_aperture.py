@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LIP_MEASURES
 
+SHUT = 0.6  # of the spread of a clip's inner aperture, about a fifth of how wide it opens: lips that are taken for shut
+
 _ENDS = torch.tensor([[KEYPOINT_POSITIONS.tolist().index(end) for end in pair] for pair in LIP_MEASURES.tolist()])
 
 
@@ -22,19 +24,27 @@ def lip_measures(keypoints: Tensor) -> Tensor:
     return ((first - second).square().sum(-2) + 1e-8).sqrt()  # of a closed mouth, too, the root has a gradient
 
 
-def lip_aperture_loss(pred: Tensor, target: Tensor, standard: Tensor, spread: Tensor) -> Tensor:
+def lip_aperture_loss(
+    pred: Tensor, target: Tensor, standard: Tensor, spread: Tensor, closure_weight: float = 1.0
+) -> Tensor:
     """Smooth L1 of the lip measures in units of its spread, plus half of what lacks to full concordance over the batch.
 
     A smooth L1 alone is smallest for a mouth that moves as little as the network is unsure; Lin's concordance
-    coefficient (1989) wants it to move as far as the true one.
+    coefficient (1989) wants it to move as far as the true one. Both leave lips ajar where speech says that they may be
+    shut: an m with open lips is seen at once, a vowel that is not wide enough is not, so closures may weigh more.
 
     Args:
         pred, target: keypoints (B, T, 2, 57).
         standard: (B, T, 3) true measures, less the clip's mean, in units of the clip's spread.
         spread: (B, 3) standard deviation of the measures over the clip, in the unit of keypoints.
+        closure_weight: of frames whose true lips are shut, in the smooth L1, against the others.
     """
-    error = (lip_measures(pred) - lip_measures(target)) / spread[:, None]
-    return F.smooth_l1_loss(error, torch.zeros_like(error)) + (1 - concordance(standard + error, standard)).mean() / 2
+    true = lip_measures(target) / spread[:, None]
+    error = lip_measures(pred) / spread[:, None] - true
+    weight = torch.where(true[..., 1:2] < SHUT, closure_weight, 1.0)
+    distance = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
+    apart = (weight * distance).sum() / (weight.sum() * error.shape[-1])
+    return apart + (1 - concordance(standard + error, standard)).mean() / 2
 
 
 def concordance(pred: Tensor, target: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ class LossSettings:
         weights: weight of each term.
         terms: further terms of one's own by name, see `LossTerm`.
         foreground_weight: weight of a heatmap's lines against its empty part.
+        closure_weight: weight of frames whose lips are shut in `lip_aperture`, against all others (ours).
         mouth_weight: weight of the mouth's pixels in `pixel`, `warp_pixel` and `perceptual` against those far from it;
             1: all equal, see `mouth_map`.
         perceptual_net: torchvision VGG of the perceptual losses.
@@ -107,6 +108,7 @@ class LossSettings:
     weights: LossWeights = field(default_factory=LossWeights)
     terms: dict[str, TermSettings] = field(default_factory=dict)
     foreground_weight: float = 1.0
+    closure_weight: float = 1.0
     mouth_weight: float = 1.0
     perceptual_net: str = "vgg19"
     perceptual_half: bool = False
@@ -117,8 +119,9 @@ class LossSettings:
     def __post_init__(self) -> None:
         self.weights = settled(LossWeights, self.weights)
         self.terms = {name: settled(TermSettings, term) for name, term in self.terms.items()}
-        if not self.mouth_weight >= 1:
-            raise UserError(f"losses.mouth_weight must be 1 (no difference) or more, got {self.mouth_weight}")
+        for name in ("closure_weight", "mouth_weight"):
+            if not getattr(self, name) >= 1:
+                raise UserError(f"losses.{name} must be 1 (no difference) or more, got {getattr(self, name)}")
         check_choice("losses.balance", self.balance, get_args(Balance))
 
 
@@ -156,7 +159,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         weights = losses.weights
-        self.weights, self.mouth_weight = weights, losses.mouth_weight
+        self.weights, self.mouth_weight, self.closure_weight = weights, losses.mouth_weight, losses.closure_weight
         self.semantic = SemanticLoss(losses.foreground_weight)
         self.temporal = TemporalLoss()
         self.perceptual = PerceptualLoss(losses.perceptual_net) if weights.perceptual or weights.warp else None
@@ -199,7 +202,8 @@ class Objective(nn.Module):
         terms["heatmap"] = terms.pop("lip_heatmap") + terms.pop("jaw_heatmap")
         if self.weights.lip_aperture:
             units = batch["lip_aperture"], batch["lip_aperture_spread"]
-            terms["lip_aperture"] = lip_aperture_loss(prediction.keypoints, batch["keypoints"], *units)
+            lips = prediction.keypoints, batch["keypoints"]
+            terms["lip_aperture"] = lip_aperture_loss(*lips, *units, self.closure_weight)
         terms |= self.audio_terms(prediction.audio_embeddings, batch)
         return {name: value for name, value in terms.items() if self.term_weights[name]}
 

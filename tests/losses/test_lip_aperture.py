@@ -63,6 +63,24 @@ def test_the_truth_costs_nothing_and_a_still_mouth_does() -> None:
     assert still.grad.abs().sum() > 0
 
 
+def test_closures_weigh_what_they_are_told_to() -> None:
+    """The same error on a shut mouth and on an open one, against the weighted mean over both by hand."""
+    true = torch.zeros(1, 2, 2, 57)
+    upper, lower = (KEYPOINT_POSITIONS.tolist().index(place) for place in positions([13, 14]).tolist())
+    true[0, 1, 1, lower] = 0.3  # the second mouth is open
+    spread, standard = torch.full((1, 3), 0.1), torch.tensor([[[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]])
+
+    def loss(frame: int, weight: float) -> float:
+        pred = true.clone()
+        pred[0, frame, 1, upper] -= 0.2
+        return lip_aperture_loss(pred, true, standard, spread, weight).item()
+
+    shut, is_open = ([loss(frame, weight) for weight in (1.0, 3.0)] for frame in (0, 1))
+    error = 2 - 0.5  # smooth L1 of two spreads
+    assert shut[1] - shut[0] == pytest.approx(error * (3 / 4 - 1 / 2) / 3, abs=1e-3)
+    assert is_open[1] - is_open[0] == pytest.approx(error * (1 / 4 - 1 / 2) / 3, abs=1e-3)
+
+
 def test_the_probe_learns_what_the_embeddings_hold() -> None:
     torch.manual_seed(0)
     tokens = torch.randn(8, 5, 16)

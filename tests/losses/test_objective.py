@@ -1,4 +1,4 @@
-"""The mouth's weight."""
+"""Weights: of the mouth's pixels, and of frames whose lips are shut."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from stsa_lightning.losses.cil import CILSettings
 from stsa_lightning.losses.objective import LossSettings, LossWeights, Objective, mouth_map, weighted_l1
+from stsa_lightning.models.guidance import GuidanceOutput
 from stsa_lightning.utils.errors import UserError
 
 NO_CIL = CILSettings(weight=0.0)
@@ -65,10 +66,27 @@ def test_cil_compares_frames_of_one_clip_by_their_mouths(frames: int):
     assert found.item() == pytest.approx(sum(part.item() for part in parts) / 2, abs=1e-5)
 
 
+def test_the_weight_of_closures_arrives():
+    """A shut mouth predicted open, beside one that is open: the more the first weighs, the more the term."""
+    size, true = (1, 2, 1, 8, 8), torch.zeros(1, 2, 2, 57)
+    true[0, 1] = torch.rand(2, 57, generator=torch.Generator().manual_seed(0))
+    maps = torch.zeros(size)
+    prediction = GuidanceOutput(maps, maps, torch.stack([true[:, 1], true[:, 1]], 1), maps, torch.zeros(1, 2, 4))
+    batch = {"lip_heatmaps": maps, "jaw_heatmaps": maps, "keypoints": true}
+    batch |= {"lip_aperture": torch.randn(1, 2, 3), "lip_aperture_spread": torch.full((1, 3), 0.1)}
+    weights = LossWeights(**{**NONE, "lip_aperture": 1.0})
+    terms = [
+        Objective(LossSettings(weights, closure_weight=weight), (4, 8, 8), NO_CIL).guidance_terms(prediction, batch)
+        for weight in (1.0, 6.0)
+    ]
+    assert terms[1]["lip_aperture"] > 1.2 * terms[0]["lip_aperture"] > 0
+
+
 def test_one_is_off_and_less_is_named():
     assert Objective(LossSettings(LossWeights(**NONE)), (4, 8, 8), NO_CIL).mouth_map(lips()) is None
-    with pytest.raises(UserError, match="mouth_weight must be 1"):
-        LossSettings(LossWeights(**NONE), mouth_weight=0.5)
+    for name in ("closure_weight", "mouth_weight"):
+        with pytest.raises(UserError, match=f"{name} must be 1"):
+            LossSettings(LossWeights(**NONE), **{name: 0.5})
 
 
 def test_perceptual_terms_may_act_on_lower_halves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
