@@ -41,10 +41,9 @@ def lip_aperture_loss(
     """
     true = lip_measures(target) / spread[:, None]
     error = lip_measures(pred) / spread[:, None] - true
-    weight = torch.where(true[..., 1:2] < SHUT, closure_weight, 1.0)
-    distance = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none")
-    apart = (weight * distance).sum() / (weight.sum() * error.shape[-1])
-    return apart + (1 - concordance(standard + error, standard)).mean() / 2
+    weight = torch.where(true[..., 1] < SHUT, closure_weight, 1.0)  # (B, T)
+    distance = F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none").mean(-1)
+    return (weight * distance).sum() / weight.sum() + (1 - concordance(standard + error, standard)).mean() / 2
 
 
 def concordance(pred: Tensor, target: Tensor) -> Tensor:

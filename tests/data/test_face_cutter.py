@@ -70,10 +70,9 @@ def cut_out(frames: list[av.VideoFrame], at_once: int, kept: list[int]) -> tuple
     return found, list(cutter.pictures(found))
 
 
-@pytest.mark.parametrize(
-    ("kept", "at_once"), [([0, 2], 1), ([0, 2], 8), ([0, 2], COUNT), ([1, 2], 8), ([2], COUNT), ([], 8)]
-)
-def test_faces_are_those_cut_out_when_all_is_known(frames: list[av.VideoFrame], kept: list[int], at_once: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 8, COUNT])
+@pytest.mark.parametrize("kept", [[0, 2], [1, 2], [2], []])
+def test_faces_are_those_cut_out_when_all_is_known(frames: list[av.VideoFrame], at_once: int, kept: list[int]) -> None:
     found, pictures = cut_out(frames, at_once, kept)
     converter, seen = RGBConverter(None, frames[0]), 0
     expected_boxes = np.zeros((COUNT, 4), np.int32)

@@ -181,11 +181,19 @@ def test_a_real_mouth_turned_aside_behind_anything_is_taken_for_covered(
     assert OCCLUDED in faces.why
 
 
-# Taken for a mouth on rendered faces, one of them with OpenCV 4.8 alone; on the real face above all three are seen.
-SEEN_ON_REAL_FACES = {"microphone", "microphone on the left", "skin-coloured scarf"}
+# With the lowest versions that are allowed one drawn cover falls to the other side of a threshold. Which package does
+# it is not known (not OpenCV, ONNX Runtime or scikit-image); NumPy 1 stands for them.
+AT_A_THRESHOLD = pytest.mark.xfail(np.__version__ < "2", reason="a drawn half of a mouth counts as seen", strict=False)
 
 
-@pytest.mark.parametrize("kind", [k for k in COVERS if k not in SEEN_ON_REAL_FACES])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(k, marks=AT_A_THRESHOLD if k == "microphone on the left" else [])
+        for k in COVERS
+        if k not in {"microphone", "skin-coloured scarf"}
+    ],
+)
 def test_a_mouth_behind_anything_is_taken_for_covered(upright: np.ndarray, landmarks: np.ndarray, kind: str) -> None:
     faces = found_in(np.stack([cover(frame, landmarks, kind) for frame in upright]))
     assert {REASONS[i] for i in faces.why} <= {"occluded", "no face"}

@@ -23,32 +23,32 @@ def rho_for(nats: float, dim: int) -> float:
 
 def train_and_estimate(model: nn.Module, dim: int, nats: float, steps: int) -> float:
     rho = rho_for(nats, dim)
-    optimiser = torch.optim.Adam(model.parameters(), 5e-3)
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(steps):
         optimiser.zero_grad()
         (-model(*correlated(256, dim, rho))).backward()
         optimiser.step()
     model.eval()
     with torch.no_grad():
-        return torch.stack([model(*correlated(256, dim, rho)) for _ in range(100)]).mean().item()
+        return torch.stack([model(*correlated(256, dim, rho)) for _ in range(200)]).mean().item()
 
 
 @pytest.mark.parametrize("dim", [1, 4])
 def test_info_nce_finds_one_nat(dim):
     torch.manual_seed(0)
-    assert train_and_estimate(InfoNCE(dim, critic="mlp"), dim, 1.0, 200) == pytest.approx(1.0, rel=0.1)
+    assert train_and_estimate(InfoNCE(dim, critic="mlp"), dim, 1.0, 300) == pytest.approx(1.0, rel=0.1)
 
 
 @pytest.mark.parametrize("momentum", [None, 0.05])
 def test_mine_finds_one_nat(momentum):
     torch.manual_seed(0)
-    assert train_and_estimate(MINE(2, momentum=momentum), 2, 1.0, 350) == pytest.approx(1.0, rel=0.1)
+    assert train_and_estimate(MINE(2, momentum=momentum), 2, 1.0, 500) == pytest.approx(1.0, rel=0.1)
 
 
 @pytest.mark.parametrize("model", [lambda: InfoNCE(2, critic="mlp"), lambda: MINE(2)])
 def test_independent_codes_share_nothing(model):
     torch.manual_seed(0)
-    assert abs(train_and_estimate(model(), 2, 0.0, 80)) < 0.05
+    assert abs(train_and_estimate(model(), 2, 0.0, 150)) < 0.05
 
 
 def test_info_nce_against_scipy():

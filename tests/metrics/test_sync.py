@@ -315,9 +315,9 @@ def test_frames_without_a_face_are_left_out(rng):
 def test_unrelated_sound_is_rarely_clear(rng):
     clear = [
         lip_aperture_sync(aperture_from_audio(speech_like(rng, 8), 200), speech_like(rng, 8))[1] >= CLEAR_CONFIDENCE
-        for _ in range(10)
+        for _ in range(20)
     ]
-    assert sum(clear) <= 1
+    assert sum(clear) <= 2
 
 
 @pytest.mark.parametrize(
