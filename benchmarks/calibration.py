@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _blur(faces: np.ndarray, sigma: float, frames: int) -> np.ndarray:
 
 def _jpeg(faces: np.ndarray, quality: float, frames: int) -> np.ndarray:
     codes = [cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1] for face in faces[:frames]]
-    return np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR) for code in codes])
+    return np.stack([np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR)) for code in codes])
 
 
 def _noise(faces: np.ndarray, sigma: float, frames: int) -> np.ndarray:
@@ -171,7 +172,7 @@ class Judge:
             key: value for name, metric in metrics.items() for key, value in _values(name, metric.compute()).items()
         }
 
-    def offset(self, clip: Clip, late: int) -> tuple[int, float]:
+    def offset(self, clip: Clip, late: int) -> tuple[float, float]:
         """Offset found with the sound made late by so many frames, and how clear it is: SyncNet, or lip aperture."""
         wave = delayed(clip.wave, late)
         if self.sync is None:
@@ -189,12 +190,13 @@ class Judge:
         return self._truths[key]
 
     def _metrics(self) -> dict:
+        points = MOUTH.tolist()
         metrics = {
             "PSNR": PSNR(),
             "SSIM": SSIM(),
-            "LMD": LandmarkDistance(MOUTH),
-            "LMD L1": LandmarkDistance(MOUTH, norm="l1"),
-            "LMV": LandmarkDistance(MOUTH, motion=True),
+            "LMD": LandmarkDistance(points),
+            "LMD L1": LandmarkDistance(points, norm="l1"),
+            "LMV": LandmarkDistance(points, motion=True),
             "jitter": Jitter(),
             "warp": FlowWarpedError(),
         }
@@ -237,7 +239,7 @@ def monotone(name: str, values: Sequence[float]) -> bool:
 def load_clip(path: Path, seconds: float, detector: LandmarkDetector, with_pictures: bool) -> Clip:
     """The first seconds of a clip as face crops in one box, and of the whole clip what sync is measured from."""
     frames_wanted = round(seconds * FPS) + MARGIN
-    faces, lip_aperture, pictures, box = [], [], [], None
+    faces, lip_aperture, pictures, box = list[np.ndarray](), [], [], None
     with VideoReader(path, FPS) as reader:
         for block in reader.blocks():
             for frame in block:
@@ -271,10 +273,11 @@ def score(clips: Sequence[Clip], judge: Judge, damage: Callable[[np.ndarray, int
 
 def climb(clips: Sequence[Clip], judge: Judge, ladder: Ladder) -> dict[str, dict[str, float]]:
     """Step -> metric -> value."""
-    return {
-        f"{step:g}": score(clips, judge, lambda faces, frames, step=step: ladder.damage(faces, step, frames))
-        for step in ladder.steps
-    }
+
+    def damage(step: float, faces: np.ndarray, frames: int) -> np.ndarray:
+        return ladder.damage(faces, step, frames)
+
+    return {f"{step:g}": score(clips, judge, partial(damage, step)) for step in ladder.steps}
 
 
 def print_ladder(name: str, steps: dict[str, dict[str, float]]) -> None:

@@ -50,7 +50,8 @@ def covered(frame: np.ndarray, landmarks: np.ndarray, kind: str) -> np.ndarray:
         beside = {"left": -0.14, "right": 0.14}.get(kind.split()[-1], 0.0)
         shape, paint = _microphone(x - beside, y - 0.03, 0.15 if beside else 0.19)
     elif (cup := TILTED.get(kind, kind)) in CUPS:
-        shape, paint = _cup(x, y + 0.01, skin if CUPS[cup] is None else CUPS[cup], degrees=25 if kind in TILTED else 0)
+        own = CUPS[cup]
+        shape, paint = _cup(x, y + 0.01, skin if own is None else np.array(own), degrees=25 if kind in TILTED else 0)
     else:
         shape, paint = _hand(x, y, skin, degrees=20 if kind == "hand" else 75)
     shape = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), max(0.6, size / 150))[..., None]
@@ -68,7 +69,7 @@ def _scarf(
     shape = np.zeros(x.shape, np.float32)
     cv2.fillConvexPoly(shape, cv2.convexHull(np.round(np.concatenate([low, below])).astype(np.int32)), (1.0,))
     first = (np.floor((y + 0.2 * x) / stripe) % 2)[..., None]
-    return shape, first * np.float32(one) + (1 - first) * np.float32(other)
+    return shape, first * np.array(one, np.float32) + (1 - first) * np.array(other, np.float32)
 
 
 def _microphone(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,10 +77,10 @@ def _microphone(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray
     shape = (np.hypot(x, y) < radius) | ((np.abs(x - 0.15 * y) < 0.05) & (y > 0))
     light = np.clip(1 - np.hypot(x + 0.05, y + 0.05) / radius, 0, 1)
     grain = np.random.default_rng(0).normal(0, 9, x.shape)
-    return shape, np.float32([40, 40, 44]) + (70 * light + grain)[..., None]
+    return shape, np.array([40, 40, 44], np.float32) + (70 * light + grain)[..., None]
 
 
-def _cup(x: np.ndarray, y: np.ndarray, colour: tuple | np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+def _cup(x: np.ndarray, y: np.ndarray, colour: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
     """A mug with its handle, from the upper lip over the chin: dark towards its sides, with a highlight and a rim."""
     angle = np.deg2rad(degrees)
     x, y = x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
@@ -89,7 +90,7 @@ def _cup(x: np.ndarray, y: np.ndarray, colour: tuple | np.ndarray, degrees: floa
     ring = np.hypot((x - 0.26) / 0.1, (y - 0.14) / 0.15)
     light = 0.45 + 0.6 * np.sqrt(np.clip(1 - (x / 0.27) ** 2, 0, 1)) + 0.5 * np.exp(-(((x + 0.1) / 0.025) ** 2))
     light = np.where((y < rim) & body, 0.5, light)  # the inside
-    return body | ((ring < 1) & (ring > 0.65)), np.float32(colour) * light[..., None]
+    return body | ((ring < 1) & (ring > 0.65)), colour.astype(np.float32) * light[..., None]
 
 
 def _hand(x: np.ndarray, y: np.ndarray, skin: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:

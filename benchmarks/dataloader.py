@@ -92,7 +92,7 @@ def _one_thread(_worker: int) -> None:
 
 def _stages(dataset: WindowDataset, runs: int) -> dict[str, float]:
     """Milliseconds of processor time for one window, the least of several runs: others may be at work beside."""
-    path = clip_path(dataset.root, dataset.clips[0])
+    path = clip_path(dataset.root, str(dataset.clips[0]))
     clip = Clip.open(path)
     rng = np.random.default_rng(0)
     chosen = rng.choice(np.flatnonzero(clip.valid), 10)

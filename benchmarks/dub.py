@@ -35,7 +35,8 @@ from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.native_resolution import FaceWarp, for_reading, last_rows, native_face
 from stsa_lightning.face.references import choose_references
-from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs, ReferenceInputs
+from stsa_lightning.inference.engine import Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputBuilder, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.render_engine import EngineReferences, Precision, RenderEngine, psnr_db
 from stsa_lightning.media.video import VideoReader
 from stsa_lightning.models.checkpoint import load_networks
@@ -54,12 +55,14 @@ class Inputs:
 
     frames: FrameInputs
     references: ReferenceInputs
+    chosen: ChosenReferences
 
     def frame(self, number: int) -> tuple[Tensor, ...]:
         """What the straight form takes for one frame."""
         one = self.frames[number : number + 1]
         references = self.references.images, self.references.heatmaps
-        return one.masked_faces, one.masked_heatmaps, one.audio, *references, one.theta
+        theta = self.chosen.theta[number : number + 1]
+        return one.masked_faces, one.masked_heatmaps, one.audio, *references, theta
 
 
 def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
@@ -81,16 +84,11 @@ def real_faces(clip: Path, synthesis: Synthesis, frames: int) -> Inputs:
     numbers = windows[:, WINDOW // 2]
     speech = torch.randn(frames + WINDOW, dim, 10, generator=torch.Generator().manual_seed(0)).numpy()
     builder = FrameInputBuilder(size, heatmap_sigma=1.0)
-    inputs = builder.frames(
-        crops[numbers],
-        speech[windows],
-        numbers=numbers,
-        windows=windows,
-        landmarks_of=landmarks.__getitem__,
-        reference_landmarks=landmarks[chosen],
-        chosen=np.arange(count)[None].repeat(frames, 0),
+    return Inputs(
+        builder.frames(crops[numbers], speech[windows], windows, landmarks.__getitem__),
+        builder.references(crops[chosen], landmarks[chosen]),
+        ChosenReferences.of(landmarks[chosen], landmarks[numbers], np.arange(count)[None].repeat(frames, 0)),
     )
-    return Inputs(inputs, builder.references(crops[chosen], landmarks[chosen]))
 
 
 def in_turns(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
@@ -132,23 +130,27 @@ class Rendering:
         self.references: EngineReferences = engine.encode(inputs.references)
 
     def __call__(self, part: slice = slice(None)) -> Tensor:
-        return self.engine.render(self.inputs.frames[part], self.references).faces.cpu()
+        return self._rendered(part).faces.cpu()
+
+    def _rendered(self, part: slice) -> Rendered:
+        frames, chosen = self.inputs.frames[part], self.inputs.chosen[part]
+        return self.engine.render(frames, self.engine.guide(frames, self.references), chosen, self.references)
 
     def native(self, side: int) -> Callable[[], Any]:
         """A task: all faces at a side of so many pixels, one after the other, as the blend stage makes them."""
-        answer = self.engine.render(self.inputs.frames, self.references).cpu()
+        answer = self._rendered(slice(None)).cpu()
         rows = last_rows(answer.faces.shape[-1])
         faces = (answer.faces * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
         images = (self.inputs.references.images[0] * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
         references = [for_reading(cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)) for image in images]
         flow, confidence = (maps[..., -rows:, :].half().numpy() for maps in (answer.flow, answer.confidence[:, :, 0]))
-        warps = [FaceWarp(*each) for each in zip(flow, confidence, self.inputs.frames.theta.numpy(), strict=True)]
+        warps = [FaceWarp(*each) for each in zip(flow, confidence, self.inputs.chosen.theta.numpy(), strict=True)]
         return lambda: [
             native_face(face, warp, references, (side, side)) for face, warp in zip(faces, warps, strict=True)
         ]
 
     def guidance(self) -> Tensor:
-        return self.engine.heatmaps(self.inputs.frames, self.references).cpu()
+        return self.engine.guide(self.inputs.frames, self.references).heatmaps.cpu()
 
     def latencies_ms(self, rounds: int) -> dict[str, float]:
         """Median and 95th percentile of frames rendered alone."""

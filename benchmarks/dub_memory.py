@@ -24,14 +24,14 @@ import cv2
 import numpy as np
 import torch
 from common import write_json
-from torch import Tensor
 
 from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.features.spectral import LogMel
-from stsa_lightning.inference.engine import Rendered
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
+from stsa_lightning.media.shown_frame import Frame
 from stsa_lightning.media.video import VideoReader, VideoWriter
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
@@ -46,13 +46,13 @@ class GreyEngine:
     def encode(self, references: ReferenceInputs) -> None:
         return None
 
-    def render(self, frames: FrameInputs, references: None) -> Rendered:
-        faces = torch.where(frames.masked_faces == 0, 0.5, frames.masked_faces)
-        flow = faces.new_zeros(*frames.chosen.shape, 2, *faces.shape[-2:])
-        return Rendered(faces, flow, torch.ones_like(flow[:, :, :1]))
+    def guide(self, frames: FrameInputs, references: None) -> Guided:
+        return Guided(frames.masked_heatmaps[:, 0], torch.zeros(len(frames), 2, 57))
 
-    def heatmaps(self, frames: FrameInputs, references: None) -> Tensor:
-        return frames.masked_heatmaps[:, 0]
+    def render(self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: None) -> Rendered:
+        faces = torch.where(frames.masked_faces == 0, 0.5, frames.masked_faces)
+        flow = faces.new_zeros(*chosen.numbers.shape, 2, *faces.shape[-2:])
+        return Rendered(faces, flow, torch.ones_like(flow[:, :, :1]))
 
 
 class StillFace:
@@ -63,10 +63,10 @@ class StillFace:
         self.landmarks = detector(frame)
         detector.close()
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+    def __call__(self, frame: Frame) -> np.ndarray | None:
         return self.landmarks
 
-    def all_faces(self, frame: np.ndarray) -> list[np.ndarray]:
+    def all_faces(self, frame: Frame) -> list[np.ndarray]:
         return [] if self.landmarks is None else [self.landmarks]
 
     def forget(self) -> None:

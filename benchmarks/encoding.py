@@ -26,7 +26,7 @@ CHOICES = (YARDSTICK, ("fast", 16), ("faster", 16), ("veryfast", 16), ("veryfast
 
 def frames_of(path: Path, count: int) -> np.ndarray:
     with VideoReader(path) as reader:
-        frames = np.stack(reader.get(range(min(count, len(reader)))))
+        frames = reader.get(range(min(count, len(reader))))
     height, width = (side - side % 2 for side in frames.shape[1:3])
     return np.ascontiguousarray(frames[:, :height, :width])
 

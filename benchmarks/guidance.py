@@ -121,11 +121,11 @@ def measured(path: str, data: str, count: int, others: int) -> dict[str, np.ndar
         strangers = [other for other in names if speakers[other] != speakers[name]]
         for turn in range(min(others, len(strangers))):
             audio, theirs = spoken[strangers[(7 * number + 3 + turn * len(strangers) // others) % len(strangers)]]
-            said = predicted(guidance, here, audio)
-            row = dict(zip([f"other speech, {m} r" for m in MEASURES], correlations(said, theirs), strict=True))
+            driven = predicted(guidance, here, audio)
+            row = dict(zip([f"other speech, {m} r" for m in MEASURES], correlations(driven, theirs), strict=True))
             # A mouth that never shuts, or always is, has no such share.
-            row["shut where the speaker is"] = shut(said)[shut(theirs)].mean() if shut(theirs).any() else np.nan
-            row["shut elsewhere"] = shut(said)[~shut(theirs)].mean()
+            row["shut where the speaker is"] = shut(driven)[shut(theirs)].mean() if shut(theirs).any() else np.nan
+            row["shut elsewhere"] = shut(driven)[~shut(theirs)].mean()
             people[speakers[name]].append(row)
     keys = dict.fromkeys(key for rows in people.values() for row in rows for key in row)
     return {key: np.array([_mean([row.get(key, np.nan) for row in rows]) for rows in people.values()]) for key in keys}

@@ -18,7 +18,7 @@ from common import parser, table, write_json
 
 from stsa_lightning.dubbing import find_faces
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LIP_MEASURES
+from stsa_lightning.face.topology import LIP_MEASURE_KEYPOINTS
 from stsa_lightning.features.base import FEATURE_RATE_HZ, HOP, SPAN, feature_windows
 from stsa_lightning.features.moonshine import Moonshine
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder
@@ -28,7 +28,7 @@ from stsa_lightning.models import BUNDLED
 from stsa_lightning.models.checkpoint import load_networks
 
 CONTEXTS = ((2.0, 0.0), (0.5, 0.1), (1.0, 0.1), (0.5, 0.2), (1.0, 0.2), (2.0, 0.2), (4.0, 0.2), (1.0, 0.3), (2.0, 0.4))
-_MEASURES = [[int(np.flatnonzero(end == KEYPOINT_POSITIONS)[0]) for end in LIP_MEASURES[i]] for i in (1, 2)]
+_MEASURES = LIP_MEASURE_KEYPOINTS[1:].tolist()
 
 
 class Lips:

@@ -9,6 +9,7 @@ Networks whose weights are not here run with random ones: that is as fast. LRS2'
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -74,7 +75,7 @@ def measures(frames: int) -> dict[str, tuple[Callable[[], object], int]]:
         except WeightsError as error:
             print(f"LPIPS {net} left out: {error}")
             continue
-        found[f"LPIPS {net}"] = (lambda network=network: lpips_distance(pred, true, network), frames)
+        found[f"LPIPS {net}"] = (partial(lpips_distance, pred, true, network), frames)
     features, videos = inception(), video_network()
     # Both sides go through the network.
     found["FID features"] = (lambda: (features(pred), features(true)), frames)
@@ -100,8 +101,9 @@ def rendered_faces(frames: int) -> torch.Tensor:
             pictures = reader.get(range(frames))
     crops = []
     for picture in pictures:
-        box = face_box(detector(picture), (picture.shape[1], picture.shape[0]))
-        crops.append(crop_face(picture, box, SIDE_PX))
+        landmarks = detector(picture)
+        assert landmarks is not None  # a rendered face is always found
+        crops.append(crop_face(picture, face_box(landmarks, (picture.shape[1], picture.shape[0])), SIDE_PX))
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
 
 

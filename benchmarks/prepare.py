@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -107,8 +108,8 @@ def against_recipe(sources: Sequence[Source], out: Path, runs: int) -> dict[str,
         folder = out / "recipe" / source.clip
         times = [
             (
-                _processor_s(lambda source=source, folder=folder: recipe(source, folder)),
-                _processor_s(lambda source=source: prepare_clip(source, out, SETTINGS)),
+                _processor_s(partial(recipe, source, folder)),
+                _processor_s(partial(prepare_clip, source, out, SETTINGS)),
             )
             for _ in range(runs)
         ]
@@ -140,6 +141,11 @@ def _bytes_of_sound(out: Path, source: Source) -> int:
     return clip.audio.nbytes + sum(clip.features(kind).nbytes // 2 for kind in clip.feature_kinds)
 
 
+def _bordered(frame: np.ndarray) -> np.ndarray:
+    side = BORDER_PX
+    return cv2.copyMakeBorder(frame, side, side, side, side, cv2.BORDER_REPLICATE)
+
+
 def tracking_error(sources: Sequence[Source], out: Path) -> dict[str, float]:
     """Medians over frames of the landmarks' mean distance, % of the face's height; 95th percentile of the first.
 
@@ -157,7 +163,7 @@ def tracking_error(sources: Sequence[Source], out: Path) -> dict[str, float]:
                 frames += 1
                 static, ours = detect(frame), clip.landmarks[number]
                 missed += static is not None and not clip.valid[number]
-                bordered = detect(cv2.copyMakeBorder(frame, *[BORDER_PX] * 4, cv2.BORDER_REPLICATE))
+                bordered = detect(_bordered(frame))
                 track.forget()
                 settled = track(frame) if track(frame) is not None else None
                 if static is None or settled is None or bordered is None or not clip.valid[number]:

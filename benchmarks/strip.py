@@ -8,6 +8,7 @@ Frames are those in which the speaker's lips are farthest apart and closest, in 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,7 @@ def extremes(aperture: np.ndarray, count: int) -> list[int]:
     return sorted(chosen)
 
 
-def followed(frames: list[np.ndarray]) -> list[np.ndarray | None]:
+def followed(frames: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray | None]:
     """Landmarks (131, 2) of each frame's face."""
     detector = landmark_detector()
     points = [detector(frame) for frame in frames]
@@ -69,7 +70,7 @@ def main() -> None:
     aperture[[i for i, p in enumerate(source_points) if p is None]] = np.nan
     frames = extremes(aperture, chosen.count)
 
-    def row(pictures: list[np.ndarray], where: list[np.ndarray | None]) -> np.ndarray:
+    def row(pictures: Sequence[np.ndarray] | np.ndarray, where: list[np.ndarray | None]) -> np.ndarray:
         found = [p for i in frames if (p := where[i]) is not None]
         side = round(1.4 * float(np.median([np.ptp(p, axis=0).max() for p in found])))
         heads = [
@@ -78,8 +79,8 @@ def main() -> None:
         shown = cv2.INTER_AREA if side > chosen.size else cv2.INTER_CUBIC
         return np.concatenate([cv2.resize(head, (chosen.size,) * 2, interpolation=shown) for head in heads], axis=1)
 
-    videos = ((source, source_points), (dubbed, source_points), (says, points))
-    rows = [labelled(row(*video), name, 64) for name, video in zip(ROWS, videos, strict=True)]
+    videos = row(source, source_points), row(dubbed, source_points), row(says, points)
+    rows = [labelled(video, name, 64) for name, video in zip(ROWS, videos, strict=True)]
     sheet = np.concatenate(rows)
     with written_whole(chosen.out) as part:
         part.write_bytes(cv2.imencode(chosen.out.suffix, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())

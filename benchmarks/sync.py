@@ -48,8 +48,8 @@ class Recording:
 
     def part(self, first: int, stop: int) -> Recording:
         frames, steps = slice(first, stop), slice(2 * first, 2 * stop)
-        cut = {"lip_aperture": self.lip_aperture[frames], "mouth": self.mouth[frames], "features": self.features[steps]}
-        return replace(self, **cut)
+        lip_aperture, mouth, features = self.lip_aperture[frames], self.mouth[frames], self.features[steps]
+        return replace(self, lip_aperture=lip_aperture, mouth=mouth, features=features)
 
     def clearness(self, weights: np.ndarray, delay: int = 0) -> np.ndarray:
         """See `mouth_sync.clearness`: by these weights, the sound `delay` frames later."""
@@ -62,13 +62,14 @@ def recordings(folders: list[Path]) -> list[Recording]:
     """All clips of prepared corpora; their sound as it was in the video, whatever preparation moved."""
     found = []
     for folder in folders:
-        for row in load_index(folder).itertuples():
-            clip = Clip.open(clip_path(folder, row.clip))
+        index = load_index(folder)
+        for name, speaker, shift in zip(index["clip"], index["speaker"], index["sync_shift"], strict=True):
+            clip = Clip.open(clip_path(folder, name))
             aperture = np.where(clip.valid, inner_lip_aperture(clip.face_landmarks), np.nan)
             mouth = mouth_sync.mouth_changes(aperture)
-            sound = _moved(clip.features("moonshine").astype(np.float32), -2 * row.sync_shift)
-            known = KNOWN.get(Path(row.clip).name)
-            found.append(Recording(row.clip, row.speaker, aperture, mouth / max(mouth.std(), 1e-6), sound, known))
+            sound = _moved(clip.features("moonshine").astype(np.float32), -2 * shift)
+            known = KNOWN.get(Path(name).name)
+            found.append(Recording(name, speaker, aperture, mouth / max(mouth.std(), 1e-6), sound, known))
     return found
 
 
@@ -115,7 +116,7 @@ def _offsets(clips: list[Recording], weights: np.ndarray) -> dict[str, float]:
         groups[clip.name if len(clip.mouth) >= LONG else clip.speaker].append(clip)
     found = {}
     for members in groups.values():
-        offset, confidence = mouth_sync.best_shift(sum(clip.clearness(weights) for clip in members))
+        offset, confidence = mouth_sync.best_shift(np.sum([clip.clearness(weights) for clip in members], axis=0))
         if confidence >= mouth_sync.CLEAR_CONFIDENCE * len(members) ** 0.5:
             found.update({clip.name: offset for clip in members})
     zero = np.mean([found[clip.name] - clip.known for clip in clips if clip.known is not None and clip.name in found])
@@ -134,9 +135,9 @@ def trials(clips: list[Recording]) -> dict[str, Any]:
     for clip, (here, _) in zip(clips, own, strict=True):
         for delay in DELAYS:
             if abs(here - delay) < mouth_sync.MAX_SHIFT - 1:
-                offset, confidence = reading(clip, delay)
+                offset, sure = reading(clip, delay)
                 errors.append(abs(offset - (here - delay)))
-                confidences.append(confidence)
+                confidences.append(sure)
     halves = []
     for clip in clips:
         if len(clip.mouth) >= 120:
@@ -149,7 +150,7 @@ def trials(clips: list[Recording]) -> dict[str, Any]:
     rows = []
     for threshold in (0.0, 4.0, 5.0, 5.5, 6.0, 7.0, 8.0):
         clear = confidence >= threshold
-        apart = np.array([apart for apart, least in halves if least >= threshold] or [np.nan])
+        apart = np.array([between for between, least in halves if least >= threshold] or [np.nan])
         shares = [clear, error[clear] > 1, apart <= 1, unrelated >= threshold]
         rows.append([threshold, *(float(share.mean()) for share in shares), len(apart)])
     print(f"{len(clips)} clips, {len(errors)} trials, {len(halves)} pairs of halves, {len(others)} with others' sound")

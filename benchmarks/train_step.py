@@ -159,10 +159,10 @@ def fit(settings: argparse.Namespace, variant: Variant, loader: Any, steps: int,
 def operations(settings: argparse.Namespace, batch: int) -> float:
     """TFLOP of one step for each sample: both networks, their discriminators, forward and backward."""
     module = make_module(settings, Variant("count")).to(settings.device)
-    items: dict[str, Any] = next(iter(DataLoader(Repeated(settings, batch), batch)))
+    items: Any = next(iter(DataLoader(Repeated(settings, batch), batch)))
     items = {name: value.to(settings.device) if torch.is_tensor(value) else value for name, value in items.items()}
     with FlopCounterMode(display=False) as counter:
-        generated = module.generate(items)  # type: ignore[arg-type]
+        generated = module.generate(items)
         module.total_loss(generated)[0].backward()
         assert generated.face is not None
         assert generated.real is not None

@@ -41,7 +41,7 @@ from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.references import choose_references
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.features.build import audio_features
-from stsa_lightning.inference.frame_inputs import FrameInputBuilder
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputBuilder
 from stsa_lightning.media.audio import load_audio, write_wav
 from stsa_lightning.media.stream import VideoStream
 from stsa_lightning.media.video import VideoWriter
@@ -140,7 +140,8 @@ class StraightPipeline:
             detector.close()
         if not found:
             raise SystemExit(f"{video}: expected a face, found none")
-        points = np.stack([found[min(found, key=lambda k, i=i: abs(k - i))] for i in range(len(frames))])
+        known = np.array([*found])
+        points = np.stack([found[known[np.abs(known - i).argmin()]] for i in range(len(frames))])
         boxes = np.stack([face_box(each, size) for each in points])
         landmarks = normalise_landmarks(points, boxes)
         with timed("speech"):
@@ -155,19 +156,12 @@ class StraightPipeline:
         for i, frame in enumerate(frames):
             with timed("prepare"):
                 window = np.clip(i + around, 0, len(frames) - 1)[None]
-                one = self.builder.frames(
-                    crops[i : i + 1],
-                    audio[window],
-                    numbers=np.array([i]),
-                    windows=window,
-                    landmarks_of=landmarks.__getitem__,
-                    reference_landmarks=landmarks[chosen],
-                    chosen=np.arange(count)[None],
-                )
+                one = self.builder.frames(crops[i : i + 1], audio[window], window, landmarks.__getitem__)
+                moved = ChosenReferences.of(landmarks[chosen], landmarks[[i]], np.arange(count)[None])
             with timed("render"):
                 face = self.form.frame(
                     *(one.masked_faces, one.masked_heatmaps, one.audio),
-                    *(references.images, references.heatmaps, one.theta),
+                    *(references.images, references.heatmaps, moved.theta),
                 )
             with timed("blend"):
                 paste(frame, face, boxes[i])

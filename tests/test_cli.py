@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -133,25 +134,56 @@ def test_a_filter_that_is_none(word: str, tmp_path: Path, capsys: pytest.Capture
     assert repr(word) in message
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prepare", "folder", "--root", ".", "--limit", "-1"], "limit must be 1 or more, got -1"),
+        (["prepare", "sample", "--speakers", "0"], "speakers must be from 1 to 99, got 0"),
+        (["ablate", "-c", "sample", "--max_steps", "0"], "--max_steps must be 1 or more, got 0"),
+    ],
+    ids=["limit", "speakers", "max_steps"],
+)
+def test_a_number_that_cannot_be(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert message in failed([*words, "--out", str(tmp_path / "out")], capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluate_names_what_it_needs(capsys: pytest.CaptureFixture[str]):
     assert "checkpoint, videos or --show" in failed(["evaluate"], capsys)
 
 
-def test_weights_are_listed_with_their_licence(capsys: pytest.CaptureFixture[str]):
+def test_weights_are_listed_with_their_licence_and_whole_address(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from stsa_lightning.utils.weights import KNOWN
+
+    monkeypatch.setenv("COLUMNS", "80")
     main(["weights", "list"])
     printed = capsys.readouterr().out
-    assert "vgg19" in printed
+    assert all(text in printed for name, it in KNOWN.items() for text in (name, it.what, it.licence, it.url))
 
 
-def test_the_reader_of_a_pipe_may_leave():
+@pytest.mark.parametrize(
+    ("words", "unbuffered", "statuses"),
+    [
+        (["weights", "list"], "", [1]),
+        (["weights", "list"], "1", [1]),
+        (["--help"], "", [1]),
+        (["--help"], "1", [0, 1]),  # argparse of newer Pythons disregards that its help is not read
+    ],
+)
+def test_the_reader_of_a_pipe_may_leave(words: list[str], unbuffered: str, statuses: list[int]):
     program = subprocess.Popen(
-        [sys.executable, "-m", "stsa_lightning", "weights", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "stsa_lightning", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     assert program.stdout is not None
     program.stdout.close()
     assert program.stderr is not None
     assert program.stderr.read() == b""
-    assert program.wait() == 1
+    assert program.wait() in statuses
 
 
 @pytest.mark.parametrize("device", ["banana", "cuda:77"])

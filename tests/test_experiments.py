@@ -12,6 +12,7 @@ from typing import Any
 # both, and where the latter came first, an option "1" of the trainer would be read as 1.0, that is, all batches.
 import lightning.pytorch  # noqa: F401
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -22,7 +23,7 @@ from stsa_lightning.models.checkpoint import load_networks
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 EXPERTS = [EXPERIMENTS / "syncnet.yaml"]
 OVER_ANY = [EXPERIMENTS / f"{name}.yaml" for name in ("256px", "finetune", "smoke")]
-LAID_OVER = [*OVER_ANY, EXPERIMENTS / "guidance.yaml"]
+LAID_OVER = [*OVER_ANY, *(EXPERIMENTS / f"{name}.yaml" for name in ("guidance", "picture", "native", "dual_path"))]
 FILES = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if path not in (*EXPERTS, *LAID_OVER)]
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 SWEEPS = sorted((EXPERIMENTS / "sweeps").glob("*.yaml"))
@@ -174,21 +175,32 @@ def test_a_face_of_one_s_own_is_learnt_from_a_checkpoint_and_one_clip(
 
 
 @pytest.mark.slow
-def test_more_speakers_teach_the_guidance_network_alone(
-    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("taught", ["guidance", "picture", "native"])
+def test_more_speakers_teach_one_of_the_networks_alone(
+    prepared_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: str
 ):
     monkeypatch.chdir(tmp_path)
     files = ["-c", str(EXPERIMENTS / "small.yaml"), *SMALL, "--data.num_references=2", f"--data.root={prepared_sample}"]
     once = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--data.filters=null"]
     main(["fit", *files, *once, "--trainer.max_steps=1", "--run=begun"])
-    more = ["-c", str(EXPERIMENTS / "guidance.yaml"), "--model.init_from=begun/last.ckpt"]
-    phases = ["--phases.audio_pretrain.epochs=1", "--phases.guidance.epochs=1", "--data.swap_mouth_epochs=2"]
-    rest = ["--phases.audio_pretrain_slower.epochs=0", "--phases.guidance_slower.epochs=0"]
-    main(["fit", *files[:2], *more, *files[2:], *once, *phases, *rest])
-    begun, taught = (load_networks(path) for path in ("begun/last.ckpt", "runs/guidance/last.ckpt"))
-    for network, stays in ((0, False), (1, True)):
-        pairs = zip(begun[network].parameters(), taught[network].parameters(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs) == stays
+    more = ["-c", str(EXPERIMENTS / f"{taught}.yaml"), "--model.init_from=begun/last.ckpt"]
+    if taught == "guidance":
+        phases = ["--phases.audio_pretrain.epochs=1", "--phases.guidance.epochs=1", "--data.swap_mouth_epochs=2"]
+        phases += ["--phases.audio_pretrain_slower.epochs=0", "--phases.guidance_slower.epochs=0"]
+    else:
+        phases = ["--phases.synthesis.epochs=1", "--model.losses.weights.perceptual=0"]
+    if taught == "native":
+        phases += ["--model.losses.weights.native_perceptual=0", "--data.native_size=96"]
+        phases += ["--trainer.log_every_n_steps=1", "--model.losses.balance_every_n_steps=1"]
+    main(["fit", *files[:2], *more, *files[2:], *once, *phases])
+    if taught == "native":
+        log = pd.read_csv("runs/native/logs/metrics.csv")
+        assert log["train/native_warp"].max() > 0
+        assert log["balance/flow/native_warp"].max() > 0
+    begun, then = (load_networks(path) for path in ("begun/last.ckpt", f"runs/{taught}/last.ckpt"))
+    for number, name in enumerate(("guidance", "picture")):
+        pairs = zip(begun[number].parameters(), then[number].parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) == ((name == "guidance") == (taught != "guidance"))
 
 
 def one_clip_of(corpus: Path, folder: Path) -> Path:

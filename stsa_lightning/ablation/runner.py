@@ -1,7 +1,8 @@
 """Ablations: one experiment and its variants under several seeds, each trained and measured in a process of its own.
 
 A variant is a small overlay of settings (`experiments/ablations/NAME.yaml`), the second `-c` of a training. What is
-finished is kept, what was interrupted goes on from its last checkpoint, and what fails does not end the rest.
+finished is kept, what was interrupted goes on from its last checkpoint, and what fails does not end the rest, the first
+run of the experiment itself excepted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from stsa_lightning.ablation import METRICS
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least
 from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.safe_load import load_tensors
 from stsa_lightning.utils.tables import read_text, read_yaml
 
 BASE = "base"
+LAST_SEED = 2**32 - 1  # that NumPy takes
 _FIXED_SPLIT = ("validation_speakers", "train_list", "val_list")
 
 
@@ -70,6 +72,10 @@ class Ablation:
             raise UserError(f"overlays: expected files of different names, none called {BASE}, got {names}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds: expected different numbers, at least one, got {list(self.seeds)}")
+        if not all(0 <= seed <= LAST_SEED for seed in self.seeds):
+            raise UserError(f"seeds: expected numbers from 0 to {LAST_SEED}, got {list(self.seeds)}")
+        if self.epochs is not None:
+            check_at_least("epochs", self.epochs, 1)
 
     def runs(self) -> list[Run]:
         """All runs, a seed after another, so that a table of all variants stands as early as can be."""
@@ -135,12 +141,19 @@ class Ablation:
         return json.loads(json.dumps(asdict(self), default=str))
 
     def go(self) -> Iterator[tuple[Run, dict[str, dict[str, float]] | str]]:
-        """Train and measure everything: each run with its metric values, or with why it has none."""
-        for run in self.runs():
+        """Train and measure everything: each run with its metric values, or with why it has none.
+
+        Raises:
+            UserError: the first run of the base failed, as when its corpus is missing: the others would fail likewise,
+                and have nothing to be compared with.
+        """
+        for number, run in enumerate(self.runs()):
             try:
                 self.train(run)
                 yield run, self.measure(run)
             except (UserError, OSError) as error:
+                if number == 0:
+                    raise UserError(f"{run.name}: {error}; no other run was begun") from error
                 yield run, str(error)
 
 

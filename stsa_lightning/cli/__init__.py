@@ -12,7 +12,8 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from stsa_lightning import __version__
 from stsa_lightning.cli import ablate, app, dub, evaluate, experiments, faces, prepare, reproduce, syncnet, weights
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Whatever a library asks for, no checkpoint's code is run in this process.
     os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
     try:
-        with stopped_by(signal.SIGINT, *([signal.SIGTERM] if words[:1] in TERMINATED else [])):
+        with stopped_by(signal.SIGINT, *([signal.SIGTERM] if words[:1] in TERMINATED else [])), flushed():
             run(words)
     except BrokenPipeError:  # whoever read the output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,6 +58,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(f"stsa: --ckpt_path: {refusal(str(error))}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """What was printed is written here, where a reader that went away can be told, and not by the interpreter's end."""
+    try:
+        yield
+    except SystemExit:  # as after a help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def run(words: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stsa_lightning.ablation import METRICS
 from stsa_lightning.cli.command import command
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least
 from stsa_lightning.utils.experiments import experiment_path, protocol_path
 
 OVERLAYS = "experiments/ablations"
@@ -51,6 +51,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
     options = [*arguments.options]
     if arguments.max_steps is not None:
+        check_at_least("--max_steps", arguments.max_steps, 1)
         options.append(f"--trainer.max_steps={arguments.max_steps}")
     ablation = Ablation(
         base=arguments.config,

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 # Of `Dubber`.
-_OPTIONS = ("device", "block", "landmark_model", "face", "fit", "silence", "precision", "resolution", "check")
+_OPTIONS = (
+    *("device", "block", "landmark_model", "face", "fit", "silence"),
+    *("precision", "resolution", "calibrate", "check"),
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -107,6 +110,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "frames of the video; network, that of the networks, enlarged",
     )
     parser.add_argument(
+        "--no-calibrate",
+        dest="calibrate",
+        action="store_false",
+        help="leave predicted lips where the networks put those of any person",
+    )
+    parser.add_argument(
         "--no-check",
         dest="check",
         action="store_false",
@@ -134,7 +143,8 @@ def _run(arguments: argparse.Namespace) -> None:
     jobs = read_manifest(arguments.manifest, arguments.encoding) if arguments.manifest else None
     adapted = _adapted(arguments) if arguments.adapt else None
     dubber = Dubber.from_checkpoint(
-        adapted.path if adapted else arguments.checkpoint, **{name: getattr(arguments, name) for name in _OPTIONS}
+        adapted.path if adapted else arguments.checkpoint,
+        **{name: getattr(arguments, name) for name in _OPTIONS},
     )
     if jobs is None:
         report = _dub_segments(arguments, dubber) if arguments.segments else _dub_one(arguments, dubber)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from stsa_lightning.cli.command import add_allow_class, command, parts, warnings_said
+from stsa_lightning.cli.command import add_allow_class, command, parts, resolution, warnings_said
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -32,6 +32,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--speakers", type=parts, help="who is measured where the corpus has no split, "
                         "separated by commas, or all (default: whom the checkpoint held out)")  # fmt: skip
     parser.add_argument("--lists", type=Path, help="folder of the authors' lists, where they are not found")
+    parser.add_argument("--resolution", type=resolution, default="network", help="largest side at which faces are "
+                        "rendered and measured besides: network (default, as published), auto, or pixels")  # fmt: skip
     parser.add_argument("--name", default="STSA", help="of the system in the table")
     parser.add_argument("--workers", type=int, default=1, help="processes of the preparation")
     parser.add_argument("--weights-dir", type=Path, help="folder to look for metric weights in first")

@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     push.add_argument(
         "--card", type=Path, help="a model card (README.md) of your own; without it one is made where there is none"
     )
-    onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> two ONNX graphs for other programs")
+    onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> three ONNX graphs for other programs")
     onnx.add_argument("checkpoint", type=Path, help=".safetensors, or .ckpt of a run")
     for parser in (export, onnx, push):
         add_allow_class(parser)
@@ -44,15 +44,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _weights_list(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from stsa_lightning.utils.weights import KNOWN
 
-    table = Table("name", "what", "licence", "url")
-    for name, weight in KNOWN.items():
-        table.add_row(name, weight.what, weight.licence, weight.url)
-    Console().print(table)
+    width = max(map(len, KNOWN))
+    for name, weight in KNOWN.items():  # lines, not a table: an address that is cut is none
+        for label, said in ((name, weight.what), ("", weight.licence), ("", weight.url)):
+            print(f"{label:{width}}  {said}")
 
 
 def _weights_fetch(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from stsa_lightning.data.filters import Filters, apply_filters, failures
 from stsa_lightning.data.index import clip_path, load_index, select_clips, split_by_speaker, usable
 from stsa_lightning.data.windows import Batch, ReferencePolicy, Speaker, WindowDataset, as_floats
 from stsa_lightning.features.base import FeatureKind
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least, check_share
 from stsa_lightning.utils.settings import settled
 
 Corpus = Literal["folder", "sample", "lrs2", "hdtf", "cmlr"]
@@ -111,6 +111,9 @@ class STSADataModule(LightningDataModule):
         corpus: only decides what is said where the corpus is missing.
         features: kind of audio features; the corpus must hold them.
         face_size: side of faces and heatmaps, pixels; at most that of the prepared faces.
+        native_size: side H, pixels, at which training windows hold faces a second time, for losses at the frames' own
+            resolution (`losses.weights.native_warp`, `native_perceptual`): above `face_size`, at most that of the
+            prepared faces; null: they do not.
         num_frames: frames of a window, T.
         num_references: reference frames of a window, N.
         batch_size: windows of a batch, on each device.
@@ -150,6 +153,7 @@ class STSADataModule(LightningDataModule):
         corpus: Corpus = "folder",
         features: FeatureKind = "logmel",
         face_size: int = 128,
+        native_size: int | None = None,
         num_frames: int = 5,
         num_references: int = 5,
         batch_size: int = 8,
@@ -181,6 +185,14 @@ class STSADataModule(LightningDataModule):
         self.hparams["augment"] = asdict(self.augment)
         if corpus not in CORPORA:
             raise UserError(f"corpus: expected one of {list(CORPORA)}, got {corpus!r}")
+        for name in ("face_size", "num_frames", "num_references", "batch_size", "windows_per_clip"):
+            check_at_least(name, self.hparams[name], 1)
+        if native_size is not None:
+            check_at_least("native_size", native_size, face_size + 1)
+        for name in ("num_workers", "validation_windows_per_clip", "swap_mouth_epochs", "heatmap_sigma", "seed"):
+            check_at_least(name, self.hparams[name], 0)
+        for name in ("validation_fraction", "quiet_share"):
+            check_share(name, self.hparams[name])
         if validation_speakers is not None and (train_list or val_list):
             raise UserError("validation_speakers: expected lists of clips or speakers, got both; leave one out")
         if windows_per_speaker is not None and windows_per_speaker < 1:
@@ -238,12 +250,14 @@ class STSADataModule(LightningDataModule):
 
     def _check_face_size(self, clips: pd.DataFrame) -> None:
         """A corpus is prepared under one setting or a few: one clip of each is looked at."""
+        name = "face_size" if self._options.native_size is None else "native_size"
+        wanted = self._options[name]
         for clip in clips.drop_duplicates("settings_hash")["clip"]:
             stored = Clip.open(clip_path(self._options.root, clip)).meta.face_size
-            if stored < self._options.face_size:
+            if stored < wanted:
                 raise UserError(
-                    f"face_size: expected at most {stored}, the side of the prepared faces ({clip}), got "
-                    f"{self._options.face_size}; prepare again with --face-size {self._options.face_size}"
+                    f"{name}: expected at most {stored}, the side of the prepared faces ({clip}), got {wanted}; "
+                    f"prepare again with --face-size {wanted}"
                 )
 
     def _split(self, clips: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -281,6 +295,7 @@ class STSADataModule(LightningDataModule):
             speakers(lines) if by_speaker else lines["clip"].tolist(),
             features=options.features,
             face_size=options.face_size,
+            native_size=options.native_size if training else None,
             num_frames=options.num_frames,
             num_references=options.num_references,
             windows_per_clip=together if training else options.validation_windows_per_clip,

@@ -27,7 +27,7 @@ from stsa_lightning.data.index import clip_path, empty_row, is_row, load_index, 
 from stsa_lightning.data.settings import PrepareSettings
 from stsa_lightning.data.workers import WorkerDied, make_workers
 from stsa_lightning.face.landmarks import landmark_detector
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least
 from stsa_lightning.utils.names import from_legible, legible_text
 from stsa_lightning.utils.progress_bar import progress_bar
 
@@ -93,16 +93,19 @@ def prepare(
 
     Raises:
         FileNotFoundError: a model of the settings does not exist.
-        UserError: another run is at work in `out`, the disk is full, or there is no such cluster.
+        UserError: a limit below 1, another run is at work in `out`, the disk is full, or there is no such cluster.
         ImportError: a package that preparation needs is missing.
     """
     settings = (settings or PrepareSettings()).resolved()
+    if limit is not None:
+        check_at_least("limit", limit, 1)
     out = Path(out)
     _check_models(settings)
     with _alone(out):
         run = _Run(Path(root), out, settings)
         with make_workers(workers, ray, gpu="wav2vec2" in settings.features) as pool, run.saved():
-            jobs = [Job(source, out, settings) for source in sources[:limit] if run.is_pending(source)]
+            # Workers of a cluster stand in folders of their own.
+            jobs = [Job(s.absolute(), out.absolute(), settings) for s in sources[:limit] if run.is_pending(s)]
             for job, done in _tracked(pool.run(run_job, jobs), len(jobs), progress):
                 run.note(job.source, done)
     run.report.rejected.sort()

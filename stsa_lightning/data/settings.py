@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from stsa_lightning.data.clip import FORMAT_VERSION
 from stsa_lightning.features.base import FeatureKind
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least, check_choice
 
 SyncSetting = Literal["auto", "syncnet", "lip_aperture", "none"]
 
@@ -42,21 +42,23 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         for name, least in {"face_size": 16, "margin_px": 0, "min_frames": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+            check_at_least(name, getattr(self, name), least)
         kinds = get_args(FeatureKind)
         if not self.features or set(self.features) - set(kinds):
             raise UserError(f"features: expected one or more of {list(kinds)}, got {list(self.features)}")
-        if self.sync not in get_args(SyncSetting):
-            raise UserError(f"sync: expected one of {list(get_args(SyncSetting))}, got {self.sync!r}")
+        check_choice("sync", self.sync, get_args(SyncSetting))
 
     def resolved(self) -> PrepareSettings:
-        """With "auto" decided by what this machine has."""
+        """With "auto" decided by what this machine has, and model files found from any folder."""
         from stsa_lightning.utils.weights import find_weights
 
-        if self.sync != "auto":
-            return self
-        return replace(self, sync="syncnet" if find_weights("syncnet") else "lip_aperture")
+        given = {"landmark_model": self.landmark_model, "wav2vec2_model": self.wav2vec2_model}
+        placed: dict[str, Any] = {
+            name: str(Path(model).absolute()) for name, model in given.items() if model and Path(model).exists()
+        }
+        if self.sync == "auto":
+            placed["sync"] = "syncnet" if find_weights("syncnet") else "lip_aperture"
+        return replace(self, **placed)
 
     def record(self) -> dict[str, Any]:
         """The settings as kept in clip files; of model files the name alone, so that they may move."""

@@ -19,13 +19,13 @@ from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.quiet import quiet_features
 from stsa_lightning.face.alignment import pose_distances, reference_transforms
-from stsa_lightning.face.box import denormalise_landmarks
+from stsa_lightning.face.box import denormalise_landmarks, resize_faces
 from stsa_lightning.face.heatmaps import draw_all_kinds, inner_lip_aperture, lip_measures, outer_lip_aperture
 from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 from stsa_lightning.features.base import WINDOW_STEPS, FeatureKind, feature_windows
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least
 
 MIXED_SHARE = (0.2, 1.0)  # "mixed" and "pose_matched" choose references from a random share of the clip's frames
 
@@ -38,7 +38,14 @@ WindowPolicy = Literal["random", "even"]
 ReferencePolicy = Literal["random", "aperture", "mixed", "pose_matched", "pose_nearest"]
 
 
-class Batch(TypedDict):
+class NativePictures(TypedDict, total=False):
+    """The pictures of a `Batch` at the side H of `native_size`, where one is given."""
+
+    native_faces: Tensor  # (B, T, 3, H, H)
+    native_references: Tensor  # (B, N, 3, H, H)
+
+
+class Batch(NativePictures):
     """B windows of T frames with N references, faces of S x S pixels, audio features of D values.
 
     All tensors are float32 unless said; images are RGB in [0, 1], heatmaps in [0, 1]. A loader hands images over as
@@ -78,8 +85,8 @@ class WindowDataset(Dataset):
 
     Args:
         clips: names of clips; a `Speaker` in the place of a name stands for one of their clips, drawn for each item.
-        features, face_size, num_frames, num_references, windows_per_clip, augment, swap_mouth_epochs, quiet_share,
-            heatmap_sigma, seed: see `STSADataModule`.
+        features, face_size, native_size, num_frames, num_references, windows_per_clip, augment, swap_mouth_epochs,
+            quiet_share, heatmap_sigma, seed: see `STSADataModule`.
         window_policy: "random" draws a place for each item; "even" spreads a clip's items over it, always the same.
         reference_policy: which frames of the clip serve as references. "random": any. "aperture": from closed to wide
             open lips, as dubbing chooses them. "mixed": the same among a random part of the clip. "pose_nearest":
@@ -97,6 +104,7 @@ class WindowDataset(Dataset):
     _: KW_ONLY
     features: FeatureKind = "logmel"
     face_size: int = 128
+    native_size: int | None = None
     num_frames: int = 5
     num_references: int = 5
     windows_per_clip: int = 1
@@ -111,8 +119,7 @@ class WindowDataset(Dataset):
 
     def __post_init__(self) -> None:
         for name in ("face_size", "num_frames", "num_references", "windows_per_clip"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            check_at_least(name, getattr(self, name), 1)
         if self.augment.voice and self.features != "logmel":
             raise UserError(
                 f"augment.voice: changes log-mel features only, got features {self.features!r}; set it to 0"
@@ -146,8 +153,9 @@ class WindowDataset(Dataset):
                 mouths, audio = self._shut(clip, rng), self._part_of(self._quiet, rng)
             poses = clip.face_landmarks_of(elsewhere)
             landmarks[: self.num_frames] = swap_mouths(poses, clip.face_landmarks_of(mouths))
+        pictures = clip.faces(chosen, self.native_size or self.face_size)
         item = {
-            **self._tensors(*self.augment.pictures(clip.faces(chosen, self.face_size), landmarks, rng)),
+            **self._tensors(*self.augment.pictures(pictures, landmarks, rng)),
             **_lip_aperture(clip, mouths),
             "audio": torch.from_numpy(self._audio(clip, start, rng) if audio is None else audio),
             "frame": start + self.num_frames // 2,
@@ -198,7 +206,8 @@ class WindowDataset(Dataset):
     def _nearest_in_pose(self, clip: Clip, centre: int, others: np.ndarray) -> np.ndarray:
         landmarks = clip.face_landmarks_of(np.append(others, centre))
         distances = pose_distances(landmarks[:-1], landmarks[-1:])[0]
-        costs = reference_costs(distances, outer_lip_aperture(clip.landmarks[others]), self.num_references)
+        aperture = inner_lip_aperture(landmarks)
+        costs = reference_costs(distances, aperture[:-1], aperture[-1], self.num_references)
         return others[costs.argmin(0)]
 
     def _audio(self, clip: Clip, start: int, rng: np.random.Generator) -> np.ndarray:
@@ -223,11 +232,16 @@ class WindowDataset(Dataset):
     def _tensors(self, faces: np.ndarray, landmarks: np.ndarray) -> dict[str, Tensor]:
         """Pictures, heatmaps and points: of the window's frames, which come first, and of the references."""
         count = self.num_frames
-        pictures = planes(faces)
+        pictures = planes(resize_faces(faces, self.face_size))
         maps = draw_all_kinds(landmarks[:count], self.face_size, self.heatmap_sigma)
         builder = FrameInputBuilder(self.face_size, self.heatmap_sigma)
         keypoints = np.clip(landmarks[:count, KEYPOINT_POSITIONS], 0, 1).transpose(0, 2, 1)
+        native = {}
+        if self.native_size is not None:
+            large = planes(faces)
+            native = {"native_faces": large[:count], "native_references": large[count:]}
         return {
+            **native,
             "faces": pictures[:count],
             "references": pictures[count:],
             "heatmaps": torch.from_numpy(maps["whole"][:, None]),
@@ -269,7 +283,7 @@ def as_floats(batch: Batch) -> Batch:
     """A batch, or an item, as loaded -> as the networks are given it: images in [0, 1] on the device they are on."""
     images = {
         name: batch[name] if batch[name].is_floating_point() else batch[name].float() / 255
-        for name in ("faces", "references")
+        for name in ("faces", "references", "native_faces", "native_references")
         if name in batch  # `check_batch` reports what is missing
     }
     return cast(Batch, {**batch, **images})

@@ -167,7 +167,6 @@ class Scene:
         self.renderers: dict[str, Renderer] = {}
         before: Renderer | None = None
         fps = float(source.rate)
-        ahead = ramp_frames(float(source.out_fps)) if dubber.check else 0
         for name, person in {role.person.id: role.person for role in roles if role.person}.items():
             faces = finder.settled(person.tracks, fps, source.size, name, dubber.steady, dubber.check)
             numbers = self._said_by(name)
@@ -179,7 +178,6 @@ class Scene:
                 schedule,
                 PersonSpeech(voices, numbers),
                 check=dubber.result_check() if dubber.check else None,
-                ahead=ahead,
                 share=self._share(numbers, faces.shots[schedule.source]) if between == "keep" else None,
                 pictures=before.frames if before else None,
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
+from stsa_lightning.data.calibration_speech import calibration_windows
 from stsa_lightning.dubbing.face_selection import FaceSelector, loudness, watch
-from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces, ramp_frames
+from stsa_lightning.dubbing.face_track import FAILED, REASONS, Faces
 from stsa_lightning.dubbing.notes import dub_notes, too_large
 from stsa_lightning.dubbing.people import PeopleFinder, checked_person, choose_person, names_a_person
 from stsa_lightning.dubbing.person import Person
@@ -82,6 +83,8 @@ class Dubber:
         resolution: largest side at which a face is rendered, pixels: "auto" for its own up to 512, "network" for the
             networks' size, which is then enlarged; larger ones show the references' own detail
             (`face.native_resolution`), unless `restore` sharpens them.
+        calibrate: put the predicted lips and jaw where those of the person are (`inference.keypoint_calibration`), with
+            networks that draw their heatmaps through keypoints and choose references by the pose.
         precision: "fast" or "exact", see `RenderEngine`.
         engine: renders in place of a `RenderEngine` of the networks.
 
@@ -109,6 +112,7 @@ class Dubber:
         detail: bool = True,
         check: bool = True,
         resolution: Resolution = "auto",
+        calibrate: bool = True,
         precision: Precision = "fast",
         engine: Engine | None = None,
     ) -> None:
@@ -134,6 +138,9 @@ class Dubber:
             restore,
             detail,
             largest_side(resolution, size),
+            cache(partial(calibration_windows, features, num_frames))
+            if calibrate and pose_matched and guidance.draws_keypoints
+            else None,
         )
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
@@ -262,8 +269,7 @@ class Dubber:
             faces, references = person.faces, person.references
         schedule = fitted_schedule(source, seconds, self.fit)
         check = self.result_check() if self.check else None
-        ahead = 0 if check is None or isinstance(speech, LiveSpeech) else ramp_frames(float(source.out_fps))
-        given = source, faces, schedule, speech, observe, check, ahead
+        given = source, faces, schedule, speech, observe, check, isinstance(speech, LiveSpeech)
         return Renderer(self.engine, self.config, *given, references=references)
 
     def result_check(self) -> ResultCheck:
@@ -355,11 +361,12 @@ class Dubber:
 
         Live speech is given as chunks and may come in while frames are taken. A frame that is shown at a time t needs
         the speech up to t + 0.21 s (two frames of the guidance window, and what a feature looks ahead), to t + 0.41 s
-        with Moonshine's; frames are made `block` at a time, and up to five blocks are on their way through the stages.
+        with Moonshine's; frames are made `block` at a time, and up to six blocks are on their way through the stages.
         The latency of `block=1` is thus 0.21 or 0.41 s of speech, and the time that a frame takes. Without a GPU each
         core renders frames of its own, so that a block of one frame leaves all but one core idle. A video is searched
-        for faces before the first frame, a prepared person is not. With live speech no frame waits for the check of
-        those after it: one that fails is the source's at once, and only afterwards the new face comes in smoothly.
+        for faces before the first frame, a prepared person is not. With live speech no frame waits for those after it:
+        references change more often, and a frame whose check fails is the source's at once, and only afterwards the new
+        face comes in smoothly.
         Interruptions, and motion between utterances: `Person.stream`.
 
         Args:

@@ -24,6 +24,8 @@ class RenderConfig:
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the generated face agrees with it.
         largest_side: faces larger than S are rendered at their own size, up to this one; S: all at the networks' size.
+        calibration: gives the audio windows (K, T, D, 10) under which guidance is calibrated to each shot's person, see
+            `inference.keypoint_calibration`; None: it is not.
     """
 
     face_size: int
@@ -35,6 +37,7 @@ class RenderConfig:
     restore: Restore | None = None
     detail: bool = True
     largest_side: int = 0
+    calibration: Callable[[], np.ndarray] | None = None
 
     @property
     def native(self) -> bool:

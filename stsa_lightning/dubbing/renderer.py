@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +15,20 @@ from stsa_lightning.dubbing.face_track import Faces, ramp_frames, ramped
 from stsa_lightning.dubbing.pipeline import Pipeline
 from stsa_lightning.dubbing.render_config import RenderConfig
 from stsa_lightning.dubbing.schedule import Schedule
-from stsa_lightning.dubbing.shot_references import NativeReferences, VideoReferences
+from stsa_lightning.dubbing.shot_references import NativeReferences, ShotReferences, VideoReferences
 from stsa_lightning.dubbing.speech_features import SpeechFeatures, audio_windows
 from stsa_lightning.face.blend import blend_face
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.native_resolution import FaceWarp, for_reading, native_face, native_size
 from stsa_lightning.face.upright_box import UprightBox
-from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.engine import Engine, Guided
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
+from stsa_lightning.inference.reference_chooser import ReferenceChooser, ToServe, with_next
 from stsa_lightning.media.video import nearest
 from stsa_lightning.media.video_source import KnownFrames
 
-BLOCK_BYTES = 64 * 2**20  # frames of a block together, of which a handful are at work at a time; binds at 1080p
+BLOCK_BYTES = 40 * 2**20  # frames of a block together, of which a handful are at work at a time; binds at 1080p
 
 Observe = Callable[[int, np.ndarray, UprightBox], None]
 """Called for each rendered frame with its number, its driving heatmap (S, S) in [0, 1] and the box of its face."""
@@ -45,7 +45,7 @@ class Block:
         rendered: (m,) indices of the frames whose face is rendered.
         weight: (n,) opacity of the generated faces.
         inputs, references: what the engine renders them from.
-        native: the references at their own resolution; None: faces are rendered at the networks' size.
+        guided, to_serve: how their lips shall be, and what else decides which references serve them.
         warps: (m,) where each generated face is read in its references.
         chosen: (m, N) which of the native references these are.
         originals: (m, S, S, 3) uint8, the faces of those frames.
@@ -58,8 +58,9 @@ class Block:
     rendered: np.ndarray
     weight: np.ndarray
     inputs: FrameInputs | None = None
-    references: Any = None
-    native: NativeReferences | None = None
+    references: ShotReferences | None = None
+    guided: Guided | None = None
+    to_serve: ToServe | None = None
     warps: list[FaceWarp] = field(default_factory=list)
     chosen: np.ndarray | None = None
     originals: np.ndarray | None = None
@@ -78,7 +79,8 @@ class Renderer:
         speech: audio features of the new speech.
         observe: see `Observe`; called in a thread, in order.
         check: of the generated faces, closed with the renderer; None: they are all shown.
-        ahead: faces are checked so many frames before they are shown, to fade out smoothly before one that is wrong.
+        live: no frame waits for those after it. Else faces are checked before they are shown, to fade out smoothly
+            before one that is wrong, and references are chosen that suit the next block as well.
         share: (n,) float32 in [0, 1] for each frame shown, how much of the face may show; None: all of it.
         pictures: the frames shown, in place of the video's own: what another face was already rendered into.
         references: of the video, which the caller keeps for other renderers; None: its own.
@@ -97,7 +99,7 @@ class Renderer:
         speech: SpeechFeatures,
         observe: Observe | None = None,
         check: ResultCheck | None = None,
-        ahead: int = 0,
+        live: bool = False,
         share: np.ndarray | None = None,
         pictures: Callable[[Pipeline], Iterator[np.ndarray]] | None = None,
         references: VideoReferences | None = None,
@@ -109,7 +111,8 @@ class Renderer:
         self._offsets_s = (np.arange(config.num_frames) - config.num_frames // 2) / FPS
         self._halfway_s = (schedule.times_s[1:] + schedule.times_s[:-1]) / 2
         self._nearest_face = _nearest_faces(faces, video.times_s[: len(faces.valid)])
-        self._check, self._ahead, self._ramp = check, ahead, ramp_frames(float(video.fps))
+        self._check, self._live, self._ramp = check, live, ramp_frames(float(video.fps))
+        self._ahead = 0 if live or check is None else ramp_frames(float(video.out_fps))
         weight = faces.weight[schedule.source]
         self.weight = weight if share is None else np.minimum(weight, share)
         self._pictures = pictures
@@ -117,6 +120,7 @@ class Renderer:
         self._owns_references = references is None
         self._references = references or VideoReferences(engine, config, video, faces)
         self._native_reference = lru_cache(config.num_references + 1)(_native_reference)
+        self._chooser: tuple[int, ReferenceChooser] | None = None  # of the shot that was rendered last
 
     def frames(self, pipeline: Pipeline) -> Iterator[np.ndarray]:
         """Yield the dubbed frames in order, (H, W, 3) uint8 RGB each; stages run ahead in the pipeline's threads."""
@@ -125,7 +129,8 @@ class Renderer:
             pictures, stage = self._pictures(pipeline), "hand over"
         blocks: Iterator[Block] = pipeline.source(stage, self._blocks(pictures))
         blocks = pipeline.stage("prepare", self._prepare, blocks)
-        blocks = pipeline.stage("render", self._render, blocks)
+        pairs = ((block, None) for block in blocks) if self._live else with_next(blocks)
+        blocks = pipeline.stage("render", lambda pair: self._render(*pair), pairs)
         blocks = self._weighted_blocks(pipeline.stage("check", self._check_faces, blocks))
         for frames in pipeline.stage("blend", self._blend, blocks):
             yield from frames
@@ -178,7 +183,7 @@ class Renderer:
 
     @torch.inference_mode()
     def _prepare(self, block: Block) -> Block:
-        """Build what the networks are fed for a block."""
+        """Build what the networks are fed for a block, and predict its lips."""
         if not len(block.rendered):
             return block
         shown, sources = block.shown[block.rendered], block.sources[block.rendered]
@@ -189,35 +194,49 @@ class Renderer:
         block.originals = np.stack(list(faces))
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         audio = audio_windows(self.speech, (times_s * FPS).reshape(-1))  # (m * T, D, 10)
-        shot = self._references(int(self.faces.shots[sources[0]]))
-        block.references, block.native = shot.encoded, shot.native
-        chosen = shot.chosen[sources - shot.first]
-        block.chosen = shot.places[chosen]
+        block.references = self._references(int(self.faces.shots[sources[0]]))
+        calibration, landmarks = block.references.calibration, self.faces.in_boxes(sources)
         block.inputs = self._builder.frames(
             block.originals,
             audio.reshape(*times_s.shape, *audio.shape[1:]),
-            numbers=sources,
-            windows=self._windows(times_s, sources),
-            landmarks_of=self.faces.in_boxes,
-            reference_landmarks=shot.landmarks,
-            chosen=chosen,
+            self._windows(times_s, sources),
+            self.faces.in_boxes,
+            None if calibration is None else calibration(landmarks),
         )
+        block.guided = self.engine.guide(block.inputs, block.references.encoded)
+        every = np.ones((len(sources), len(block.references.landmarks)), bool)
+        lips = block.guided.inner_lip_aperture()
+        block.to_serve = ToServe(lips, landmarks, self.faces.valid[sources], every)
         return block
 
-    def _render(self, block: Block) -> Block:
-        if block.inputs is not None:
-            generated = self.engine.render(block.inputs, block.references)
-            if self.observe is not None:
-                heatmaps = self.engine.heatmaps(block.inputs, block.references)[:, 0].float().cpu().numpy()
-                for i, heatmap in zip(block.rendered, heatmaps, strict=True):
-                    self.observe(int(block.shown[i]), heatmap, self.faces.box(block.sources[i]))
-            finite = generated.faces.isfinite().flatten(1).all(dim=1)
-            self.failed[block.shown[block.rendered]] = ~finite.cpu().numpy()
-            block.faces = list(to_uint8(generated.faces.float().nan_to_num(0.0)))
-            if block.native is not None:
-                block.warps = generated.warps(block.inputs.theta if self.config.pose_matched_references else None)
-            block.inputs, block.references = None, None
+    def _render(self, block: Block, following: Block | None = None) -> Block:
+        """Draw a block's faces; references change less often where it is known what follows."""
+        if block.inputs is None or block.references is None or block.guided is None or block.to_serve is None:
+            return block
+        guided, shot, number = block.guided, block.references, int(self.faces.shots[block.sources[0]])
+        if following is not None and self.faces.shots[following.sources[0]] != number:
+            following = None
+        chosen = self._chooser_of(number, shot)(block.to_serve, None if following is None else following.to_serve)
+        generated = self.engine.render(block.inputs, guided, chosen, shot.encoded)
+        if self.observe is not None:
+            for i, heatmap in zip(block.rendered, guided.heatmaps[:, 0].float().cpu().numpy(), strict=True):
+                self.observe(int(block.shown[i]), heatmap, self.faces.box(block.sources[i]))
+        finite = generated.faces.isfinite().flatten(1).all(dim=1)
+        self.failed[block.shown[block.rendered]] = ~finite.cpu().numpy()
+        block.faces = list(to_uint8(generated.faces.float().nan_to_num(0.0)))
+        if shot.native is not None:
+            block.warps = generated.warps(chosen.theta if self.config.pose_matched_references else None)
+            block.chosen = shot.places[chosen.numbers.numpy()]
+        block.inputs = block.guided = None
         return block
+
+    def _chooser_of(self, number: int, shot: ShotReferences) -> ReferenceChooser:
+        """A shot's; it begins anew with each shot, so that what was rendered before decides nothing."""
+        if self._chooser is None or self._chooser[0] != number:
+            config = self.config
+            chooser = ReferenceChooser(shot.landmarks, config.num_references, config.pose_matched_references)
+            self._chooser = number, chooser
+        return self._chooser[1]
 
     def _check_faces(self, block: Block) -> Block:
         """Which of the faces may be shown."""
@@ -269,13 +288,13 @@ class Renderer:
 
     def _native(self, block: Block, place: int) -> np.ndarray | None:
         """A generated face of a block at its own resolution; None: it is no larger than the networks'."""
-        if block.native is None or block.chosen is None:
+        if block.references is None or block.references.native is None or block.chosen is None:
             return None
         box = self.faces.boxes[block.sources[block.rendered[place]]]
         size = native_size(box, self.config.face_size, self.config.largest_side)
         if size is None:
             return None
-        references = [self._native_reference(block.native, i) for i in block.chosen[place].tolist()]
+        references = [self._native_reference(block.references.native, i) for i in block.chosen[place].tolist()]
         return native_face(block.faces[place], block.warps[place], references, size)
 
     # ------------------------------------------------------------------------------------------------------------ parts

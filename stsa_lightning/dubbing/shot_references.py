@@ -13,9 +13,10 @@ from stsa_lightning.dubbing.face_track import Faces
 from stsa_lightning.dubbing.render_config import RenderConfig
 from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.native_resolution import shrunk
-from stsa_lightning.face.references import PoseFollower, candidates, choose_references
+from stsa_lightning.face.references import candidates, choose_references
 from stsa_lightning.inference.engine import Engine
 from stsa_lightning.inference.frame_inputs import FrameInputBuilder
+from stsa_lightning.inference.keypoint_calibration import KeypointCalibration
 from stsa_lightning.media.video_source import KnownFrames
 from stsa_lightning.utils.disk_array import DiskArray
 
@@ -46,17 +47,15 @@ class ShotReferences:
     Attributes:
         encoded: what `Engine.encode` returned.
         landmarks: (M, 131, 2) of the references, normalised to the face box.
-        first: number of the shot's first frame.
-        chosen: (n, N) int64, which references serve each of its frames.
         native, places: the references at their own resolution, and (M,) which of these each reference is.
+        calibration: of guidance to the person whom they show.
     """
 
     encoded: Any
     landmarks: np.ndarray
-    first: int
-    chosen: np.ndarray
     native: NativeReferences | None
     places: np.ndarray
+    calibration: KeypointCalibration | None
 
 
 class VideoReferences:
@@ -85,23 +84,24 @@ class VideoReferences:
         del self._shots
 
     def _shot(self, shot: int) -> ShotReferences:
-        """From closed to open lips, and for `align_references` those in the poses of the shot's frames."""
+        """From closed to open lips, and for `align_references` frames of the shot to choose from."""
         frames, count = np.flatnonzero(self._faces.shots == shot), self._config.num_references
         weight = self._faces.weight[frames]
         fit = weight == 1 if (weight == 1).any() else weight > 0
         references = frames[choose_references(self._lip_aperture[frames], fit, count)]
-        chosen = np.arange(count)[None].repeat(len(frames), 0)
         if self._config.pose_matched_references:
-            pool = frames[candidates(fit)]
-            matched = pool[self._pose_matched(frames, pool)]
-            distinct, index = np.unique(matched, return_inverse=True)
-            references, chosen = np.concatenate([references, distinct]), count + index.reshape(matched.shape)
+            references = np.append(references, frames[candidates(fit)])
         ordered = np.unique(references)
         crops, native = self._read(ordered)
         places = np.searchsorted(ordered, references)
         landmarks = self._faces.in_boxes(references)
-        inputs = self._builder.references(crops[places], landmarks)
-        return ShotReferences(self._engine.encode(inputs), landmarks, int(frames[0]), chosen, native, places)
+        encoded = self._engine.encode(self._builder.references(crops[places], landmarks))
+        return ShotReferences(encoded, landmarks, native, places, self._calibration(encoded, landmarks))
+
+    def _calibration(self, encoded: Any, landmarks: np.ndarray) -> KeypointCalibration | None:
+        if self._config.calibration is None:
+            return None
+        return KeypointCalibration.of(self._engine, encoded, self._builder, landmarks, self._config.calibration())
 
     def _read(self, numbers: np.ndarray) -> tuple[np.ndarray, NativeReferences | None]:
         """Faces of some frames, (n, S, S, 3) uint8, and the same at their own resolution where they are wanted."""
@@ -114,15 +114,6 @@ class VideoReferences:
             if native is not None:
                 native.append(shrunk(box.read(picture), self._config.largest_side))
         return np.stack(crops), native
-
-    def _pose_matched(self, frames: np.ndarray, pool: np.ndarray) -> np.ndarray:
-        """Which frames of the pool serve each frame as references: (n, N) indices into the pool."""
-        follower = PoseFollower(self._faces.in_boxes(pool), self._lip_aperture[pool], self._config.num_references)
-        chosen = []
-        for block in np.array_split(frames, -(-len(frames) // 1024)):
-            known = self._faces.valid[block, None, None]
-            chosen.append(follower(np.where(known, self._faces.in_boxes(block), np.nan)))
-        return np.concatenate(chosen)
 
 
 def _lip_apertures(faces: Faces) -> np.ndarray:

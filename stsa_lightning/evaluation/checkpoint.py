@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,12 @@ from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index, usable
 from stsa_lightning.dubbing import largest_side
 from stsa_lightning.evaluation.clip_sample import GROUND_TRUTH, NATIVE, ClipSample
-from stsa_lightning.evaluation.generate import Networks, resized
+from stsa_lightning.evaluation.generate import Networks, ReferencePool
 from stsa_lightning.evaluation.path_ablation import ablated_predictions
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.scoring import Job
+from stsa_lightning.face.box import resize_faces
 from stsa_lightning.face.heatmaps import inner_lip_aperture
-from stsa_lightning.features.base import AudioFeatures
-from stsa_lightning.features.build import audio_features
 from stsa_lightning.utils.disk_array import in_blocks, to_disk_array
 from stsa_lightning.utils.errors import UserError
 
@@ -85,7 +84,7 @@ class PreparedClips:
             scored[chosen] = False
             if self.protocol.references == "other-clip":
                 notes.append(f"{name}: the speaker has no other clip; references come from the clip itself")
-        ground_truth = to_disk_array(resized(clip.faces(block), networks.size) for block in in_blocks(frames))
+        ground_truth = to_disk_array(resize_faces(clip.faces(block), networks.size) for block in in_blocks(frames))
         shared: dict[str, Any] = {
             "name": name,
             "speaker": clip.meta.speaker,
@@ -94,17 +93,18 @@ class PreparedClips:
             "scored": scored,
             "boxes": clip.boxes,
             "times_s": np.arange(clip.frames) / FPS,
-            "references": resized(other.faces(chosen), networks.size),
+            "references": resize_faces(other.faces(chosen), networks.size),
             "true_wave": clip.wave,
             "notes": notes,
         }
         pose_matched = self.protocol.references != "first-frame"
         pool = networks.encode(other, chosen, pose_matched)
         generate = partial(networks.generate, clip, frames, pool=pool)
+        draw = partial(self._drawn, clip, frames, pool)
         silence = None
         if self.silence:
             quiet = np.zeros(len(clip.audio), np.float32)
-            silence = generate(speech=self._extractor(quiet))
+            silence = generate(speech=self.networks.extractor(quiet))
         samples: list[ClipSample] = []
         baselines: dict[str, np.ndarray] = {}
         if self.protocol.baselines:
@@ -118,12 +118,12 @@ class PreparedClips:
                 speech = clip.features(networks.features)
                 if self.protocol.ablate_paths:
                     predictions |= ablated_predictions(networks.engine.synthesis, generate, speech)
-                if NATIVE in self.protocol.regions:
-                    largest = largest_side(self.protocol.resolution, networks.size)
-                    predictions[self.method], sharp = networks.generate_native(clip, frames, speech, pool, largest)
+                    if pool.calibration is not None:
+                        uncalibrated = replace(pool, calibration=None)
+                        predictions["not calibrated"] = generate(speech=speech, pool=uncalibrated)
+                predictions[self.method], sharp = draw(speech)
+                if sharp is not None:
                     native = {self.method: sharp, GROUND_TRUTH: to_disk_array(map(clip.faces, in_blocks(frames)))}
-                else:
-                    predictions[self.method] = generate(speech=speech)
                 own = {"wave": shared["true_wave"]}
             else:
                 driver = self.driver_of(name)
@@ -133,10 +133,14 @@ class PreparedClips:
                 said = self._open(driver)
                 if self.protocol.baselines:
                     predictions["source frame"] = ground_truth
-                predictions[self.method] = generate(speech=said.features(networks.features))
+                predictions[self.method], sharp = draw(said.features(networks.features))
+                native = {} if sharp is None else {self.method: sharp}
                 own = {"wave": said.wave, "lip_aperture": _lip_aperture(said, clip.frames) * networks.size}
             predictions[GROUND_TRUTH] = ground_truth
-            whole = self.source.of(clip, task, predictions, self.method, own["wave"]) if self.source else {}
+            whole = {}
+            if self.source:
+                shown = {**predictions, self.method: native.get(self.method, predictions[self.method])}
+                whole = self.source.of(clip, task, shown, self.method, own["wave"], networks.size)
             samples.append(
                 ClipSample(
                     task=task,
@@ -150,9 +154,14 @@ class PreparedClips:
             )
         return samples
 
-    @cached_property
-    def _extractor(self) -> AudioFeatures:
-        return audio_features(cast(Any, self.networks.features))
+    def _drawn(
+        self, clip: Clip, frames: np.ndarray, pool: ReferencePool, speech: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Faces as the networks make them, and at the frame's own resolution, where they are wanted."""
+        if NATIVE not in self.protocol.regions:
+            return self.networks.generate(clip, frames, speech=speech, pool=pool), None
+        largest = largest_side(self.protocol.resolution, self.networks.size)
+        return self.networks.generate_native(clip, frames, speech, pool, largest)
 
     def _open(self, name: str) -> Clip:
         return Clip.open(clip_path(self.root, name))

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cached_property, lru_cache
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
+from stsa_lightning.data.calibration_speech import calibration_windows
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.face.alignment import chosen_transforms, pose_distances
-from stsa_lightning.face.box import resize_face
+from stsa_lightning.face.box import resize_face, resize_faces
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.heatmaps import outer_lip_aperture
 from stsa_lightning.face.native_resolution import for_reading, native_face, native_size, shrunk
-from stsa_lightning.face.references import APART, PoseFollower, candidates, choose_references
-from stsa_lightning.features.base import feature_windows
-from stsa_lightning.inference.engine import Rendered
-from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs, ReferenceInputs
+from stsa_lightning.face.references import APART, candidates, choose_references
+from stsa_lightning.features.base import AudioFeatures, feature_windows
+from stsa_lightning.features.build import audio_features
+from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputBuilder, FrameInputs, ReferenceInputs
+from stsa_lightning.inference.keypoint_calibration import KeypointCalibration
 from stsa_lightning.inference.reference import PlainEngine
+from stsa_lightning.inference.reference_chooser import ReferenceChooser, ToServe, with_next
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis, warp_references
 from stsa_lightning.utils.disk_array import in_blocks, to_disk_array, to_disk_arrays
@@ -37,6 +41,7 @@ class ReferencePool:
         landmarks: (M, 131, 2) normalised to the face box.
         encoded: what the engine makes of these, once for all that is generated with them.
         matched: the first N references serve guidance alone; synthesis gets those nearest in pose among the others.
+        calibration: of guidance to the person, by these frames.
     """
 
     clip: Clip
@@ -45,6 +50,7 @@ class ReferencePool:
     inputs: ReferenceInputs
     encoded: Any = None
     matched: bool = False
+    calibration: KeypointCalibration | None = None
 
     def excluded(self, clip: Clip, frames: np.ndarray) -> np.ndarray:
         """(n, M) bool: which of them show the mouth of a clip's frame, and so may not serve it."""
@@ -65,6 +71,7 @@ class Networks:
         self.features, self.num_frames, self.device = meta["features"], int(meta["num_frames"]), device
         self.size, self.num_references = synthesis.face_size, synthesis.num_references
         self.align_references = synthesis.align_references
+        self.calibrated = self.align_references and guidance.draws_keypoints
 
     def reference_frames(self, clip: Clip, policy: ReferencePolicy) -> np.ndarray:
         """Numbers of the N frames of a clip that serve as references: from closed to open lips, or the first face."""
@@ -80,11 +87,25 @@ class Networks:
         Args:
             clip: shows what the face looks like, in its frames `chosen` (N,).
             pose_matched: networks with `align_references` get the frames of `clip` that are nearest in pose, as in
-                dubbing; if the clip generated is the same, none within half a second of the frame.
+                dubbing; if the clip generated is the same, none within half a second of the frame. So it is with what
+                guidance is calibrated by.
         """
         matched = self.align_references and pose_matched
         pool = self._pool(clip, np.append(chosen, candidates(clip.valid)) if matched else chosen)
-        return replace(pool, encoded=self.engine.encode(pool.inputs), matched=matched)
+        pool = replace(pool, encoded=self.engine.encode(pool.inputs), matched=matched)
+        if not (matched and self.calibrated):
+            return pool
+        known = pool.encoded, self.builder, pool.landmarks, self._calibration_windows
+        return replace(pool, calibration=KeypointCalibration.of(self.engine, *known))
+
+    @cached_property
+    def extractor(self) -> AudioFeatures:
+        """Of the features that the networks were trained on."""
+        return audio_features(cast(Any, self.features))
+
+    @cached_property
+    def _calibration_windows(self) -> np.ndarray:
+        return calibration_windows(self.extractor, self.num_frames)
 
     def generate(self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool) -> np.ndarray:
         """Faces of some frames of a clip under another or the same speech.
@@ -117,32 +138,37 @@ class Networks:
         def reference(number: int) -> np.ndarray:
             return for_reading(shrunk(pool.clip.faces(pool.frames[[number]])[0], largest))
 
-        def native(faces: np.ndarray, inputs: FrameInputs, answer: Rendered) -> Iterator[np.ndarray]:
-            warps = answer.warps(inputs.theta if self.align_references else None)
-            for face, warp, chosen in zip(faces, warps, inputs.chosen.tolist(), strict=True):
-                sharp = native_face(face, warp, [reference(i) for i in chosen], size) if size else face
+        def native(faces: np.ndarray, chosen: ChosenReferences, answer: Rendered) -> Iterator[np.ndarray]:
+            warps = answer.warps(chosen.theta if self.align_references else None)
+            for face, warp, numbers in zip(faces, warps, chosen.numbers.tolist(), strict=True):
+                sharp = native_face(face, warp, [reference(i) for i in numbers], size) if size else face
                 yield resize_face(sharp, stored)
 
         def both() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for inputs, answer in self._rendered(clip, frames, speech, pool):
+            for chosen, answer in self._rendered(clip, frames, speech, pool):
                 faces = to_uint8(answer.faces)
-                yield faces, np.stack(list(native(faces, inputs, answer)))
+                yield faces, np.stack(list(native(faces, chosen, answer)))
 
         return to_disk_arrays(both())
 
     def _rendered(
         self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool
-    ) -> Iterator[tuple[FrameInputs, Rendered]]:
+    ) -> Iterator[tuple[ChosenReferences, Rendered]]:
         """Block by block; arguments as for `generate`."""
-        count = self.num_references
-        follower = PoseFollower(pool.landmarks[count:], outer_lip_aperture(pool.landmarks[count:]), count)
-        for block in in_blocks(frames):
-            choice = np.arange(count)[None].repeat(len(block), 0)
-            if pool.matched:
-                allowed = ~pool.excluded(clip, block)[:, count:]
-                choice = count + follower(clip.face_landmarks_of(block), allowed)
-            inputs = self._inputs(clip, block, speech, pool, choice)
-            yield inputs, self.engine.render(inputs, pool.encoded)
+        choose = ReferenceChooser(pool.landmarks, self.num_references, pool.matched)
+        guided = (self._guided(clip, block, speech, pool) for block in in_blocks(frames))
+        for (inputs, lips, block), following in with_next(guided):
+            chosen = choose(block, None if following is None else following[2])
+            yield chosen, self.engine.render(inputs, lips, chosen, pool.encoded)
+
+    def _guided(
+        self, clip: Clip, block: np.ndarray, speech: np.ndarray, pool: ReferencePool
+    ) -> tuple[FrameInputs, Guided, ToServe]:
+        landmarks, allowed = clip.face_landmarks_of(block), ~pool.excluded(clip, block)
+        shift = None if pool.calibration is None else pool.calibration(landmarks, allowed)
+        inputs = self._inputs(clip, block, speech, shift)
+        guided = self.engine.guide(inputs, pool.encoded)
+        return inputs, guided, ToServe(guided.inner_lip_aperture(), landmarks, clip.valid[block], allowed)
 
     def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:
         """A baseline without speech: lower halves of the frames of `references` that are nearest in pose, warped.
@@ -159,7 +185,7 @@ class Networks:
             theta = torch.from_numpy(chosen_transforms(pool.landmarks, landmarks, nearest)).to(self.device)
             with torch.inference_mode():
                 images, _ = warp_references(maps.images[0][nearest], maps.heatmaps[0][nearest], theta)
-            pictures = resized(clip.faces(block), self.size)
+            pictures = resize_faces(clip.faces(block), self.size)
             pictures[:, half:] = to_uint8(images[:, 0])[:, half:]
             return pictures
 
@@ -167,26 +193,19 @@ class Networks:
 
     def _pool(self, clip: Clip, frames: np.ndarray) -> ReferencePool:
         landmarks = clip.face_landmarks_of(frames)
-        inputs = self.builder.references(resized(clip.faces(frames), self.size), landmarks)
+        inputs = self.builder.references(resize_faces(clip.faces(frames), self.size), landmarks)
         return ReferencePool(clip, frames, landmarks, inputs)
 
     def _inputs(
-        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool, chosen: np.ndarray
+        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, keypoint_shift: np.ndarray | None
     ) -> FrameInputs:
         valid = np.flatnonzero(clip.valid)
         times = frames[:, None] + np.arange(self.num_frames) - self.num_frames // 2  # (n, T)
         return self.builder.frames(
-            resized(clip.faces(frames), self.size),
+            resize_faces(clip.faces(frames), self.size),
             feature_windows(speech, times.ravel()).reshape(*times.shape, speech.shape[1], -1),
-            numbers=frames,
             # A neighbour without a face lends the nearest face there is.
-            windows=valid[np.abs(valid - times[..., None]).argmin(-1)],
-            landmarks_of=clip.face_landmarks_of,
-            reference_landmarks=pool.landmarks,
-            chosen=chosen,
+            valid[np.abs(valid - times[..., None]).argmin(-1)],
+            clip.face_landmarks_of,
+            keypoint_shift,
         )
-
-
-def resized(faces: np.ndarray, size: int) -> np.ndarray:
-    """(n, H, W, 3) uint8 -> (n, size, size, 3) uint8."""
-    return np.stack([resize_face(face, size) for face in faces])

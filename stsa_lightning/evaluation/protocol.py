@@ -13,7 +13,7 @@ from stsa_lightning.evaluation.generate import ReferencePolicy
 from stsa_lightning.metrics.base import Region
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least
 from stsa_lightning.utils.tables import read_yaml
 
 Split = Literal["val", "test"]
@@ -69,6 +69,7 @@ class Protocol:
     notes: str = ""
 
     def __post_init__(self) -> None:
+        check_at_least("seed", self.seed, 0)
         choices: dict[str, tuple[str, ...]] = {
             "split": get_args(Split),
             "references": get_args(ReferencePolicy),

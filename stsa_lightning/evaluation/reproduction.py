@@ -19,8 +19,9 @@ from typing import Any
 
 from stsa_lightning.data.corpora import Source, find_sources
 from stsa_lightning.data.prepare import PrepareReport, PrepareSettings, prepare
-from stsa_lightning.dubbing import choose_device
+from stsa_lightning.dubbing import Resolution, choose_device, largest_side
 from stsa_lightning.evaluation.checkpoint import evenly
+from stsa_lightning.evaluation.clip_sample import NATIVE
 from stsa_lightning.evaluation.metrics.registry import METRICS, Options, chosen_metrics
 from stsa_lightning.evaluation.protocol import Protocol, load_protocol
 from stsa_lightning.evaluation.report.benchmark import benchmark_sheet
@@ -60,6 +61,7 @@ class Reproduction:
     speakers: tuple[str, ...] | None = None
     name: str = "STSA"
     lists: Path | None = None
+    resolution: Resolution = "network"
     workers: int = 1
     weights_dir: Path | None = None
     device: str = "auto"
@@ -73,7 +75,10 @@ class Reproduction:
         """The corpus's protocols by the name of their files, with the options put in."""
         folder = self.experiments / "protocols"
         loaded = {name: load_protocol(experiment_path(folder / f"{name}.yaml")) for name in PROTOCOLS[self.corpus]}
-        return {name: p.changed(metrics=self.metrics, clips=self.clips) for name, p in loaded.items()}
+        loaded = {name: p.changed(metrics=self.metrics, clips=self.clips) for name, p in loaded.items()}
+        if self.resolution == "network":
+            return loaded
+        return {name: p.changed(regions=(*p.regions, NATIVE), resolution=self.resolution) for name, p in loaded.items()}
 
     def reports(self) -> dict[str, Path]:
         return {name: self.out / REPORTS / name for name in PROTOCOLS[self.corpus]}
@@ -280,6 +285,7 @@ def _claim(job: Reproduction, plan: Plan) -> None:
         "root": str(job.root.resolve()),
         "checkpoint": sha256_of(job.checkpoint),
         "clips": plan.measured,
+        "resolution": job.resolution,
         "protocols": {name: {key: record[key] for key in drawn} for name, record in records.items()},
     }
     path = job.out / PLAN
@@ -299,7 +305,8 @@ def _claim(job: Reproduction, plan: Plan) -> None:
 def _prepare(job: Reproduction, sources: Sequence[Source], progress: bool = True) -> PrepareReport:
     _, synthesis, meta = load_networks(job.checkpoint)
     # Published tables measure clips as they are: sound that is off stays so, and the ground-truth row shows it.
-    settings = PrepareSettings(face_size=synthesis.face_size, features=(meta["features"],), correct_sync=False)
+    size = largest_side(job.resolution, synthesis.face_size)
+    settings = PrepareSettings(face_size=size, features=(meta["features"],), correct_sync=False)
     return prepare(sources, job.out / PREPARED, settings, root=job.root, workers=job.workers, progress=progress)
 
 

@@ -48,23 +48,41 @@ class SourceVideos:
             yield block[: clip.frames - start]
             start += len(block)
 
-    def pasted(self, clip: Clip, faces: np.ndarray) -> Iterator[np.ndarray]:
-        """The same frames with (n, S, S, 3) faces of the valid ones blended in, as dubbing does."""
+    def pasted(self, clip: Clip, faces: np.ndarray, face_size: int) -> Iterator[np.ndarray]:
+        """The same frames with (n, H, H, 3) faces of the valid ones blended in, as dubbing does.
+
+        `face_size`: side S of the networks' faces; H is S, or above it where they were rendered at the frame's own
+        resolution.
+        """
+        compared_at = face_size if faces.shape[1] > face_size else None
         landmarks, generated, frame = clip.landmarks, iter(faces), 0
         for block in self.frames(clip):
             for number, picture in enumerate(block, start=frame):
                 if clip.valid[number]:
                     face = next(generated)
-                    block[number - frame] = blend_face(picture, face, clip.boxes[number], landmarks[number])
+                    block[number - frame] = blend_face(
+                        picture, face, clip.boxes[number], landmarks[number], compared_at=compared_at
+                    )
             frame += len(block)
             yield block
 
     def of(
-        self, clip: Clip, task: str, predictions: Mapping[str, np.ndarray], main: str, wave: np.ndarray
+        self,
+        clip: Clip,
+        task: str,
+        predictions: Mapping[str, np.ndarray],
+        main: str,
+        wave: np.ndarray,
+        face_size: int,
     ) -> dict[str, Any]:
-        """What a `ClipSample` knows of whole frames; the video of `main`, which says `wave`, is written first."""
+        """What a `ClipSample` knows of whole frames; the video of `main`, which says `wave`, is written first.
+
+        `predictions` and `face_size`: faces by method, as `pasted` takes them.
+        """
         blocks = {
-            name: partial(self.pasted, clip, faces) for name, faces in predictions.items() if name != GROUND_TRUTH
+            name: partial(self.pasted, clip, faces, face_size)
+            for name, faces in predictions.items()
+            if name != GROUND_TRUTH
         }
         blocks[GROUND_TRUTH] = partial(self.frames, clip)
         if self.videos is not None:

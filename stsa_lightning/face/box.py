@@ -71,6 +71,11 @@ def resize_face(face: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
+def resize_faces(faces: np.ndarray, size: int) -> np.ndarray:
+    """(n, H, W, 3) uint8 -> (n, size, size, 3) uint8; themselves where they have the size already."""
+    return faces if faces.shape[1:3] == (size, size) else np.stack([resize_face(face, size) for face in faces])
+
+
 def normalise_landmarks(landmarks: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Pixels of the frame to [0, 1] within the box: landmarks (..., 131, 2), box (..., 4) -> (..., 131, 2) float32.
 

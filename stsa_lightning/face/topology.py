@@ -52,6 +52,9 @@ MOUTH: Final = KEYPOINT_POSITIONS[JAW_KEYPOINTS:]  # (40,)
 LIP_MEASURES: Final = positions(
     np.array([[0, 17], [13, 14], [61, 291]])
 )  # (3, 2) ends: outer and inner aperture, width
+LIP_MEASURE_KEYPOINTS: Final = np.array(
+    [[KEYPOINT_POSITIONS.tolist().index(end) for end in pair] for pair in LIP_MEASURES.tolist()]
+)  # (3, 2) the same ends among the 57 keypoints
 
 
 def _lines(*contours: str) -> np.ndarray:

@@ -7,6 +7,7 @@ exported files in ONNX Runtime.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,41 @@ import torch
 from torch import Tensor
 
 from stsa_lightning.face.native_resolution import FaceWarp, last_rows
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.face.topology import KEYPOINTS, LIP_MEASURE_KEYPOINTS
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
+
+
+@dataclass(frozen=True)
+class Guided:
+    """What guidance makes of the speech in F frames.
+
+    Attributes:
+        heatmaps: (F, 1, S, S) float32 in [0, 1], which drive synthesis.
+        keypoints: (F, 2, 57) float32 in the face box, 17 jaw points then 40 lip points.
+    """
+
+    heatmaps: Tensor
+    keypoints: Tensor
+
+    def __getitem__(self, part: slice) -> Guided:
+        """Of some of the frames."""
+        return Guided(self.heatmaps[part], self.keypoints[part])
+
+    def joined(self) -> Tensor:
+        """All values as one tensor (F, S * S + 114), for `split`."""
+        return torch.cat([self.heatmaps.flatten(1), self.keypoints.flatten(1)], dim=1)
+
+    @classmethod
+    def split(cls, joined: Tensor) -> Guided:
+        """What `joined` joined."""
+        points = 2 * len(KEYPOINTS)
+        side = math.isqrt(joined.shape[1] - points)
+        return cls(joined[:, :-points].unflatten(1, (1, side, side)), joined[:, -points:].unflatten(1, (2, -1)))
+
+    def inner_lip_aperture(self) -> np.ndarray:
+        """(F,) in sides of the box."""
+        upper, lower = (self.keypoints[..., end].float().cpu().numpy() for end in LIP_MEASURE_KEYPOINTS[1])
+        return np.linalg.norm(upper - lower, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -65,13 +100,16 @@ class Rendered:
 
 
 class Engine(Protocol):
-    """Guidance and synthesis for the frames of a video."""
+    """Guidance and synthesis for the frames of a video: first how the lips shall be, then the picture.
+
+    Between the two, references are chosen that suit those lips (`inference.reference_chooser`).
+    """
 
     def encode(self, references: ReferenceInputs) -> Any:
-        """Compute what the references of a shot alone decide; the result is for `render` and `heatmaps` alone."""
+        """Compute what the references of a shot alone decide; the result is for `guide` and `render` alone."""
 
-    def render(self, frames: FrameInputs, references: Any) -> Rendered:
-        """Generate the faces of F frames under what `encode` returned."""
+    def guide(self, frames: FrameInputs, references: Any) -> Guided:
+        """Predict the heatmaps that drive F frames, under what `encode` returned."""
 
-    def heatmaps(self, frames: FrameInputs, references: Any) -> Tensor:
-        """Predict the heatmaps (F, 1, S, S) that drive `render`."""
+    def render(self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: Any) -> Rendered:
+        """Generate the faces of F frames from what `guide` and `encode` returned."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stsa_lightning.face.alignment import chosen_transforms
 from stsa_lightning.face.heatmaps import draw_heatmaps
-from stsa_lightning.face.topology import HeatmapKind
+from stsa_lightning.face.topology import KEYPOINTS, HeatmapKind
 from stsa_lightning.models.synthesis import mask_lower_half
 
 
@@ -45,30 +45,57 @@ class FrameInputs:
         masked_faces: (F, 3, S, S) float32 RGB in [0, 1], the lower half 0.
         masked_heatmaps: (F, T, 1, S, S) float32 in [0, 1], without lips and jaw, of the T frames around each frame.
         audio: (F, T, D, 10) float32 audio windows of these T frames.
-        chosen: (F, N) int64, which of the M references serve each frame, for `align_references`.
-        theta: (F, N, 2, 3) float32 similarity transforms that warp these onto the frame's pose, as
-            `torch.nn.functional.affine_grid` takes them, for `align_references`.
+        keypoint_shift: (F, 2, 57) float32, added to the keypoints that guidance predicts; see
+            `keypoint_calibration`.
     """
 
     masked_faces: Tensor
     masked_heatmaps: Tensor
     audio: Tensor
-    chosen: Tensor
-    theta: Tensor
+    keypoint_shift: Tensor
 
     def __len__(self) -> int:
         return len(self.masked_faces)
 
     def __getitem__(self, part: slice) -> FrameInputs:
         """Some of the frames."""
-        return self._map(lambda tensor: tensor[part])
+        return FrameInputs(*(maps[part] for maps in self.tensors()))
 
     def to(self, device: torch.device) -> FrameInputs:
         """The same on another device."""
-        return self._map(lambda tensor: tensor.to(device))
+        return FrameInputs(*(maps.to(device) for maps in self.tensors()))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> FrameInputs:
-        return FrameInputs(*map(change, (self.masked_faces, self.masked_heatmaps, self.audio, self.chosen, self.theta)))
+    def tensors(self) -> tuple[Tensor, ...]:
+        """In the order of the attributes."""
+        return self.masked_faces, self.masked_heatmaps, self.audio, self.keypoint_shift
+
+
+@dataclass(frozen=True)
+class ChosenReferences:
+    """Which references serve each of F frames; without `align_references` the first N serve all, and theta none.
+
+    Attributes:
+        numbers: (F, N) int64, among the M references.
+        theta: (F, N, 2, 3) float32 similarity transforms that warp these onto the frame's pose, as
+            `torch.nn.functional.affine_grid` takes them.
+    """
+
+    numbers: Tensor
+    theta: Tensor
+
+    def __getitem__(self, part: slice) -> ChosenReferences:
+        """Of some of the frames."""
+        return ChosenReferences(self.numbers[part], self.theta[part])
+
+    def to(self, device: torch.device) -> ChosenReferences:
+        """The same on another device."""
+        return ChosenReferences(self.numbers.to(device), self.theta.to(device))
+
+    @classmethod
+    def of(cls, references: np.ndarray, frames: np.ndarray, numbers: np.ndarray) -> ChosenReferences:
+        """Landmarks (M, 131, 2) of references and (F, 131, 2) of frames, normalised to the face box; numbers (F, N)."""
+        theta = chosen_transforms(references, frames, numbers)
+        return cls(torch.from_numpy(np.ascontiguousarray(numbers)), torch.from_numpy(theta))
 
 
 @dataclass(frozen=True)
@@ -91,37 +118,49 @@ class FrameInputBuilder:
         """Faces (M, S, S, 3) uint8 RGB and their landmarks (M, 131, 2), normalised to the face box."""
         return ReferenceInputs(images(faces)[None], self.heatmaps(landmarks, "whole")[None])
 
+    def still(self, landmarks: np.ndarray, audio: np.ndarray) -> FrameInputs:
+        """Inputs for guidance alone: frames that stand still, and no pictures.
+
+        Args:
+            landmarks: (F, 131, 2), normalised to the face box.
+            audio: (F, T, D, 10) float32 audio windows.
+        """
+        count, window = audio.shape[:2]
+        masked = self.heatmaps(landmarks, "masked")[:, None].expand(-1, window, -1, -1, -1)
+        return FrameInputs(
+            masked_faces=torch.zeros(count, 3, self.face_size, self.face_size),
+            masked_heatmaps=masked,
+            audio=torch.from_numpy(audio),
+            keypoint_shift=torch.zeros(count, 2, len(KEYPOINTS)),
+        )
+
     def frames(
         self,
         faces: np.ndarray,
         audio: np.ndarray,
-        *,
-        numbers: np.ndarray,
         windows: np.ndarray,
         landmarks_of: Callable[[np.ndarray], np.ndarray],
-        reference_landmarks: np.ndarray,
-        chosen: np.ndarray,
+        keypoint_shift: np.ndarray | None = None,
     ) -> FrameInputs:
         """Inputs for F frames.
 
         Args:
             faces: (F, S, S, 3) uint8 RGB; their lower halves are masked here.
             audio: (F, T, D, 10) float32 audio windows.
-            numbers: (F,) the frames.
-            windows: (F, T) the frames around each.
+            windows: (F, T) numbers of the frames around each.
             landmarks_of: (n,) frames -> their landmarks (n, 131, 2), normalised to the face box.
-            reference_landmarks: (M, 131, 2) likewise, of the references.
-            chosen: (F, N) int64, which references serve each frame.
+            keypoint_shift: (F, 2, 57), see `FrameInputs`; None: keypoints stay where guidance predicts them.
         """
         # Neighbouring windows share most of their frames: each heatmap is rendered once.
         distinct, index = np.unique(windows, return_inverse=True)
         masked_heatmaps = self.heatmaps(landmarks_of(distinct), "masked")
+        if keypoint_shift is None:
+            keypoint_shift = np.zeros((len(faces), 2, len(KEYPOINTS)))
         return FrameInputs(
             masked_faces=mask_lower_half(images(faces)),
             masked_heatmaps=masked_heatmaps[torch.from_numpy(index.reshape(windows.shape))],
             audio=torch.from_numpy(np.ascontiguousarray(audio, np.float32)),
-            chosen=torch.from_numpy(np.ascontiguousarray(chosen)),
-            theta=torch.from_numpy(chosen_transforms(reference_landmarks, landmarks_of(numbers), chosen)),
+            keypoint_shift=torch.from_numpy(np.ascontiguousarray(keypoint_shift, np.float32)),
         )
 
 
@@ -132,14 +171,15 @@ def images(faces: np.ndarray) -> Tensor:
 
 def example_inputs(
     face_size: int, audio_dim: int, num_frames: int, num_references: int, frames: int = 2
-) -> tuple[ReferenceInputs, FrameInputs]:
+) -> tuple[ReferenceInputs, FrameInputs, ChosenReferences]:
     """Random inputs of the right shapes, each reference where it is: to trace graphs and to compare engines with."""
     size, window = (face_size, face_size), (frames, num_frames)
     references = ReferenceInputs(torch.rand(1, num_references, 3, *size), torch.rand(1, num_references, 1, *size))
-    return references, FrameInputs(
+    inputs = FrameInputs(
         masked_faces=mask_lower_half(torch.rand(frames, 3, *size)),
         masked_heatmaps=torch.rand(*window, 1, *size),
         audio=torch.randn(*window, audio_dim, 10),
-        chosen=torch.arange(num_references).repeat(frames, 1),
-        theta=torch.eye(2, 3).repeat(frames, num_references, 1, 1),
+        keypoint_shift=0.01 * torch.randn(frames, 2, len(KEYPOINTS)),
     )
+    where_they_are = torch.eye(2, 3).repeat(frames, num_references, 1, 1)
+    return references, inputs, ChosenReferences(torch.arange(num_references).repeat(frames, 1), where_they_are)

@@ -1,7 +1,8 @@
 """The rendering of faces as ONNX files, for programs without PyTorch.
 
-Two graphs: `references.onnx`, run once per shot, and `frames.onnx`, run for any number of frames. What the
-first takes and puts out under a name, the second takes under the same name. `stsa.json` next to them has the sizes.
+Three graphs: `references.onnx`, run once per shot, then `guidance.onnx` and `synthesis.onnx`, run for any number of
+frames. What one takes or puts out under a name, the later ones take under the same name. `stsa.json` next to them has
+the sizes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.inference.engine import Rendered
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs, example_inputs
+from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs, example_inputs
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis
 from stsa_lightning.utils.errors import MissingPackageError
@@ -28,7 +29,8 @@ from stsa_lightning.utils.files import written_whole
 from stsa_lightning.utils.onnx_session import onnx_session
 
 OPSET = 20  # the first whose sampling of a grid is PyTorch's
-_ANSWERS = ("face", "flow", "confidence", "heatmap")  # of `frames.onnx`
+_GUIDED = ("heatmaps", "keypoints")  # what `guidance.onnx` puts out
+_RENDERED = ("face", "flow", "confidence")  # what `synthesis.onnx` puts out
 _MAPS = ("spatial0", "spatial1", "spatial2", "content", "temporal0", "temporal1", "temporal2")
 
 
@@ -47,46 +49,52 @@ class ReferenceGraph(nn.Module):
         return self.guidance.embed_references(heatmaps), *maps.tensors()[1:]
 
 
-class FrameGraph(nn.Module):
-    """Guidance for the centres of F windows, and their faces."""
+class GuidanceGraph(nn.Module):
+    """Guidance for the centres of F windows."""
 
-    def __init__(self, guidance: Guidance, synthesis: Synthesis) -> None:
+    def __init__(self, guidance: Guidance) -> None:
         super().__init__()
-        self.guidance, self.synthesis = guidance, synthesis
+        self.guidance = guidance
 
     def forward(
-        self,
-        masked_faces: Tensor,
-        masked_heatmaps: Tensor,
-        audio: Tensor,
-        images: Tensor,
-        tokens: Tensor,
-        *maps: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `Rendered` holds of F frames and their driving heatmaps (F, 1, S, S), in the order of `_ANSWERS`.
-
-        Inputs are `FrameInputs` and references of batch 1.
-
-        With `align_references`, `maps` are the references' heatmaps and `theta` (F, N, 2, 3).
-        """
+        self, masked_heatmaps: Tensor, audio: Tensor, keypoint_shift: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `Guided` holds of F frames, from their `FrameInputs` and tokens of batch 1."""
         frames, window = audio.shape[:2]
         masked = self.guidance.embed_masked(masked_heatmaps.flatten(0, 1)).unflatten(0, (frames, window))
         embedded = self.guidance.embed_audio(audio.flatten(0, 1)).unflatten(0, (frames, window))
         lip, jaw = self.guidance.fusion(masked, embedded, tokens.expand(frames, -1, -1))
         centre = window // 2
-        heatmap = self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps[:, centre])
+        return self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps[:, centre], keypoint_shift)
+
+
+class SynthesisGraph(nn.Module):
+    """The faces of F frames."""
+
+    def __init__(self, synthesis: Synthesis) -> None:
+        super().__init__()
+        self.synthesis = synthesis
+
+    def forward(
+        self, masked_faces: Tensor, audio: Tensor, heatmaps: Tensor, images: Tensor, *maps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `Rendered` holds of F frames.
+
+        Inputs are `FrameInputs`, heatmaps that drive them (F, 1, S, S), and references of batch 1. With
+        `align_references`, `maps` are the references' heatmaps and `theta` (F, N, 2, 3).
+        """
         if self.synthesis.align_references:
             references = self.synthesis.encode_references(images, *maps)
         else:
-            references = References.of(images, *maps).expand(frames)
-        output = self.synthesis.render(masked_faces, heatmap, audio[:, centre], references)
-        return output.face, output.flow, output.confidence, heatmap
+            references = References.of(images, *maps).expand(masked_faces.shape[0])  # `len` would fix their number
+        output = self.synthesis.render(masked_faces, heatmaps, audio[:, audio.shape[1] // 2], references)
+        return output.face, output.flow, output.confidence
 
 
 def export_onnx(
     guidance: Guidance, synthesis: Synthesis, folder: str | Path, meta: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write `references.onnx`, `frames.onnx` and `stsa.json` into `folder`, made where needed.
+    """Write `references.onnx`, `guidance.onnx`, `synthesis.onnx` and `stsa.json` into `folder`, made where needed.
 
     Args:
         guidance, synthesis: the networks.
@@ -100,28 +108,27 @@ def export_onnx(
     meta = dict(meta or {})
     size, count, num_frames = synthesis.face_size, synthesis.num_references, int(meta.get("num_frames", 5))
     guidance, synthesis = guidance.eval(), synthesis.eval()
-    references, frames = example_inputs(size, synthesis.audio_dim, num_frames, count)  # any F above 1 stands for all
+    references, frames, chosen = example_inputs(size, synthesis.audio_dim, num_frames, count)  # any F above 1 is all
     images, heatmaps = references.images, references.heatmaps
-    reference_graph, frame_graph = ReferenceGraph(guidance, synthesis), FrameGraph(guidance, synthesis)
+    reference_graph, guidance_graph = ReferenceGraph(guidance, synthesis), GuidanceGraph(guidance)
     with torch.no_grad():
-        encoded = reference_graph(images, heatmaps)
-    driving = frames.masked_faces, frames.masked_heatmaps, frames.audio
+        tokens, *maps = reference_graph(images, heatmaps)
+        driving, _ = guidance_graph(frames.masked_heatmaps, frames.audio, frames.keypoint_shift, tokens)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("references.onnx", "frames.onnx", "stsa.json")]
-    given, shared = ["masked_faces", "masked_heatmaps", "audio"], ["tokens", *_MAPS][: len(encoded)]
-    seen = ["reference_images", "reference_heatmaps"]
-    _export(reference_graph, (images, heatmaps), paths[0], seen, shared, None)
-    many = torch.export.Dim("frames", min=1)
-    maps: tuple[Tensor, ...] = encoded[1:]
-    names = shared[1:]
-    sizes: tuple[dict[int, Any], ...] = tuple({} for _ in maps)
+    paths = [folder / name for name in ("references.onnx", "guidance.onnx", "synthesis.onnx", "stsa.json")]
+    seen, names = ["reference_images", "reference_heatmaps"], list(_MAPS[: len(maps)])
+    _export(reference_graph, (images, heatmaps), paths[0], seen, ["tokens", *names], None)
+    many = {0: torch.export.Dim("frames", min=1)}
+    given = frames.masked_heatmaps, frames.audio, frames.keypoint_shift, tokens
+    names_of_given = ["masked_heatmaps", "audio", "keypoint_shift", "tokens"]
+    _export(guidance_graph, given, paths[1], names_of_given, _GUIDED, (many, many, many, {}))
+    sizes: list[dict[int, Any]] = [{} for _ in maps]
     if synthesis.align_references:
-        maps = heatmaps, frames.theta
-        names, sizes = [seen[1], "theta"], ({}, {0: many})
-    dynamic = (*({0: many} for _ in given), {}, {}, sizes)
-    arguments = (*driving, images, encoded[0], *maps)
-    _export(frame_graph, arguments, paths[1], [*given, seen[0], shared[0], *names], _ANSWERS, dynamic)
+        maps, names, sizes = [heatmaps, chosen.theta], [seen[1], "theta"], [{}, many]
+    arguments = (frames.masked_faces, frames.audio, driving, images, *maps)
+    names = ["masked_faces", "audio", "heatmaps", seen[0], *names]
+    _export(SynthesisGraph(synthesis), arguments, paths[2], names, _RENDERED, (many, many, many, {}, tuple(sizes)))
     described = {
         "face_size": size,
         "num_references": count,
@@ -129,7 +136,7 @@ def export_onnx(
         **meta,
         "num_frames": num_frames,
     }
-    with written_whole(paths[2]) as part:
+    with written_whole(paths[3]) as part:
         part.write_text(json.dumps(described, indent=2) + "\n")
     return paths
 
@@ -153,8 +160,10 @@ class OnnxEngine:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._references, self._frames = (onnx_session(Path(folder) / f"{n}.onnx") for n in ("references", "frames"))
-        self._inputs = {value.name for value in self._frames.get_inputs()}
+        self._references, self._guidance, self._synthesis = (
+            onnx_session(Path(folder) / f"{name}.onnx") for name in ("references", "guidance", "synthesis")
+        )
+        self._inputs = {value.name for value in self._synthesis.get_inputs()}
         described = json.loads((Path(folder) / "stsa.json").read_text())
         self.num_references: int = described["num_references"]
 
@@ -165,30 +174,31 @@ class OnnxEngine:
         answers = self._references.run(names, {name: value.numpy() for name, value in given.items()})
         return OnnxReferences(references, dict(zip(names, answers, strict=True)))
 
-    def render(self, frames: FrameInputs, references: OnnxReferences) -> Rendered:
-        return Rendered(*self._run(_ANSWERS[:3], frames, references))
+    def guide(self, frames: FrameInputs, references: OnnxReferences) -> Guided:
+        given = {name: getattr(frames, name).numpy() for name in ("masked_heatmaps", "audio", "keypoint_shift")}
+        answers = self._guidance.run(list(_GUIDED), {**given, "tokens": references.encoded["tokens"]})
+        return Guided(*map(torch.from_numpy, answers))
 
-    def heatmaps(self, frames: FrameInputs, references: OnnxReferences) -> Tensor:
-        return self._run(_ANSWERS[3:], frames, references)[0]
-
-    def _run(self, outputs: Sequence[str], frames: FrameInputs, references: OnnxReferences) -> list[Tensor]:
+    def render(
+        self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: OnnxReferences
+    ) -> Rendered:
         """One frame at a time: a run has one set of references, and each frame may have chosen its own."""
         answers = []
         for number in range(len(frames)):
-            frame = frames[number : number + 1]
-            chosen = frame.chosen[0] if "theta" in self._inputs else torch.arange(self.num_references)
+            part = slice(number, number + 1)
+            shown = chosen.numbers[number] if "theta" in self._inputs else torch.arange(self.num_references)
             given = {
-                "masked_faces": frame.masked_faces.numpy(),
-                "masked_heatmaps": frame.masked_heatmaps.numpy(),
-                "audio": frame.audio.numpy(),
-                "theta": frame.theta.numpy(),
-                "reference_images": references.inputs.images[:, chosen].numpy(),
-                "reference_heatmaps": references.inputs.heatmaps[:, chosen].numpy(),
+                "masked_faces": frames.masked_faces[part].numpy(),
+                "audio": frames.audio[part].numpy(),
+                "heatmaps": guided.heatmaps[part].numpy(),
+                "theta": chosen.theta[part].numpy(),
+                "reference_images": references.inputs.images[:, shown].numpy(),
+                "reference_heatmaps": references.inputs.heatmaps[:, shown].numpy(),
                 **references.encoded,
             }
             known = {name: value for name, value in given.items() if name in self._inputs}
-            answers.append(self._frames.run(list(outputs), known))
-        return [torch.from_numpy(np.concatenate(answer)) for answer in zip(*answers, strict=True)]
+            answers.append(self._synthesis.run(list(_RENDERED), known))
+        return Rendered(*(torch.from_numpy(np.concatenate(answer)) for answer in zip(*answers, strict=True)))
 
 
 def _require_packages() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from stsa_lightning.inference.engine import Rendered
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis
 
@@ -41,22 +40,25 @@ class PlainEngine:
         return PlainReferences(inputs, encoded)
 
     @torch.inference_mode()
-    def render(self, frames: FrameInputs, references: PlainReferences) -> Rendered:
+    def guide(self, frames: FrameInputs, references: PlainReferences) -> Guided:
         frames = frames.to(self.device)
+        whole = references.inputs.heatmaps[:, : self.synthesis.num_references].expand(len(frames), -1, -1, -1, -1)
+        window = frames.audio.shape[1]
+        shift = frames.keypoint_shift[:, None].expand(-1, window, -1, -1)
+        output, centre = self.guidance(frames.audio, frames.masked_heatmaps, whole, shift), window // 2
+        return Guided(output.heatmap[:, centre], output.keypoints[:, centre])
+
+    @torch.inference_mode()
+    def render(
+        self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: PlainReferences
+    ) -> Rendered:
+        frames, chosen = frames.to(self.device), chosen.to(self.device)
         encoded = references.encoded
         if encoded is None:
             images, heatmaps = (
-                maps[0][frames.chosen] for maps in (references.inputs.images, references.inputs.heatmaps)
+                maps[0][chosen.numbers] for maps in (references.inputs.images, references.inputs.heatmaps)
             )
-            encoded = self.synthesis.encode_references(images, heatmaps, frames.theta)
+            encoded = self.synthesis.encode_references(images, heatmaps, chosen.theta)
         audio = frames.audio[:, frames.audio.shape[1] // 2]
-        driving = self.heatmaps(frames, references)
-        output = self.synthesis.render(frames.masked_faces, driving, audio, encoded.expand(len(frames)))
+        output = self.synthesis.render(frames.masked_faces, guided.heatmaps, audio, encoded.expand(len(frames)))
         return Rendered(output.face, output.flow, output.confidence)
-
-    @torch.inference_mode()
-    def heatmaps(self, frames: FrameInputs, references: PlainReferences) -> Tensor:
-        frames = frames.to(self.device)
-        whole = references.inputs.heatmaps[:, : self.synthesis.num_references].expand(len(frames), -1, -1, -1, -1)
-        output = self.guidance(frames.audio, frames.masked_heatmaps, whole)
-        return output.heatmap[:, frames.audio.shape[1] // 2]

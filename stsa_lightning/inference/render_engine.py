@@ -2,7 +2,8 @@
 
 Guidance embeds each distinct frame once, however many windows it is in, and renders only the centre of a window.
 References are encoded once per shot, with `align_references` once per frame. The rest is in `fold`; the fast mode uses
-`int8` on a processor, or `bfloat16` for narrow networks where it has AMX, and bfloat16 with `cuda_graphs` on a GPU.
+`int8` on a processor, or `bfloat16` for narrow networks where it multiplies that, and bfloat16 with `cuda_graphs` on a
+GPU.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 
 from stsa_lightning.inference.bfloat16 import bfloat16_is_fast, in_bfloat16
 from stsa_lightning.inference.cuda_graphs import Record, Recorded, record_graph
-from stsa_lightning.inference.engine import Rendered
+from stsa_lightning.inference.engine import Guided, Rendered
 from stsa_lightning.inference.fold import PreparedSpatialPath, PreparedTemporalPath, for_inference
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast, quantise
 from stsa_lightning.inference.winograd import with_winograd
 from stsa_lightning.models.guidance import Guidance
@@ -66,9 +67,9 @@ class RenderEngine:
         guidance, synthesis: the networks; copied, not changed.
         precision: "exact" is float32 to about 1e-5 of the networks' own output, on a GPU without TensorFloat-32. "fast"
             is 8-bit integers where the processor is made for them, bfloat16 on a GPU, and for narrow networks where the
-            processor has AMX, at 40 dB or more: of each set of references the first frame is rendered both ways, and
-            where these differ by more, all frames that use these references are rendered exactly. Guidance is float32
-            in both.
+            processor multiplies it, at 40 dB or more: of each set of references the first frame is rendered both ways,
+            and where these differ by more, all frames that use these references are rendered exactly. Guidance is
+            float32 in both.
         device: where to compute.
 
     On a processor the same inputs give the same bits, whatever was rendered before: each operation keeps to one core,
@@ -140,14 +141,33 @@ class RenderEngine:
             return function(*given)
         return self.workers.submit(torch.inference_mode()(function), *given).result()
 
-    def render(self, frames: FrameInputs, references: EngineReferences) -> Rendered:
+    def guide(self, frames: FrameInputs, references: EngineReferences) -> Guided:
+        masked, window, guidance = frames.masked_heatmaps, frames.audio.shape[:2], self.guidance
+        with self._at_work():
+            embeddings = (
+                self._each_once(embed, rows.flatten(0, 1)).unflatten(0, window)
+                for embed, rows in ((guidance.embed_masked, masked), (guidance.embed_audio, frames.audio))
+            )
+            given = *embeddings, masked[:, window[1] // 2], frames.keypoint_shift
+            return Guided.split(
+                self._batches(self._guided, self.guidance_batch, *given, constants=(references.tokens,))
+            )
+
+    def _guided(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, shift: Tensor, tokens: Tensor) -> Tensor:
+        """`Guided.joined` of n frames from embeddings (n, T, C) of their windows and reference tokens (1, N, C)."""
+        lip, jaw = self.guidance.fusion(masked, audio, tokens.expand(len(masked), -1, -1))
+        centre = lip.shape[1] // 2
+        return Guided(*self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps, shift)).joined()
+
+    def render(
+        self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: EngineReferences
+    ) -> Rendered:
         with self._at_work():
             audio, inputs = frames.audio, references.inputs
-            heatmaps = self._heatmaps(frames.masked_heatmaps, audio, references.tokens)
-            driving = [frames.masked_faces, heatmaps, audio[:, audio.shape[1] // 2]]
+            driving = [frames.masked_faces, guided.heatmaps, audio[:, audio.shape[1] // 2]]
             if self.synthesis.align_references:
-                chosen = frames.chosen.to(self.device)
-                driving += [inputs.images[0][chosen], inputs.heatmaps[0][chosen], frames.theta]
+                numbers = chosen.numbers.to(self.device)
+                driving += [inputs.images[0][numbers], inputs.heatmaps[0][numbers], chosen.theta]
             if self.fast is not None and references.fast is not False:
                 rendered = self._batches(self._fast_face, self.batch, *driving, constants=references.maps)
                 if references.fast is None:
@@ -158,26 +178,6 @@ class RenderEngine:
                     return Rendered.split(rendered)
             rendered = self._batches(self._exact_face, self.batch, *driving, constants=references.maps)
             return Rendered.split(rendered)
-
-    def heatmaps(self, frames: FrameInputs, references: EngineReferences) -> Tensor:
-        with self._at_work():
-            return self._heatmaps(frames.masked_heatmaps, frames.audio, references.tokens)
-
-    def _heatmaps(self, masked_heatmaps: Tensor, audio: Tensor, tokens: Tensor) -> Tensor:
-        window, guidance = audio.shape[:2], self.guidance
-        embeddings = (
-            self._each_once(embed, rows.flatten(0, 1)).unflatten(0, window)
-            for embed, rows in ((guidance.embed_masked, masked_heatmaps), (guidance.embed_audio, audio))
-        )
-        return self._batches(
-            self._heatmap, self.guidance_batch, *embeddings, masked_heatmaps[:, window[1] // 2], constants=(tokens,)
-        )
-
-    def _heatmap(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, tokens: Tensor) -> Tensor:
-        """Driving heatmaps (n, 1, S, S) from embeddings (n, T, C) of windows and reference tokens (1, N, C)."""
-        lip, jaw = self.guidance.fusion(masked, audio, tokens.expand(len(masked), -1, -1))
-        centre = lip.shape[1] // 2
-        return self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps)
 
     def _is_near(self, fast: Tensor, exact: Tensor) -> bool:
         """Whether a frame rendered in the fast mode is near enough."""

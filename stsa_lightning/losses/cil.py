@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from stsa_lightning.losses.mutual_information import MINE, Critic, Estimator, InfoNCE
 from stsa_lightning.models.layers import ConvBlock
-from stsa_lightning.utils.errors import UserError, check_choice
+from stsa_lightning.utils.errors import UserError, check_at_least, check_choice
 
 Negatives = Literal["batch", "clip"]
 Region = Literal["face", "mouth"]
@@ -47,8 +47,7 @@ class CILSettings:
     momentum: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise UserError(f"cil.weight must be 0 or more, got {self.weight}")
+        check_at_least("cil.weight", self.weight, 0)
         if self.gradient_share is not None and not 0 < self.gradient_share < 1:
             raise UserError(f"cil.gradient_share must be between 0 and 1, or null, got {self.gradient_share}")
         if self.gradient_share is not None and not self.weight:

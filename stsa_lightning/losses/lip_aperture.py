@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LIP_MEASURES
+from stsa_lightning.face.topology import LIP_MEASURE_KEYPOINTS, LIP_MEASURES
 
 SHUT = 0.6  # of the spread of a clip's inner aperture, about a fifth of how wide it opens: lips that are taken for shut
 
-_ENDS = torch.tensor([[KEYPOINT_POSITIONS.tolist().index(end) for end in pair] for pair in LIP_MEASURES.tolist()])
+_ENDS = torch.from_numpy(LIP_MEASURE_KEYPOINTS)
 
 
 def lip_measures(keypoints: Tensor) -> Tensor:

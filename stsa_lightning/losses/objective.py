@@ -19,13 +19,14 @@ from stsa_lightning.losses.adversarial import Features, feature_matching, lsgan_
 from stsa_lightning.losses.cil import INFO_NCE, CILLoss, CILSettings
 from stsa_lightning.losses.heatmap import SemanticLoss, TemporalLoss
 from stsa_lightning.losses.lip_aperture import LipApertureProbe, lip_aperture_loss
+from stsa_lightning.losses.native_resolution import native_faces
 from stsa_lightning.losses.perceptual import PerceptualLoss
 from stsa_lightning.losses.sync import SyncLoss
-from stsa_lightning.losses.term import GeneratorStep, Place, TermSettings, own_terms
+from stsa_lightning.losses.term import GeneratorStep, Place, TermSettings, chosen_frames, own_terms
 from stsa_lightning.models.discriminators import PATCHES, DiscriminatorSettings, TemporalDiscriminator
 from stsa_lightning.models.guidance import GuidanceOutput
 from stsa_lightning.models.synthesis import SynthesisOutput
-from stsa_lightning.utils.errors import UserError, check_choice
+from stsa_lightning.utils.errors import check_at_least, check_choice
 from stsa_lightning.utils.settings import settled
 
 Terms = dict[str, Tensor]
@@ -58,6 +59,8 @@ class LossWeights:
         feature_matching: L1 of the discriminator's features.
         temporal_adversarial: least-squares GAN on windows of mouths; above 0, all T frames of a window are rendered.
         sync: distance by a frozen lip-sync expert on windows of mouths; above 0, all T frames are rendered.
+        native_warp: L1 of the warped reference at the frames' own resolution, see `data.native_size` (ours).
+        native_perceptual: VGG perceptual distance of the generated face there (ours).
     """
 
     heatmap: float = 1.0
@@ -75,11 +78,17 @@ class LossWeights:
     feature_matching: float = 2.5
     temporal_adversarial: float = 0.0
     sync: float = 0.0
+    native_warp: float = 0.0
+    native_perceptual: float = 0.0
+
+    @property
+    def native(self) -> bool:
+        """Whether a term needs faces at the frames' own resolution."""
+        return self.native_warp > 0 or self.native_perceptual > 0
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
-            if not weight >= 0:
-                raise UserError(f"losses.weights.{name} must be 0 or more, got {weight}")
+            check_at_least(f"losses.weights.{name}", weight, 0)
 
 
 Balance = Literal["weights", "shares"]
@@ -120,8 +129,9 @@ class LossSettings:
         self.weights = settled(LossWeights, self.weights)
         self.terms = {name: settled(TermSettings, term) for name, term in self.terms.items()}
         for name in ("closure_weight", "mouth_weight"):
-            if not getattr(self, name) >= 1:
-                raise UserError(f"losses.{name} must be 1 (no difference) or more, got {getattr(self, name)}")
+            check_at_least(f"losses.{name}", getattr(self, name), 1)
+        for name in ("foreground_weight", "balance_every_n_steps"):
+            check_at_least(f"losses.{name}", getattr(self, name), 0)
         check_choice("losses.balance", self.balance, get_args(Balance))
 
 
@@ -159,10 +169,11 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         weights = losses.weights
+        by_vgg = weights.perceptual or weights.warp or weights.native_perceptual
         self.weights, self.mouth_weight, self.closure_weight = weights, losses.mouth_weight, losses.closure_weight
         self.semantic = SemanticLoss(losses.foreground_weight)
         self.temporal = TemporalLoss()
-        self.perceptual = PerceptualLoss(losses.perceptual_net) if weights.perceptual or weights.warp else None
+        self.perceptual = PerceptualLoss(losses.perceptual_net) if by_vgg else None
         self.perceptual_half = losses.perceptual_half
         made = cil.make(cil_width, len(channels))
         self.cil = CILLoss(channels, made, cil.detach_temporal) if cil.weight else None
@@ -284,10 +295,35 @@ class Objective(nn.Module):
             terms["sync"] = self.sync(face.unflatten(0, (-1, frames)), audio)
         return terms
 
+    def native_terms(self, step: GeneratorStep, aligned: bool, with_face: bool) -> Terms:
+        """Terms of the lower halves of faces at the frames' own resolution.
+
+        Args:
+            step: of F frames; its batch holds `native_faces` and `native_references`.
+            aligned: of networks with `align_references`.
+            with_face: the faces themselves are trained, too.
+        """
+        if not self.weights.native or step.synthesis is None:
+            return {}
+        every_frame = step.frames > 1
+        references = step.batch["native_references"].repeat_interleave(step.frames, 0)
+        theta = chosen_frames(step.batch["theta"], every_frame) if aligned else None
+        made = native_faces(step.synthesis, references, theta)
+        true = mouth_region(chosen_frames(step.batch["native_faces"], every_frame))
+        warped, face = map(mouth_region, made)
+        terms = {}
+        if self.weights.native_warp:
+            terms["native_warp"] = F.l1_loss(warped, true)
+        if self.perceptual is not None and self.weights.native_perceptual and with_face:
+            terms["native_perceptual"] = self.perceptual.of_detail(face, true)
+        return terms
+
     @torch.no_grad()
     def target_activations(self, target: Tensor) -> Any:
         """VGG activations of true faces, which all perceptual terms share; None where there are none."""
-        return None if self.perceptual is None else self.perceptual.pyramid(self._looked_at(target))
+        if self.perceptual is None or not (self.weights.perceptual or self.weights.warp):
+            return None
+        return self.perceptual.pyramid(self._looked_at(target))
 
     def _looked_at(self, maps: Tensor) -> Tensor:
         """What of (F, C, S, S) the perceptual losses see."""

@@ -15,6 +15,7 @@ from stsa_lightning.utils.safe_load import load_entries
 from stsa_lightning.utils.weights import KNOWN, weights_path
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+DETAIL = "relu3_1"  # 24 pixels across; what is larger is seen in smaller pictures as well, at a third of the work
 # Convolutions in each of the five blocks, and their width (Simonyan & Zisserman 2015, table 1).
 BLOCKS = {"vgg11": (1, 1, 2, 2, 2), "vgg13": (2, 2, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 WIDTHS = (64, 128, 256, 512, 512)
@@ -91,14 +92,19 @@ class VGGFeatures(HoldsFrozen):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """RGB (N, ..., 3, H, W) in [0, 1] -> layer name -> (N, C, h, w), leading dimensions joined to N."""
+    def forward(self, images: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """RGB (N, ..., 3, H, W) in [0, 1] -> layer name -> (N, C, h, w), leading dimensions joined to N.
+
+        Layers after `last` are left out.
+        """
         x = (_batch(images) - self.mean) / self.std
         maps: dict[str, Tensor] = {}
         for place, layer in enumerate(self._frozen[0]):
             x = layer(x)
             if place in self._names:
                 maps[self._names[place]] = x
+                if self._names[place] == last:
+                    break
         return maps
 
 
@@ -202,3 +208,9 @@ class PerceptualLoss(nn.Module):
         if with_style and self.style_weight:
             terms.append(self.style_weight * style(predicted[0], target[0], self.layer_weights))
         return torch.stack(terms).sum()
+
+    def of_detail(self, pred: Tensor, target: Tensor) -> Tensor:
+        """The perceptual part of RGB (N, ..., 3, H, W) in [0, 1] up to `DETAIL`, at their own size alone."""
+        with torch.no_grad():
+            true = self.features(target, DETAIL)
+        return perceptual(self.features(pred, DETAIL), true, self.layer_weights)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stsa_lightning.models.guidance import GuidanceOutput
 from stsa_lightning.models.synthesis import SynthesisOutput
-from stsa_lightning.utils.errors import UserError, check_choice
+from stsa_lightning.utils.errors import UserError, check_at_least, check_choice
 from stsa_lightning.utils.own import imported
 
 Place = Literal["heatmap", "warped", "face"]
@@ -33,6 +33,12 @@ class GeneratorStep:
     synthesis: SynthesisOutput | None = None
     target: Tensor | None = None
     frames: int = 1
+
+
+def chosen_frames(windows: Tensor, every_frame: bool) -> Tensor:
+    """Windows (B, T, ...) -> the centre frames (B, ...), or all (B * T, ...)."""
+    frames = windows.shape[1]
+    return windows.flatten(0, 1) if every_frame else windows[:, frames // 2]
 
 
 class LossTerm(nn.Module):
@@ -77,8 +83,7 @@ def own_terms(settings: Mapping[str, TermSettings], taken: Collection[str]) -> d
         option = f"model.losses.terms.{name}"
         if name in taken or not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise UserError(f"{option}: expected a name of letters, digits and _ that is not taken, got {name!r}")
-        if not said.weight >= 0:
-            raise UserError(f"{option}.weight must be 0 or more, got {said.weight}")
+        check_at_least(f"{option}.weight", said.weight, 0)
         if said.weight:
             kind = imported(said.loss, LossTerm, f"{option}.loss")
             check_choice(f"{option}: {said.loss}.place", kind.place, get_args(Place))

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stsa_lightning.utils.errors import check_at_least
 from stsa_lightning.utils.own import imported
 
 Features = list[list[Tensor]]  # over scales, of layers; the last layer is the score
@@ -74,6 +75,10 @@ class DiscriminatorSettings:
     scales: int = 2
     network: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "scales"):
+            check_at_least(f"discriminator.{name}", getattr(self, name), 1)
 
     def make(self) -> nn.Module:
         if self.network is None:

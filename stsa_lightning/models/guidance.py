@@ -217,13 +217,20 @@ class Guidance(nn.Module):
         self.jaw_keypoints = nn.Linear(width, 2 * JAW_KEYPOINTS)
         self.heatmap_renderer = HeatmapRenderer(face_size, heatmap_sigma) if heatmap_sigma else None
 
-    def forward(self, audio: Tensor, masked_heatmaps: Tensor, reference_heatmaps: Tensor) -> GuidanceOutput:
+    def forward(
+        self,
+        audio: Tensor,
+        masked_heatmaps: Tensor,
+        reference_heatmaps: Tensor,
+        keypoint_shift: Tensor | None = None,
+    ) -> GuidanceOutput:
         """Heatmaps and keypoints of windows of T frames.
 
         Args:
             audio: (B, T, D, 10).
             masked_heatmaps: (B, T, 1, S, S) in [0, 1], the contours that speech does not decide.
             reference_heatmaps: (B, N, 1, S, S) in [0, 1], all contours of N reference frames.
+            keypoint_shift: (B, T, 2, 57) to be added to the keypoints, in sides of the box.
         """
         B, T = audio.shape[:2]
         S = self.face_size
@@ -243,6 +250,8 @@ class Guidance(nn.Module):
         lip_windows, jaw_windows = (heatmaps.unflatten(0, (B, T)) for heatmaps in decoded)
         lip, jaw = lip_windows.flatten(0, 1), jaw_windows.flatten(0, 1)
         keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings)
+        if keypoint_shift is not None:
+            keypoints = keypoints + keypoint_shift.flatten(0, 1)
         return GuidanceOutput(
             lip=lip_windows,
             jaw=jaw_windows,
@@ -250,6 +259,11 @@ class Guidance(nn.Module):
             heatmap=self._whole(lip, jaw, keypoints, masked).unflatten(0, (B, T)),
             audio_embeddings=embeddings,
         )
+
+    @property
+    def draws_keypoints(self) -> bool:
+        """Whether the picture is driven by heatmaps drawn through the predicted keypoints."""
+        return self.heatmap_renderer is not None
 
     def embed_audio(self, windows: Tensor) -> Tensor:
         """Audio of single frames (n, D, 10) -> tokens (n, C)."""
@@ -263,16 +277,19 @@ class Guidance(nn.Module):
         """(B, N, 1, S, S) -> tokens (B, N, C)."""
         return self.norm(self.reference_encoder(heatmaps.flatten(0, 1))).unflatten(0, heatmaps.shape[:2])
 
-    def render(self, lip_embeddings: Tensor, jaw_embeddings: Tensor, masked_heatmaps: Tensor) -> Tensor:
-        """Driving heatmaps (n, 1, S, S) of single frames from embeddings (n, C) of lips and jaw."""
-        lip, jaw = self.decoder(lip_embeddings, jaw_embeddings, masked_heatmaps)
-        keypoints = (
-            self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings) if self.heatmap_renderer is not None else None
-        )
-        return self._whole(lip, jaw, keypoints, masked_heatmaps)
+    def render(
+        self, lip_embeddings: Tensor, jaw_embeddings: Tensor, masked_heatmaps: Tensor, keypoint_shift: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Driving heatmaps (n, 1, S, S) and keypoints (n, 2, 57) of single frames from embeddings (n, C).
 
-    def _whole(self, lip: Tensor, jaw: Tensor, keypoints: Tensor | None, masked: Tensor) -> Tensor:
-        if self.heatmap_renderer is not None and keypoints is not None:
+        `keypoint_shift` (n, 2, 57) is added to the keypoints.
+        """
+        lip, jaw = self.decoder(lip_embeddings, jaw_embeddings, masked_heatmaps)
+        keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings) + keypoint_shift
+        return self._whole(lip, jaw, keypoints, masked_heatmaps), keypoints
+
+    def _whole(self, lip: Tensor, jaw: Tensor, keypoints: Tensor, masked: Tensor) -> Tensor:
+        if self.heatmap_renderer is not None:
             lip, jaw = self.heatmap_renderer(keypoints)
         whole = lip + jaw + masked if self.add_masked else lip + jaw
         return whole.clamp(max=1)

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from stsa_lightning.features.base import FEATURE_DIMS
+from stsa_lightning.losses.objective import LossWeights
 from stsa_lightning.training.strategy import AlternatingDDP
 from stsa_lightning.utils.errors import UserError, check_choice
 
@@ -76,6 +77,11 @@ def check_batch(batch: Mapping[str, Any], module: Mapping[str, Any], audio_dim: 
                 f"a batch's {name}: expected (B, {wanted}), got {'nothing' if found is None else found}; prepare or "
                 "read the data with the module's face_size, num_frames, num_references and features"
             )
+    if LossWeights(**module.get("losses", {}).get("weights", {})).native and "native_references" not in batch:
+        raise UserError(
+            "losses.weights.native_warp, native_perceptual: expected faces at the frames' own resolution, got none; "
+            "set data.native_size to the side of the prepared faces (stsa prepare --face-size)"
+        )
 
 
 def check_trainer(strategy: object) -> None:

@@ -157,8 +157,12 @@ def _wandb(folder: Path, settings: WandbSettings, going_on: bool) -> WandbLogger
         identity = path.read_text().strip() if path.is_file() else secrets.token_hex(4)
         _keep(path, identity)
     folder.mkdir(parents=True, exist_ok=True)  # else W&B writes into some temporary folder
+    # Absolute: W&B's service writes the record, from wherever this process stood when it made its first run.
     return ToldWandbLogger(
-        **{**given, "name": name}, save_dir=folder, id=None if trial else identity, log_model=settings.checkpoints
+        **{**given, "name": name},
+        save_dir=folder.absolute(),
+        id=None if trial else identity,
+        log_model=settings.checkpoints,
     )
 
 

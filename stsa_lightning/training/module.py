@@ -23,7 +23,7 @@ from stsa_lightning.losses.balance import GradientShare, ShareBalancer
 from stsa_lightning.losses.cil import INFO_NCE, CILSettings
 from stsa_lightning.losses.objective import RELEASED_RECIPE, LossSettings, Objective, Terms
 from stsa_lightning.losses.sync import load_sync_loss
-from stsa_lightning.losses.term import GeneratorStep
+from stsa_lightning.losses.term import GeneratorStep, chosen_frames
 from stsa_lightning.models.discriminators import PATCHES, DiscriminatorSettings
 from stsa_lightning.models.guidance import Guidance, GuidanceOutput
 from stsa_lightning.models.presets import CIL_WIDTH, GUIDANCE, SYNTHESIS
@@ -34,6 +34,7 @@ from stsa_lightning.training.checkpoints import Checkpointed, load_generator
 from stsa_lightning.training.checks import check_agreement, check_batch, check_features, check_trainer, memory_advice
 from stsa_lightning.training.compilation import AS_PYTORCH, SpeedSettings, compile_networks
 from stsa_lightning.training.optim import ADAM, OptimSettings
+from stsa_lightning.training.outputs import shown
 from stsa_lightning.training.phases import WITHOUT_PICTURE, Phased
 from stsa_lightning.utils.settings import settled
 
@@ -47,7 +48,7 @@ class STSA(Adversarial, Phased, Checkpointed):
 
     Logged of each step: every term's raw value as `train/TERM`. Every `losses.balance_every_n_steps` batches also its
     weight as `weight/TERM` and its share of the gradient, `balance/PLACE/TERM`, where PLACE is what the generator puts
-    out: `face`, `warped`, `paths` (both paths' feature maps, which CIL acts on) and `heatmap` (lip and jaw).
+    out: `face`, `warped`, `flow`, `paths` (both paths' feature maps, which CIL acts on) and `heatmap` (lip and jaw).
 
     Args:
         preset: sizes of both networks, `released`, `small` or `tiny`.
@@ -196,13 +197,13 @@ class STSA(Adversarial, Phased, Checkpointed):
         objective, with_face = self.objective, self.phase != "warp"
         every_frame = with_face and objective.every_frame
         output, target = self.synthesise(batch, heatmaps, every_frame)
-        places = {"warped": (output.warped,), "paths": (*output.spatial, *output.temporal)}
-        activations = objective.target_activations(target)
+        places = {"warped": (output.warped,), "flow": (output.flow,), "paths": (*output.spatial, *output.temporal)}
         lips = chosen_frames(batch["lip_heatmaps"], every_frame)
-        mouth = objective.mouth_map(lips)
+        activations, mouth = objective.target_activations(target), objective.mouth_map(lips)
         frames = heatmaps.shape[1] if every_frame else 1
         step = replace(step, synthesis=output, target=target, frames=frames)
         terms = objective.warp_terms(output, target, activations, mouth) | objective.own_terms("warped", step)
+        terms |= objective.native_terms(step, self.synthesis.align_references, with_face)
         if not with_face:
             return GeneratorOutput(terms, places)
         # What the discriminators make of true faces serves feature matching here and their own step after.
@@ -246,21 +247,3 @@ class STSA(Adversarial, Phased, Checkpointed):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Every window's centre as in validation: `generated` and what it was made of, (B, 3 or 1, S, S) each."""
         return shown(batch, *self(batch))
-
-
-def chosen_frames(windows: Tensor, every_frame: bool) -> Tensor:
-    """Windows (B, T, ...) -> the centre frames (B, ...), or all (B * T, ...)."""
-    frames = windows.shape[1]
-    return windows.flatten(0, 1) if every_frame else windows[:, frames // 2]
-
-
-def shown(batch: Batch, prediction: GuidanceOutput, output: SynthesisOutput, target: Tensor) -> dict[str, Tensor]:
-    """What callbacks measure and show of drawn windows: pictures (B, 3, S, S), the heatmap (B, 1, S, S)."""
-    return {
-        "reference": batch["references"][:, 0],
-        "masked": mask_lower_half(target),
-        "heatmap": chosen_frames(prediction.heatmap, False),
-        "warped": output.warped,
-        "generated": output.face,
-        "true": target,
-    }

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from stsa_lightning.utils.errors import UserError, check_choice
+from stsa_lightning.utils.errors import UserError, check_at_least, check_choice
 from stsa_lightning.utils.own import imported
 from stsa_lightning.utils.settings import settled
 
@@ -44,8 +44,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # a list out of a checkpoint
         for name in ("lr", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"optim.{name} must be 0 or more, got {getattr(self, name)}")
+            check_at_least(f"optim.{name}", getattr(self, name), 0)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optim.betas must be two numbers from 0 to below 1, got {self.betas}")
         check_choice("optim.schedule", self.schedule, SCHEDULES)
@@ -100,10 +99,7 @@ class OptimSettings(OptimizerSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.discriminator = settled(OptimizerSettings, self.discriminator)
-        if self.accumulate_grad_batches < 1:
-            raise UserError(
-                f"optim.accumulate_grad_batches must be 1 batch or more, got {self.accumulate_grad_batches}"
-            )
+        check_at_least("optim.accumulate_grad_batches", self.accumulate_grad_batches, 1)
         if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
             raise UserError(f"optim.gradient_clip_val must be above 0, or null, got {self.gradient_clip_val}")
 

@@ -22,7 +22,7 @@ from stsa_lightning.losses.objective import Objective
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import Synthesis
 from stsa_lightning.training.optim import SCHEDULES, Schedule
-from stsa_lightning.utils.errors import UserError, check_choice
+from stsa_lightning.utils.errors import UserError, check_at_least, check_choice
 
 Phase = Literal["audio_pretrain", "guidance", "warp", "synthesis", "end_to_end"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -66,8 +66,8 @@ class PhaseSpec:
             raise UserError(f"phases: {self.name} must last at least 1 epoch, got {self.epochs}")
         for option in ("lr", "discriminator_lr", "warmup"):
             value = getattr(self, option)
-            if value is not None and not value >= 0:
-                raise UserError(f"phases: {option} of {self.name} must be 0 or more, got {value}")
+            if value is not None:
+                check_at_least(f"phases: {option} of {self.name}", value, 0)
         if self.schedule is not None:
             check_choice(f"phases: schedule of {self.name}", self.schedule, SCHEDULES)
 

@@ -34,3 +34,15 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raises UserError for what is none of the choices."""
     if value not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_at_least(name: str, value: float, least: float) -> None:
+    """Raises UserError for what is less, or no number (NaN)."""
+    if not value >= least:
+        raise UserError(f"{name} must be {least:g} or more, got {value}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises UserError for what is not from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} must be a share from 0 to 1, got {value}")

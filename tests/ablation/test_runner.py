@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,23 @@ def test_an_interrupted_run_goes_on_and_another_s_folder_is_left_alone(
         plan.train(run)
 
 
+def test_nothing_more_is_begun_where_the_experiment_itself_fails(
+    overlays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tried = []
+
+    def fails(words: Sequence[str], log: Path) -> None:
+        tried.append(log.parent.name)
+        raise UserError("data.root: no such folder")
+
+    monkeypatch.setattr(ablation, "_call", fails)
+    paths = tuple(sorted(overlays.glob("*.yaml")))
+    compared = Ablation(base=SAMPLE, overlays=paths, out=tmp_path / "out", seeds=(0, 1))
+    with pytest.raises(UserError, match=r"base-seed0: data\.root: no such folder; no other run was begun"):
+        list(compared.go())
+    assert tried == ["base-seed0"]
+
+
 def test_a_table_of_means_and_spread():
     figures: dict[tuple[str, int], Any] = {
         ("base", 0): {"paired": {"psnr": 20.0, "lmd": 1.0}},
@@ -159,5 +177,9 @@ def test_choices(overlays: Path, tmp_path: Path):
         chosen(tmp_path / "nothing", None, [])
     with pytest.raises(UserError, match="seeds"):
         Ablation(SAMPLE, (), tmp_path, seeds=(1, 1))
+    with pytest.raises(UserError, match="seeds: expected numbers from 0 to 4294967295"):
+        Ablation(SAMPLE, (), tmp_path, seeds=(0, -1))
+    with pytest.raises(UserError, match="epochs must be 1 or more, got 0"):
+        Ablation(SAMPLE, (), tmp_path, epochs=0)
     with pytest.raises(FileNotFoundError, match="no such settings"):
         Ablation(tmp_path / "none.yaml", (), tmp_path)

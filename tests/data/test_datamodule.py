@@ -233,6 +233,17 @@ def test_faces_are_not_enlarged(synthetic_root: Path) -> None:
         UserError, match=r"face_size: expected at most 64, .*\(speaker0/clip0\), got 128; .*--face-size 128"
     ):
         _module(synthetic_root, face_size=128).setup()
+    with pytest.raises(UserError, match=r"native_size: expected at most 64, .*, got 128; .*--face-size 128"):
+        _module(synthetic_root, native_size=128).setup()
+
+
+def test_training_windows_alone_hold_faces_at_their_own_size(synthetic_root: Path) -> None:
+    data = _module(synthetic_root, native_size=64, validation_speakers=["speaker2"])
+    data.setup()
+    assert data.dataset("train")[0]["native_faces"].shape[-1] == 64
+    assert "native_faces" not in data.dataset("val")[0]
+    with pytest.raises(UserError, match="native_size must be 33 or more, got 32"):
+        _module(synthetic_root, native_size=32)
 
 
 def test_loaders(synthetic_root: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,7 +25,7 @@ from stsa_lightning.data.index import INDEX_FILE, clip_path, load_index
 from stsa_lightning.data.measures import SyncReading
 from stsa_lightning.data.prepare import HOLDER, JOURNAL, LOCK, Job, PrepareReport, PrepareSettings, prepare
 from stsa_lightning.data.windows import WindowDataset
-from stsa_lightning.data.workers import WorkerDied
+from stsa_lightning.data.workers import InThisProcess, WorkerDied
 from stsa_lightning.face.box import face_box
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.face.upright_box import UprightBox, steady_turns
@@ -334,6 +335,26 @@ def test_a_cluster_that_loses_a_machine(many: Path, undisturbed: dict[str, bytes
         cluster.shutdown()
 
 
+def test_workers_that_stand_elsewhere_find_what_is_named_from_here(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Elsewhere(InThisProcess):
+        def run(self, function: Callable[[Any], Any], jobs: Any) -> Iterator[tuple[Any, Any]]:
+            def there(job: Any) -> Any:
+                with monkeypatch.context() as context:
+                    context.chdir("/")
+                    return function(job)
+
+            return super().run(there, jobs)
+
+    monkeypatch.setattr("stsa_lightning.data.prepare.make_workers", lambda *_, **__: Elsewhere())
+    monkeypatch.chdir(tmp_path)
+    out, settings = Path("out"), PrepareSettings(face_size=64)
+    report = prepare(find_sources("folder", Path("few")), out, settings, root=Path("few"), limit=1, progress=False)
+    assert report.prepared == 1
+    assert (tmp_path / "out" / "clips" / "ann" / "talk.safetensors").is_file()
+
+
 def test_two_runs_do_not_meet(few: Path, many: Path, tmp_path: Path) -> None:
     for name in (LOCK, HOLDER):
         (tmp_path / name).write_text("process 4711 on another")
@@ -535,7 +556,7 @@ def test_settings() -> None:
     assert PrepareSettings().hash == PrepareSettings().hash != SETTINGS.hash
     assert PrepareSettings(landmark_model="a/x.task").hash == PrepareSettings(landmark_model="b/x.task").hash
     assert PrepareSettings(landmark_model="x.task").hash != PrepareSettings().hash
-    with pytest.raises(UserError, match="face_size: expected at least 16, got 8"):
+    with pytest.raises(UserError, match="face_size must be 16 or more, got 8"):
         PrepareSettings(face_size=8)
     with pytest.raises(UserError, match=r"features: expected one or more of .*got \['loud'\]"):
         PrepareSettings(features=("loud",))

@@ -15,6 +15,7 @@ from stsa_lightning.data.sample.speakers import make_speaker
 from stsa_lightning.data.sample.speech import PAUSE, PHONES, SENTENCES, sentence
 from stsa_lightning.face.heatmaps import inner_lip_aperture
 from stsa_lightning.face.landmarks import landmark_detector
+from stsa_lightning.utils.errors import UserError
 
 SHORT = {"seconds": 1.0, "size": 128}
 
@@ -139,7 +140,7 @@ def test_folder_layout_reuse_and_renewal(tmp_path: Path) -> None:
     ("name", "value"), [("speakers", 0), ("clips", 100), ("seconds", 0.1), ("size", 32), ("fps", 0), ("seed", -1)]
 )
 def test_arguments_out_of_range_are_named(tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+    with pytest.raises(UserError, match=f"{name} must be .*, got {value}"):
         render_sample(tmp_path, **{name: value})
     assert not list(tmp_path.iterdir())
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from stsa_lightning.dubbing import Dubber, DubError, make_schedule, ping_pong
 from stsa_lightning.dubbing.face_track import ramp_frames
+from stsa_lightning.dubbing.renderer import Block, Renderer
 from stsa_lightning.face.check import ResultCheck
 from stsa_lightning.face.heatmaps import draw_heatmap
+from stsa_lightning.face.topology import LIP_MEASURE_KEYPOINTS, LIP_MEASURES
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.features.spectral import LogMel
-from stsa_lightning.inference.engine import Rendered
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.reference import PlainEngine, PlainReferences
 from stsa_lightning.media.audio import AudioError, load_audio, write_wav
 from stsa_lightning.media.video import VideoError, VideoReader, VideoWriter, probe, write_video
@@ -88,14 +90,15 @@ class Kept:
 class EchoGuidance(nn.Module):
     """Remembers what it is asked."""
 
-    audio_dim, face_size = 1, SIZE
+    audio_dim, face_size, draws_keypoints = 1, SIZE, False
 
     def __init__(self) -> None:
         super().__init__()
         self.audio, self.masked, self.references = list[Tensor](), list[Tensor](), list[Tensor]()
 
-    def forward(self, audio: Tensor, masked: Tensor, references: Tensor) -> GuidanceOutput:
+    def forward(self, audio: Tensor, masked: Tensor, references: Tensor, shift: Tensor) -> GuidanceOutput:
         assert not self.training
+        assert not shift.any()
         assert torch.is_inference_mode_enabled()
         self.audio += [*audio]
         self.masked += [*masked]
@@ -245,32 +248,80 @@ class ChoosingEngine(PlainEngine):
         first = ReferenceInputs(references.images[:, :3], references.heatmaps[:, :3])
         return PlainReferences(first, self.synthesis.encode_references(first.images, first.heatmaps))
 
-    def render(self, frames: FrameInputs, references: PlainReferences) -> Rendered:
-        self.chosen = np.concatenate([getattr(self, "chosen", np.empty((0, 3), int)), frames.chosen.numpy()])
-        return super().render(frames, references)
+    def render(
+        self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: PlainReferences
+    ) -> Rendered:
+        self.chosen = np.concatenate([getattr(self, "chosen", np.empty((0, 3), int)), chosen.numbers.numpy()])
+        return super().render(frames, guided, chosen, references)
+
+
+def frames_offered(engine: ChoosingEngine, landmarks: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Which frames of the video the references on offer are."""
+    known = []
+    for index in range(40):
+        points = landmarks(index)
+        low, high = np.floor(points.min(0)) - 5, np.ceil(points.max(0)) + 5
+        known.append(draw_heatmap(((points - low) / (high - low)).astype(np.float32), "whole", SIZE))
+    return np.array([np.abs(np.stack(known) - drawn).mean((1, 2)).argmin() for drawn in engine.offered])
+
+
+def choosing_dubber(
+    detector: Detector, engine_type: type[ChoosingEngine] = ChoosingEngine, align_references: bool = True
+) -> tuple[Dubber, ChoosingEngine]:
+    networks: Any = EchoGuidance(), GreenSynthesis()
+    networks[1].align_references = align_references
+    engine = engine_type(*networks, torch.device("cpu"))
+    return Dubber(*networks, Steps(), steady=False, engine=engine, detector=detector, block=7, check=False), engine
+
+
+def opened_by(index: int) -> np.ndarray:
+    """A face that opens its lips the wider the higher the number, at most by a tenth of its height."""
+    points = landmarks_of(0)
+    upper, lower = LIP_MEASURES[1]
+    points[[upper, lower], 0] = 70
+    points[[upper, lower], 1] = 80 + np.array([0, index / 4])
+    return points.astype(np.float32)
+
+
+class Opening(Detector):
+    def __call__(self, frame: np.ndarray) -> np.ndarray | None:
+        super().__call__(frame)
+        return opened_by(self.seen[-1])
+
+
+class WideThenShut(ChoosingEngine):
+    """Wants lips wide open in the first half of a video, and shut in the second."""
+
+    asked = 0
+
+    def guide(self, frames: FrameInputs, references: PlainReferences) -> Guided:
+        keypoints = torch.full((len(frames), 2, 57), 0.5)
+        for one in keypoints:
+            one[1, LIP_MEASURE_KEYPOINTS[1][1]] += 0.2 if self.asked < 20 else 0.0
+            self.asked += 1
+        return Guided(super().guide(frames, references).heatmaps, keypoints)
+
+
+def test_references_are_chosen_for_the_lips_that_guidance_wants(tmp_path: Path, speech: Any) -> None:
+    write_video(tmp_path / "a.mp4", numbered(40), 25)
+    dubber, engine = choosing_dubber(Opening(), WideThenShut)
+    dubber.dub(tmp_path / "a.mp4", speech(1.6), tmp_path / "out.mp4", progress=False)
+    last = frames_offered(engine, opened_by)[engine.chosen][:, -1]  # lips open with the number
+    assert last[:20].min() > 25
+    assert last[20:].max() < 15
 
 
 @pytest.mark.parametrize("align_references", [False, True])
 def test_aligned_networks_get_references_of_the_same_pose(tmp_path: Path, speech: Any, align_references: bool) -> None:
     write_video(tmp_path / "a.mp4", numbered(40), 25)
-    guidance, synthesis = EchoGuidance(), GreenSynthesis()
-    synthesis.align_references = align_references
-    networks: Any = guidance, synthesis
-    engine = ChoosingEngine(*networks, torch.device("cpu"))
-    detector = Turning((17,))
-    dubber = Dubber(*networks, Steps(), steady=False, engine=engine, detector=detector, block=7, check=False)
+    dubber, engine = choosing_dubber(Turning((17,)), align_references=align_references)
     assert dubber.dub(tmp_path / "a.mp4", speech(1.6), tmp_path / "out.mp4", progress=False).faces == 39
     if not align_references:
         assert len(engine.offered) == 3
         assert (engine.chosen == [0, 1, 2]).all()
         return
-    known = []
-    for index in range(40):
-        points = turned_by(index)
-        low, high = np.floor(points.min(0)) - 5, np.ceil(points.max(0)) + 5
-        known.append(draw_heatmap(((points - low) / (high - low)).astype(np.float32), "whole", SIZE))
-    of = np.array([np.abs(np.stack(known) - drawn).mean((1, 2)).argmin() for drawn in engine.offered])
-    assert len(of) <= 3 + 39
+    of = frames_offered(engine, turned_by)
+    assert 3 < len(of) <= 3 + 39
     shown = np.delete(np.arange(40), 17)
     assert np.abs(of[engine.chosen] - shown[:, None]).mean() < 6  # of three fixed ones: 13
     assert not np.isin(17, of)
@@ -528,6 +579,24 @@ def test_live_speech_waits_for_no_later_frame(clip: tuple[Path, Path], monkeypat
     assert not change[BAD].any()
     assert change[BAD.start - 1] > 0.9
     assert 0 < change[BAD.stop] < 0.5
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_references_are_chosen_for_the_next_block_as_well_unless_speech_is_live(
+    clip: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    followed: list[bool] = []
+    render = Renderer._render
+
+    def noted(self: Renderer, block: Block, following: Block | None = None) -> Block:
+        followed.append(following is not None)
+        return render(self, block, following)
+
+    monkeypatch.setattr(Renderer, "_render", noted)
+    speech = [np.full(640, 0.1, np.float32)] * FRAMES if live else clip[1]
+    list(stub_dubber(detector=Detector(), block=8).frames(clip[0], speech))
+    assert len(followed) > 2
+    assert followed == ([False] * len(followed) if live else [True] * (len(followed) - 1) + [False])
 
 
 def test_frames_that_fail_are_counted_and_warned_of(

@@ -13,8 +13,8 @@ import torch
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber, DubError, DubReport
 from stsa_lightning.dubbing.shot_references import NativeReferences
-from stsa_lightning.inference.engine import Rendered
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.media.audio import write_wav
 from stsa_lightning.media.video import VideoReader, write_video
 from tests.dubbing.test_dubber import SIZE, EchoGuidance, GreenSynthesis, Steps, landmarks_of
@@ -32,7 +32,12 @@ class Copying:
     def encode(self, references: ReferenceInputs) -> ReferenceInputs:
         return references
 
-    def render(self, frames: FrameInputs, references: ReferenceInputs) -> Rendered:
+    def guide(self, frames: FrameInputs, references: ReferenceInputs) -> Guided:
+        return Guided(frames.masked_heatmaps[:, 0], torch.zeros(len(frames), 2, 57))
+
+    def render(
+        self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: ReferenceInputs
+    ) -> Rendered:
         count = len(frames)
         faces = references.images[0, :1].expand(count, -1, -1, -1).clone()
         flow = torch.from_numpy(still() if self.flow else np.full((2, SIZE, SIZE), np.nan, np.float32))

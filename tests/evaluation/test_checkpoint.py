@@ -13,11 +13,12 @@ from stsa_lightning.data.index import empty_row, save_index
 from stsa_lightning.evaluation import run as runs
 from stsa_lightning.evaluation import scoring
 from stsa_lightning.evaluation.checkpoint import PreparedClips, choose_clips
-from stsa_lightning.evaluation.generate import Networks, resized
+from stsa_lightning.evaluation.generate import Networks
 from stsa_lightning.evaluation.metrics.registry import METRICS
 from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.evaluation.report.report import load_report
 from stsa_lightning.evaluation.run import evaluate_checkpoint
+from stsa_lightning.face.box import resize_faces
 from stsa_lightning.models.checkpoint import save_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
@@ -41,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generate_truth(self: Networks, clip: Clip, frames: np.ndarray, **_: object) -> np.ndarray:
-    return resized(clip.faces(frames), self.size)
+    return resize_faces(clip.faces(frames), self.size)
 
 
 @pytest.mark.slow

@@ -70,17 +70,19 @@ def test_evaluation_with_ablated_paths_has_a_row_for_each_part(
     encode = PlainEngine.encode
     monkeypatch.setattr(PlainEngine, "encode", lambda engine, inputs: encoded.append(inputs) or encode(engine, inputs))
     torch.manual_seed(0)
-    guidance = Guidance(**GUIDANCE["tiny"])
+    guidance = Guidance(**{**GUIDANCE["tiny"], "heatmap_sigma": 1.0})
+    synthesis = Synthesis(**{**SYNTHESIS["tiny"], "on_warped": False, "align_references": True})
     networks = save_networks(
-        tmp_path / "random.safetensors", guidance, network(), {"features": "logmel", "num_frames": 5}
+        tmp_path / "random.safetensors", guidance, synthesis, {"features": "logmel", "num_frames": 5}
     )
     protocol = Protocol(speakers=("speaker01",), metrics=("psnr",), tasks=("paired",), ablate_paths=True)
     report = evaluate_checkpoint(networks, prepared_sample, tmp_path / "report", protocol)
     assert len(encoded) == len(report.settings["clips measured"])  # a clip's references serve all rows
     rows = [row.method for row in report.task_rows("paired")]
-    assert [name for name in rows if name in NAMES] == NAMES
+    names = [*NAMES, "not calibrated"]
+    assert [name for name in rows if name in names] == names
     assert report.main == rows[-2] == "STSA"
-    values = {name: report.row("paired", name).value("psnr_mouth") for name in [*NAMES, "STSA"]}
+    values = {name: report.row("paired", name).value("psnr_mouth") for name in [*names, "STSA"]}
     assert len(set(values.values())) == len(values)
 
 

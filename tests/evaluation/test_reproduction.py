@@ -202,3 +202,32 @@ def test_reproduce_others_from_their_videos_to_the_table(
     assert sorted(path.name for path in (out / "reports").iterdir()) == reports
     table = pd.read_csv(out / "table.csv")
     assert table.loc[table["system"] == "STSA", "psnr_mouth"].notna().any()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_trial", "no_weights")
+def test_reproduce_renders_faces_at_the_frames_own_resolution(
+    sample_root: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "root").mkdir()
+    root = miniatures.cmlr(tmp_path / "root", sorted(sample_root.rglob("*.mp4")))
+    where = ["--root", str(root), "--checkpoint", str(checkpoint), "--metrics", "psnr", "--clips", "1"]
+    where += ["--experiments", str(EXPERIMENTS)]
+    videos = {}
+    for resolution in ("network", "100"):
+        out = tmp_path / resolution
+        main(["reproduce", "cmlr", *where, "--out", str(out), "--resolution", resolution])
+        videos[resolution] = {path.relative_to(out): path for path in out.rglob("videos/*paired/**/*.mp4")}
+    row = pd.read_csv(tmp_path / "100" / "table.csv").set_index("system").loc["STSA"]
+    assert np.isfinite(row["psnr_mouth@native"])
+    assert row["psnr_mouth@native"] != row["psnr_mouth"]
+    assert "psnr_mouth@native" not in pd.read_csv(tmp_path / "network" / "table.csv")
+    assert videos["100"].keys() == videos["network"].keys()
+    for name, path in videos["100"].items():  # other faces, in paired and in unpaired videos; the same frames around
+        with VideoReader(path) as sharp, VideoReader(videos["network"][name]) as soft:
+            apart = np.abs(sharp.get(range(20)).astype(int) - soft.get(range(20))).max(axis=(0, 3))
+        assert apart.max() > 20
+        assert apart[:8].max() < 12
+    with pytest.raises(SystemExit):
+        main(["reproduce", "cmlr", *where, "--out", str(tmp_path / "network"), "--resolution", "100"])
+    assert "other resolution" in capsys.readouterr().err

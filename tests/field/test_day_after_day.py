@@ -74,12 +74,13 @@ class Shot:
     def __init__(self, synthesis: Synthesis, seed: int) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.references, self.frames = example_inputs(
+            self.references, self.frames, self.chosen = example_inputs(
                 synthesis.face_size, synthesis.audio_dim, 5, synthesis.num_references, frames=3
             )
 
     def rendered(self, engine: RenderEngine, encoded: EngineReferences | None = None) -> Tensor:
-        return engine.render(self.frames, encoded or engine.encode(self.references)).joined()
+        encoded = encoded or engine.encode(self.references)
+        return engine.render(self.frames, engine.guide(self.frames, encoded), self.chosen, encoded).joined()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

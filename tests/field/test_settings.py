@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +16,23 @@ import yaml
 from lightning.pytorch import Callback
 
 from stsa_lightning.cli import main
+from stsa_lightning.data.augment import AugmentSettings
+from stsa_lightning.data.datamodule import STSADataModule
+from stsa_lightning.data.settings import PrepareSettings
 from stsa_lightning.data.windows import as_floats
+from stsa_lightning.evaluation.protocol import Protocol
 from stsa_lightning.losses.cil import CILSettings
 from stsa_lightning.losses.mutual_information import MINE, InfoNCE
-from stsa_lightning.losses.objective import LossWeights
+from stsa_lightning.losses.objective import LossSettings, LossWeights
 from stsa_lightning.models.discriminators import DiscriminatorSettings
 from stsa_lightning.training.callbacks.checkpoint import RunCheckpoint, check_monitor, moved
+from stsa_lightning.training.callbacks.ema import GeneratorEMA
 from stsa_lightning.training.callbacks.evaluation import EvaluationCallback
 from stsa_lightning.training.callbacks.phases import PhaseSchedule
-from stsa_lightning.training.callbacks.resume import ends
+from stsa_lightning.training.callbacks.pictures import ValidationPictures
+from stsa_lightning.training.callbacks.predictions import Predictions
+from stsa_lightning.training.callbacks.resume import ResumePoint, ends
+from stsa_lightning.training.callbacks.watch import LossWatch
 from stsa_lightning.training.checks import check_flags, check_optimisers, check_synchronised
 from stsa_lightning.training.loggers import WandbSettings, check_login, make_loggers
 from stsa_lightning.training.module import STSA
@@ -316,3 +326,35 @@ def test_bytes_and_floats_come_to_the_same():
     made = as_floats(batch)  # type: ignore[arg-type, typeddict-item]
     assert torch.equal(made["faces"], made["references"])
     assert made["faces"].dtype == torch.float32
+
+
+def numbers(settings: type) -> list[str]:
+    """Arguments whose defaults are numbers."""
+    parameters = inspect.signature(settings).parameters.items()
+    return [name for name, given in parameters if type(given.default) in (int, float)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        partial(STSADataModule, "corpus"), AugmentSettings, PrepareSettings, LossSettings, CILSettings,
+        DiscriminatorSettings, OptimSettings, EvaluationCallback, ValidationPictures, ResumePoint, LossWatch,
+        GeneratorEMA, Predictions, Protocol,
+    ],
+    ids=lambda settings: getattr(settings, "func", settings).__name__,
+)  # fmt: skip
+def test_no_number_may_be_below_nought(settings: Any) -> None:
+    """Before a run begins: at the first validation it would be late."""
+    names = numbers(settings)
+    for name in names:
+        with pytest.raises(UserError, match=rf"{name}.*-1"):
+            settings(**{name: -1})
+    assert names
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"), [(EvaluationCallback, "every_n_validations"), (ValidationPictures, "every_n_epochs")]
+)
+def test_every_nought_th_time_is_refused(settings: Any, name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} must be 1 or more, got 0"):
+        settings(**{name: 0})

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,9 +17,9 @@ from torch import Tensor
 from stsa_lightning.inference import render_engine as engine_module
 from stsa_lightning.inference.bfloat16 import bfloat16_is_fast, in_bfloat16
 from stsa_lightning.inference.cuda_graphs import Record
-from stsa_lightning.inference.engine import Engine, Rendered
+from stsa_lightning.inference.engine import Engine, Guided, Rendered
 from stsa_lightning.inference.fold import for_inference
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast
 from stsa_lightning.inference.onnx import OnnxEngine, export_onnx
 from stsa_lightning.inference.reference import PlainEngine
@@ -47,6 +48,11 @@ def networks(size: str, align_references: bool = False, **others: Any) -> tuple[
 class Inputs(NamedTuple):
     references: ReferenceInputs
     frames: FrameInputs
+    chosen: ChosenReferences
+
+    def part(self, part: slice) -> Inputs:
+        """Some of the frames."""
+        return Inputs(self.references, self.frames[part], self.chosen[part])
 
 
 def inputs(synthesis: Synthesis, frames: int = 3, window: int = 5) -> Inputs:
@@ -63,10 +69,11 @@ def inputs(synthesis: Synthesis, frames: int = 3, window: int = 5) -> Inputs:
         "masked_faces": mask_lower_half(smooth(frames, 3)),
         "masked_heatmaps": smooth(frames + window - 1, 1)[at],
         "audio": torch.randn(frames + window - 1, dim, 10, generator=generator)[at],
+        "keypoint_shift": 0.01 * torch.randn(frames, 2, 57, generator=generator),
     }
     references = ReferenceInputs(smooth(count, 3)[None], smooth(count, 1)[None])
     theta = torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator)
-    return Inputs(references, FrameInputs(**given, chosen=torch.arange(count).expand(frames, -1), theta=theta))
+    return Inputs(references, FrameInputs(**given), ChosenReferences(torch.arange(count).expand(frames, -1), theta))
 
 
 def mirrored(given: Inputs) -> Inputs:
@@ -79,13 +86,21 @@ def rendered(engine: Engine, given: Inputs) -> Tensor:
 
 
 def rendered_with_flow(engine: Engine, given: Inputs) -> Rendered:
-    return engine.render(given.frames, engine.encode(given.references))
+    encoded = engine.encode(given.references)
+    return engine.render(given.frames, engine.guide(given.frames, encoded), given.chosen, encoded)
+
+
+def guided(engine: Engine, given: Inputs) -> Guided:
+    return engine.guide(given.frames, engine.encode(given.references))
 
 
 def frame_by_frame(form: StraightForm, given: Inputs) -> Tensor:
-    frames = [given.frames[i : i + 1] for i in range(len(given.frames))]
-    references = given.references.images, given.references.heatmaps
-    return torch.cat([form.frame(f.masked_faces, f.masked_heatmaps, f.audio, *references, f.theta) for f in frames])
+    def face(one: Inputs) -> Tensor:
+        frame = one.frames.masked_faces, one.frames.masked_heatmaps, one.frames.audio
+        references = one.references.images, one.references.heatmaps
+        return form.frame(*frame, *references, one.chosen.theta, keypoint_shift=one.frames.keypoint_shift)
+
+    return torch.cat([face(given.part(slice(i, i + 1))) for i in range(len(given.frames))])
 
 
 @pytest.fixture(params=["exact", "fast", "CUDA graphs", "bfloat16", "onnx"])
@@ -119,8 +134,8 @@ def test_every_engine_renders_as_the_plain_one(make_engine: Callable[..., Engine
         true = getattr(expected, name)
         assert (answer.shape, answer.dtype) == (true.shape, torch.float32), name
         assert psnr_db(answer / true.abs().max(), true / true.abs().max()) > (80 if exact else 38), name
-    heatmaps = [each.heatmaps(given.frames, each.encode(given.references)) for each in (engine, plain)]
-    torch.testing.assert_close(*heatmaps, atol=1e-4, rtol=0)  # guidance is float32 in every mode
+    for predicted, true in zip(*(vars(guided(each, given)).values() for each in (engine, plain)), strict=True):
+        torch.testing.assert_close(predicted, true, atol=1e-4, rtol=0)  # guidance is float32 in every mode
 
 
 @pytest.mark.parametrize("align_references", [False, True])
@@ -155,14 +170,17 @@ def test_rendered_heatmaps_are_those_of_the_network() -> None:
     """In double precision: on a line's steep flank a rounding error of a keypoint's place is large."""
     guidance = seeded(Guidance(**GUIDANCE["small"])).double()
     synthesis = seeded(Synthesis(**SYNTHESIS["small"])).double()
-    references, frames = (
-        type(part)(*(v.double() if v.is_floating_point() else v for v in vars(part).values()))
-        for part in inputs(synthesis)
+    given = Inputs(
+        *(
+            type(part)(*(v.double() if v.is_floating_point() else v for v in vars(part).values()))
+            for part in inputs(synthesis)
+        )
     )
     engine, plain = RenderEngine(guidance, synthesis, precision="exact"), PlainEngine(guidance, synthesis, CPU)
-    expected = plain.heatmaps(frames, plain.encode(references))
-    assert expected.std() > 0.02
-    torch.testing.assert_close(engine.heatmaps(frames, engine.encode(references)), expected, atol=1e-8, rtol=0)
+    expected = guided(plain, given)
+    assert expected.heatmaps.std() > 0.02
+    torch.testing.assert_close(guided(engine, given).heatmaps, expected.heatmaps, atol=1e-8, rtol=0)
+    torch.testing.assert_close(guided(engine, given).keypoints, expected.keypoints, atol=1e-8, rtol=0)
 
 
 @pytest.mark.slow
@@ -224,13 +242,28 @@ def test_other_networks_are_not_drawn_in_bfloat16(settings: dict[str, Any], monk
     assert RenderEngine(*networks("small", **settings)).precision == "exact"
 
 
-@pytest.mark.parametrize("gone", ["_is_amx_tile_supported", "the operator"])
+UNITS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_bfloat16_is_fast_where_the_processor_has_either_unit(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in UNITS:
+        monkeypatch.setattr(torch.cpu, name, lambda known=name == unit: known, raising=False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_bf16_supported=lambda: True))
+    assert bfloat16_is_fast()
+    monkeypatch.setattr(torch.cpu, unit, lambda: False)
+    assert not bfloat16_is_fast()
+
+
+@pytest.mark.parametrize("gone", ["the units", "the operator"])
 def test_bfloat16_is_not_fast_where_pytorch_does_not_say_so(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in UNITS:
+        if gone == "the units":
+            monkeypatch.delattr(torch.cpu, name, raising=False)
+        else:
+            monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
     if gone == "the operator":
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
         monkeypatch.setattr(torch.ops, "mkldnn", object())
-    else:
-        monkeypatch.delattr(torch.cpu, gone, raising=False)
     assert not bfloat16_is_fast()
 
 
@@ -246,13 +279,11 @@ def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest
     encoder, engine.workers = engine.guidance.audio_encoder, None
     encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     references, plain = engine.encode(given.references), PlainEngine(guidance, synthesis, CPU)
-    together = engine.heatmaps(given.frames, references)
-    one_by_one = [engine.heatmaps(given.frames[i : i + 1], references) for i in range(4)]
+    together = engine.guide(given.frames, references).heatmaps
+    one_by_one = [engine.guide(given.frames[i : i + 1], references).heatmaps for i in range(4)]
     assert seen == [8, 5, 5, 5, 5]  # one batch each
     torch.testing.assert_close(together, torch.cat(one_by_one), atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        together, plain.heatmaps(given.frames, plain.encode(given.references)), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(together, guided(plain, given).heatmaps, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("align_references", [False, True])
@@ -260,7 +291,7 @@ def test_shared_windows_are_embedded_once_and_change_nothing(monkeypatch: pytest
 def test_frames_do_not_depend_on_their_block(precision: Precision, align_references: bool) -> None:
     guidance, synthesis = networks("tiny", align_references=align_references)
     given, engine = inputs(synthesis), RenderEngine(guidance, synthesis, precision=precision)
-    alone = [rendered(engine, given._replace(frames=given.frames[i : i + 1])) for i in range(3)]
+    alone = [rendered(engine, given.part(slice(i, i + 1))) for i in range(3)]
     assert psnr_db(rendered(engine, given), torch.cat(alone)) > (40 if engine.precision == "fast" else 100)
 
 
@@ -273,16 +304,15 @@ def test_each_frame_uses_the_references_chosen_for_it() -> None:
     chosen = torch.stack(
         [torch.randperm(count + 2, generator=torch.Generator().manual_seed(i))[:count] for i in range(3)]
     )
-    found = rendered(engine, Inputs(pool, replace(given.frames, chosen=chosen)))
-    tokens = engine.encode(given.references).tokens  # guidance uses the first ones
+    picked = given._replace(references=pool, chosen=replace(given.chosen, numbers=chosen))
+    found = rendered(engine, picked)
+    predicted = guided(engine, given)  # guidance uses the first ones
     for i, mine in enumerate(chosen):
-        alone = EngineReferences(tokens, (), ReferenceInputs(pool.images[:, mine], pool.heatmaps[:, mine]))
-        expected = engine.render(given.frames[i : i + 1], alone).faces
-        torch.testing.assert_close(found[i : i + 1], expected, atol=1e-5, rtol=0)
-    plain = PlainEngine(guidance, synthesis, CPU)
-    torch.testing.assert_close(
-        found, rendered(plain, Inputs(pool, replace(given.frames, chosen=chosen))), atol=1e-4, rtol=0
-    )
+        alone = EngineReferences(torch.empty(0), (), ReferenceInputs(pool.images[:, mine], pool.heatmaps[:, mine]))
+        part = slice(i, i + 1)
+        expected = engine.render(given.frames[part], predicted[part], given.chosen[part], alone).faces
+        torch.testing.assert_close(found[part], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, rendered(PlainEngine(guidance, synthesis, CPU), picked), atol=1e-4, rtol=0)
     assert not torch.allclose(found, rendered(engine, given), atol=0.01)
 
 
@@ -382,8 +412,10 @@ def test_what_is_recorded_never_waits_for_the_gpu(
     tokens = pretend_gpu.run(engine.guidance.embed_references, heatmaps[:1])
     masked = embedded(engine.guidance.embed_masked, frames.masked_heatmaps)
     audio = embedded(engine.guidance.embed_audio, frames.audio)
-    heatmap = pretend_gpu.run(engine._heatmap, masked, audio, frames.masked_heatmaps[:, 2], tokens)
-    references = images, heatmaps, frames.theta
+    given_once = masked, audio, frames.masked_heatmaps[:, 2], frames.keypoint_shift
+    joined = pretend_gpu.run(engine._guided, *given_once, tokens)
+    heatmap = Guided.split(joined).heatmaps
+    references = images, heatmaps, given.chosen.theta
     if not align_references:
         references = pretend_gpu.run(engine.synthesis.encode_references, images[:1], heatmaps[:1]).tensors()
     for render in (engine._exact_face, engine._fast_face):

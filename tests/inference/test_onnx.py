@@ -40,17 +40,28 @@ def test_onnx_renders_as_the_networks_do(
     described = json.loads((tmp_path / "onnx" / "stsa.json").read_text())
     assert described == {"face_size": 64, "num_references": 3, "audio_dim": 80, "features": "logmel", "num_frames": 5}
 
-    references, frames = example_inputs(64, 80, 5, 3, frames=3)
-    frames = replace(frames, theta=frames.theta + 0.1 * torch.randn(3, 3, 2, 3))
+    references, frames, chosen = example_inputs(64, 80, 5, 3, frames=3)
+    chosen = replace(chosen, theta=chosen.theta + 0.1 * torch.randn(3, 3, 2, 3))
     engine, plain = OnnxEngine(tmp_path / "onnx"), PlainEngine(tiny_guidance, tiny_synthesis, torch.device("cpu"))
-    expected, found = (each.render(frames, each.encode(references)) for each in (plain, engine))
+    encoded = [each.encode(references) for each in (plain, engine)]
+    true, guided = (each.guide(frames, given) for each, given in zip((plain, engine), encoded, strict=True))
+    torch.testing.assert_close(guided.keypoints, true.keypoints, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(guided.heatmaps, true.heatmaps, atol=1e-4, rtol=1e-4)
+    expected = plain.render(frames, true, chosen, encoded[0])
+    found = engine.render(frames, guided, chosen, encoded[1])
     assert expected.faces.std() > 0.05
     for name, answer in vars(found).items():
         torch.testing.assert_close(answer, getattr(expected, name), atol=1e-4, rtol=1e-4)
 
     # Without chosen references the graph takes all frames at once.
-    graph = runtime.InferenceSession(tmp_path / "onnx" / "frames.onnx")
-    given = {**vars(frames), "reference_images": references.images, "reference_heatmaps": references.heatmaps}
+    graph = runtime.InferenceSession(tmp_path / "onnx" / "synthesis.onnx")
+    given = {
+        **vars(frames),
+        **vars(guided),
+        **vars(chosen),
+        "reference_images": references.images,
+        "reference_heatmaps": references.heatmaps,
+    }
     given = {name: value.numpy() for name, value in given.items()} | engine.encode(references).encoded
     (faces,) = graph.run(["face"], {value.name: given[value.name] for value in graph.get_inputs()})
     np.testing.assert_allclose(faces, expected.faces, atol=1e-4, rtol=0)

@@ -196,3 +196,12 @@ def test_known_names_go_through_the_registry(small_vgg, tmp_path, monkeypatch):
         assert VGGFeatures("vgg19", weights, SMALL).layers == SMALL
     with pytest.raises(WeightsError, match="no weights are known by the name 'vgg13'"):
         VGGFeatures("vgg13")
+
+
+def test_detail_is_compared_in_the_first_layers_at_one_size(small_vgg: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stsa_lightning.losses.perceptual.DETAIL", "relu1_1")
+    loss = PerceptualLoss("vgg19", small_vgg, layers=SMALL)
+    a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    first = PerceptualLoss("vgg19", small_vgg, scales=1, layers=SMALL[:1], style_weight=0)
+    torch.testing.assert_close(loss.of_detail(a, b), first(a, b))
+    assert loss.features(a, "relu1_1").keys() == {"relu1_1"}

@@ -14,8 +14,8 @@ from torch import Tensor
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.features.base import steps_of
-from stsa_lightning.inference.engine import Engine, Rendered
-from stsa_lightning.inference.frame_inputs import FrameInputs, ReferenceInputs
+from stsa_lightning.inference.engine import Engine, Guided, Rendered
+from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.losses.cil import CILLoss
 from stsa_lightning.losses.mutual_information import MINE
 from stsa_lightning.media.audio import write_wav
@@ -185,8 +185,11 @@ class Witness:
         self.encoded.append(references)
         return self.engine.encode(references)
 
-    def render(self, frames: FrameInputs, references: Any) -> Rendered:
-        answer = self.engine.render(frames, references)
+    def guide(self, frames: FrameInputs, references: Any) -> Guided:
+        return self.engine.guide(frames, references)
+
+    def render(self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: Any) -> Rendered:
+        answer = self.engine.render(frames, guided, chosen, references)
         self.rendered.append((frames, answer.faces))
         return answer
 

@@ -133,8 +133,8 @@ NODE = """
 import sys
 import torch
 from lightning.pytorch import Callback, Trainer
-sys.path[:0] = sys.argv[1:3]
-from test_training import PHASES, data, module
+sys.path.insert(0, sys.argv[1])
+from tests.training.test_training import PHASES, data, module
 from stsa_lightning.training.callbacks.phases import PhaseSchedule
 
 class Windows(Callback):
@@ -142,7 +142,7 @@ class Windows(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.seen += [(clip, frame) for clip, frame in zip(batch["clip"], batch["frame"].tolist())]
 
-folder, root = sys.argv[3:]
+folder, root = sys.argv[2:]
 model = module()
 run = Trainer(accelerator="cpu", devices=1, num_nodes=2, strategy="ddp_alternating", max_epochs=4, logger=False,
               default_root_dir=folder, enable_progress_bar=False, enable_checkpointing=False, num_sanity_val_steps=0,
@@ -163,14 +163,13 @@ def free_port() -> int:
 def test_two_nodes_started_by_torchrun_end_with_equal_weights(prepared_sample: Path, tmp_path: Path):
     script = tmp_path / "node.py"
     script.write_text(NODE)
-    tests = Path(__file__).parents[1]
     port = str(free_port())
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
     def start(node: int) -> subprocess.Popen:
         words = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node_rank", str(node)]
         words += ["--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", port, str(script)]
-        words += [str(tests), str(tests / "training"), str(tmp_path), str(prepared_sample)]
+        words += [str(Path(__file__).parents[2]), str(tmp_path), str(prepared_sample)]
         return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
 
     nodes = [start(0), start(1)]

@@ -72,6 +72,10 @@ class Source:
     crop_height: int | None = None
     fault: str = ""
 
+    def absolute(self) -> Source:
+        """The same, found from any folder."""
+        return replace(self, path=self.path.absolute(), audio=self.audio and self.audio.absolute())
+
     @property
     def part(self) -> str:
         """Which part of the video it is, as text ("" for all of it); another part of the same file is another clip."""

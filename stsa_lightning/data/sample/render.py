@@ -14,6 +14,7 @@ import numpy as np
 from stsa_lightning.data.sample.face import Face, Pose
 from stsa_lightning.data.sample.speakers import make_speaker
 from stsa_lightning.data.sample.speech import articulate, phones_at, script, synthesise
+from stsa_lightning.utils.errors import UserError
 from stsa_lightning.utils.files import written_whole
 
 FORMAT = 1
@@ -209,4 +210,4 @@ def _write(path: Path, clip: SampleClip) -> None:
 
 def _check(name: str, value: float, good: bool, allowed: str) -> None:
     if not good:
-        raise ValueError(f"{name} must be {allowed}, got {value}")
+        raise UserError(f"{name} must be {allowed}, got {value}")

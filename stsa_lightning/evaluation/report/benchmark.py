@@ -31,6 +31,8 @@ DEFAULT_COLUMNS = (
     "psnr_mouth",
     "ssim_mouth",
     "lpips_alex_mouth",
+    "psnr_mouth@native",
+    "lpips_alex_mouth@native",
     "fid",
     "lmd",
     "lse_c",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,23 +86,46 @@ def print_report(report: Report) -> None:
     console = Console()
     console.print(f"[bold]{report.title}[/bold]", highlight=False)
     for task in report.tasks:
-        rows = report.task_rows(task)
-        # Without rules between and around them the eight columns of a report with baselines fit 80 characters.
-        space: dict[str, Any] = {"padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
-        table = Table(title=TASK_TITLES[task], title_justify="left", box=SIMPLE_HEAD, **space)
-        table.add_column("")
-        for row in rows:
-            # Broken between words here, as rich would cut the words of many columns.
-            name = textwrap.fill(row.method, max(map(len, row.method.split()), default=1))
-            table.add_column(name, justify="right", style="bold" if row.method == report.main else None)
-        for column in report.task_columns(task):
-            table.add_row(
-                column.heading, *(cell_text(row.cells.get(column.name), column, bounds=False) for row in rows)
-            )
-        table.add_row("without a face", *(_tail(row)[1] for row in rows))
-        console.print(table, "")
+        title: str | None = TASK_TITLES[task]
+        columns = report.task_columns(task)
+        headings = [*(column.heading for column in columns), "without a face"]
+        rows = [
+            (row, [*(cell_text(row.cells.get(column.name), column, bounds=False) for column in columns), _tail(row)[1]])
+            for row in report.task_rows(task)
+        ]
+        for part in _side_by_side(rows, console.width - max(map(len, headings))):
+            console.print(_printed(title, headings, part, report.main), "")
+            title = None
     for line in [*settings_lines(report), *_not_measured(report)]:
         console.print(line, highlight=False, markup=False)
+
+
+def _side_by_side(rows: list[tuple[Row, list[str]]], width: int) -> Iterator[list[tuple[Row, list[str]]]]:
+    """Methods with their values in as many tables as a terminal needs: a number that is cut says another one."""
+    part: list[tuple[Row, list[str]]] = []
+    left = width
+    for row, texts in rows:
+        needed = 1 + max(map(len, [*row.method.split(), *texts]))
+        if part and needed > left:
+            yield part
+            part, left = [], width
+        part.append((row, texts))
+        left -= needed
+    yield part
+
+
+def _printed(title: str | None, headings: list[str], rows: list[tuple[Row, list[str]]], main: str) -> Table:
+    # Without rules between and around them the eight columns of a report with baselines fit 80 characters.
+    space: dict[str, Any] = {"padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, **space)
+    table.add_column("", no_wrap=True)
+    for row, _ in rows:
+        # Broken between words here, as rich would cut the words of many columns.
+        name = textwrap.fill(row.method, max(map(len, row.method.split()), default=1))
+        table.add_column(name, justify="right", style="bold" if row.method == main else None)
+    for heading, *texts in zip(headings, *(texts for _, texts in rows), strict=True):
+        table.add_row(heading, *texts)
+    return table
 
 
 def _not_measured(report: Report) -> list[str]:

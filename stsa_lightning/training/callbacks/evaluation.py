@@ -21,7 +21,7 @@ from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.metrics.base import Region, Summed
 from stsa_lightning.metrics.identity import IdentityName
 from stsa_lightning.metrics.sync import Variant
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least
 from stsa_lightning.utils.files import unused
 
 
@@ -58,6 +58,9 @@ class EvaluationCallback(Callback):
         weights_dir: str | None = None,
         strict: bool = False,
     ) -> None:
+        check_at_least("clips", clips, 0)
+        check_at_least("landmark_frames", landmark_frames, 0)
+        check_at_least("every_n_validations", every_n_validations, 1)
         self.strict = strict
         self.names = chosen_metrics(metrics)
         self.options = Options(tuple(regions), 0, sync, identity, weights_dir)

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from stsa_lightning.utils.errors import check_at_least
 from stsa_lightning.utils.files import unused
 
 COLUMNS = ("reference", "masked", "heatmap", "warped", "generated", "true")
@@ -31,6 +32,8 @@ class ValidationPictures(Callback):
     """
 
     def __init__(self, count: int = 6, every_n_epochs: int = 1) -> None:
+        check_at_least("count", count, 0)
+        check_at_least("every_n_epochs", every_n_epochs, 1)
         self.count, self.every_n_epochs = count, every_n_epochs
         self.rows: list[Tensor] = []
         self.folder = Path()

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from stsa_lightning.training.callbacks.whole_files import use_whole_files
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import check_at_least
 
 REQUEUE = getattr(signal, "SIGUSR1", None)  # Windows has none
 SIGNALS = (signal.SIGTERM, *([REQUEUE] if REQUEUE else []))
@@ -43,9 +43,8 @@ class ResumePoint(Callback):
     """
 
     def __init__(self, every_n_minutes: float = 15.0, every_n_steps: int = 0, requeue: bool = True) -> None:
-        for name, value in (("every_n_minutes", every_n_minutes), ("every_n_steps", every_n_steps)):
-            if not value >= 0:
-                raise UserError(f"{name} must be 0 or more, got {value}")
+        check_at_least("every_n_minutes", every_n_minutes, 0)
+        check_at_least("every_n_steps", every_n_steps, 0)
         self.every_n_minutes, self.every_n_steps, self.requeue = every_n_minutes, every_n_steps, requeue
         self.folder: Path | None = None
         self._received = 0  # the signal's number

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from stsa_lightning.training.checks import identity
-from stsa_lightning.utils.errors import UserError
+from stsa_lightning.utils.errors import UserError, check_at_least
 
 
 @dataclass
@@ -37,8 +37,7 @@ class LossWatch(Callback):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_at_least("every_n_steps", every_n_steps, 1)
         self.every_n_steps = every_n_steps
         self._seen: list[Seen] = []
 

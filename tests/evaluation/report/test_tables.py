@@ -133,9 +133,8 @@ def test_files_read_back(tmp_path):
         load_report(tmp_path)
 
 
-def test_the_demo_s_widest_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    baselines = ["masked input", "random reference", "mean of references", "nearest in pose", "source frame"]
-    methods = [*baselines, "STSA", "ground truth"]
+def printed(methods: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Lines of an unpaired table of one metric on a terminal of 80 columns."""
     column = Column("mouth_sound", "mouth-sound", "z", "higher", "no network", 1)
     values = {"unpaired": {method: {"mouth_sound": MetricValue(-2.5, 1)} for method in methods}}
     clip = ClipScores("one", "s", {"unpaired": 400}, values=values, reasons={"unpaired": {m: {} for m in methods}})
@@ -143,9 +142,30 @@ def test_the_demo_s_widest_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch
     print_report(Report("Sample", "STSA", {}, [column], table_rows([clip], [column]), {}, [], clip_records([clip])))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    (line,) = (line for line in lines if "mouth-sound" in line)  # its heading and all values stand on one line
-    assert line.split()[:3] == ["mouth-sound", "(z)", "↑"]
+    return lines
+
+
+BASELINES = ["masked input", "random reference", "mean of references", "nearest in pose"]
+
+
+def test_the_demo_s_widest_table_fits_80_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    methods = [*BASELINES, "source frame", "STSA", "ground truth"]
+    (line,) = (line for line in printed(methods, monkeypatch, capsys) if "mouth-sound" in line)
+    assert line.split()[:3] == ["mouth-sound", "(z)", "↑"]  # its heading and all values stand on one line
     assert line.split()[3:] == ["-2.5"] * len(methods)
+
+
+def test_more_methods_than_fit_80_columns_stand_in_a_second_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ablated = ["no spatial path", "no temporal path", "warped references", "heatmap shuffled", "audio shuffled"]
+    methods = [*BASELINES, *ablated, "STSA", "ground truth"]
+    lines = printed(methods, monkeypatch, capsys)
+    values = [line.split()[3:] for line in lines if "mouth-sound" in line]
+    assert len(values) == 2
+    assert [value for part in values for value in part] == ["-2.5"] * len(methods)  # none is cut
+    words = "\n".join(lines).split()
+    assert all(word in words for method in methods for word in method.split())
 
 
 def test_numbers():

@@ -116,7 +116,7 @@ def whole(prepared_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_resume import *
+from tests.training.callbacks.test_resume import *
 root, folder, what, workers = sys.argv[2:]
 stop = {"nothing": [], "term": [Stop(3, signal.SIGTERM)], "kill": [Stop(7, signal.SIGKILL)]}[what]
 fit(root, folder, *stop, ResumePoint(0, every_n_steps=2), workers=int(workers), seed=0 if stop else 99)
@@ -126,7 +126,7 @@ fit(root, folder, *stop, ResumePoint(0, every_n_steps=2), workers=int(workers), 
 def run(folder: Path, root: Path, what: str, workers: int = 0) -> int:
     script = folder / "run.py"
     script.write_text(SCRIPT)
-    words = [sys.executable, script, Path(__file__).parent, root, folder, what, str(workers)]
+    words = [sys.executable, script, Path(__file__).parents[3], root, folder, what, str(workers)]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
     print(done.stdout[-2000:], done.stderr[-3000:])
     return done.returncode

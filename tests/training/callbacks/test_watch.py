@@ -96,6 +96,10 @@ def test_a_batch_of_other_shapes_is_named():
         check_batch({**batch, "lip_heatmaps": maps[..., :32, :32]}, SETTINGS, 80)
     with pytest.raises(UserError, match=r"audio: expected .* got nothing"):
         check_batch({name: value for name, value in batch.items() if name != "audio"}, SETTINGS, 80)
+    native = {**SETTINGS, "losses": {"weights": {"native_warp": 2.0, "native_perceptual": 0.0}}}
+    with pytest.raises(UserError, match=r"native_warp.*got none; set data.native_size"):
+        check_batch(batch, native, 80)
+    check_batch({**batch, "native_references": torch.zeros(2, 2, 3, 128, 128)}, native, 80)
 
 
 def test_an_unknown_feature_is_named():
