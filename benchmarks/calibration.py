@@ -30,7 +30,7 @@ from stsa_lightning.face.landmarks import LandmarkDetector, landmark_detector
 from stsa_lightning.face.topology import MOUTH, positions
 from stsa_lightning.media.audio import load_audio
 from stsa_lightning.media.video import VideoReader
-from stsa_lightning.metrics.identity import CSIM, IdentityNetwork, identity_network
+from stsa_lightning.metrics.identity import CSIM, IdentityNetwork, embeddings, identity_network
 from stsa_lightning.metrics.image import PSNR, SSIM
 from stsa_lightning.metrics.landmarks import LandmarkDistance, inter_ocular_distance
 from stsa_lightning.metrics.mouth_sync import lip_aperture_sync
@@ -164,8 +164,10 @@ class Judge:
                 elif name == "jitter":
                     metric.update(found, truth)
                 elif name.startswith("CSIM"):
-                    step = slice(None, None, self.every)
-                    metric.update(pred[step], target[step], found[step], truth[step])
+                    step, person = slice(None, None, self.every), self.people[name.removeprefix("CSIM ")]
+                    metric.update(
+                        *(embeddings(x[step], places[step], person) for x, places in ((pred, found), (target, truth)))
+                    )
                 else:
                     metric.update(pred, target)
         return {
@@ -207,13 +209,13 @@ class Judge:
         if self.inception is not None:
             self.inception.reset()
             metrics["FID"] = self.inception
-        return metrics | {f"CSIM {name}": CSIM(network) for name, network in self.people.items()}
+        return metrics | {f"CSIM {name}": CSIM() for name in self.people}
 
 
 def _values(name: str, result: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, float]:
     if isinstance(result, torch.Tensor):
         return {name: result.item()}
-    keys = {"cosine": "", "l2": " L2", "pixels": "", "normalised": " / eyes"}
+    keys = {"pixels": "", "normalised": " / eyes"}
     return {name + keys[key]: value.item() for key, value in result.items() if key in keys}
 
 
@@ -224,10 +226,7 @@ BLIND = {
     "warp": ("blur", "shift", "late"),
     "Fréchet (AlexNet)": ("late", "tremble"),
     "FID": ("late", "tremble"),
-} | {
-    f"CSIM {name}": ("shift", "tremble", "flicker")
-    for name in ("arcface", "sface", "dlib", "arcface L2", "sface L2", "dlib L2")
-}
+} | {f"CSIM {name}": ("shift", "tremble", "flicker") for name in ("arcface", "sface", "dlib")}
 
 
 def monotone(name: str, values: Sequence[float]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from stsa_lightning.face.crops import to_uint8
 from stsa_lightning.face.topology import positions
-from stsa_lightning.metrics.base import Summed, checked_frames
+from stsa_lightning.metrics.base import FrameMean, checked_frames
 from stsa_lightning.utils.errors import MissingPackageError, check_choice, required
 from stsa_lightning.utils.weights import weights_path
 
@@ -159,53 +159,16 @@ def csim(pred: Tensor, true: Tensor) -> Tensor:
     return F.cosine_similarity(pred, true, dim=-1)
 
 
-def identity_distance(pred: Tensor, true: Tensor) -> Tensor:
-    """Euclidean distance of embeddings, (F, D) each -> (F,); NaN where either is."""
-    return (pred - true).norm(dim=-1)
+class CSIM(FrameMean):
+    """Mean `csim` of generated and true faces, over frames of any number of clips, batches and ranks; 1 is ideal.
 
-
-class CSIM(Summed):
-    """Similarity of identity of generated and true faces, over frames of any number of clips, batches and ranks.
-
-    Args:
-        network: a name, see `identity_network`, or a network that several metrics share.
-
-    `compute` gives `cosine` (CSIM; 1 is ideal), `l2` (distance; 0 is ideal), and the counts of frames
-    `measured` and `unmeasured` (no face on one of the sides).
+    `unmeasured` counts frames without a face on one of the sides.
     """
 
     higher_is_better = True
-    total_cosine: Tensor
-    total_l2: Tensor
-    measured: Tensor
-    unmeasured: Tensor
 
-    def __init__(
-        self, network: IdentityName | IdentityNetwork = "arcface", weights_dir: str | Path | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.network = identity_network(network, weights_dir) if isinstance(network, str) else network
-        self._add_sums(["total_cosine", "total_l2"], ["measured", "unmeasured"])
-
-    def update(self, pred: Tensor, true: Tensor, pred_landmarks: Tensor, true_landmarks: Tensor) -> None:
-        """RGB (F, 3, H, W) in [0, 1]; landmarks (F, 131, 2) in their pixels, each found in its own picture, or NaN."""
-        if len(pred) != len(true):
+    def update(self, pred: Tensor, true: Tensor) -> None:
+        """What `embeddings` returned of a clip's frames, (F, D) each; NaN where no face was found."""
+        if pred.shape[:1] != true.shape[:1]:
             raise ValueError(f"pred and true must have as many frames, got {len(pred)} and {len(true)}")
-        if not len(pred):
-            return
-        a, b = embeddings(pred, pred_landmarks, self.network), embeddings(true, true_landmarks, self.network)
-        cosine = csim(a, b).double()
-        found = cosine.isfinite()
-        self.total_cosine += cosine[found].sum().to(self.total_cosine.device)
-        self.total_l2 += (a - b)[found].double().norm(dim=-1).sum().to(self.total_l2.device) if found.any() else 0
-        self.measured += int(found.sum())
-        self.unmeasured += int((~found).sum())
-
-    def compute(self) -> dict[str, Tensor]:
-        """Means over the measured frames; NaN when there are none."""
-        return {
-            "cosine": (self.total_cosine / self.measured).float(),
-            "l2": (self.total_l2 / self.measured).float(),
-            "measured": self.measured.clone(),
-            "unmeasured": self.unmeasured.clone(),
-        }
+        self._add(csim(pred, true).to(self.device))

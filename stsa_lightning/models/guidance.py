@@ -295,6 +295,10 @@ class Guidance(nn.Module):
         return whole.clamp(max=1)
 
     def _keypoints(self, lip: Tensor, jaw: Tensor, lip_embeddings: Tensor, jaw_embeddings: Tensor) -> Tensor:
-        lip_xy = self.lip_keypoints(self.lip_encoder(lip) + lip_embeddings).unflatten(1, (LIP_KEYPOINTS, 2))
-        jaw_xy = self.jaw_keypoints(self.jaw_encoder(jaw) + jaw_embeddings).unflatten(1, (JAW_KEYPOINTS, 2))
+        lip_code, jaw_code = self.lip_encoder(lip) + lip_embeddings, self.jaw_encoder(jaw) + jaw_embeddings
+        # Half a pixel is all that 16 bits tell of a place in the box; lips are shut by less.
+        with torch.autocast(lip.device.type, enabled=False):
+            kind = self.lip_keypoints.weight.dtype
+            lip_xy = self.lip_keypoints(lip_code.to(kind)).unflatten(1, (LIP_KEYPOINTS, 2))
+            jaw_xy = self.jaw_keypoints(jaw_code.to(kind)).unflatten(1, (JAW_KEYPOINTS, 2))
         return torch.cat([jaw_xy, lip_xy], dim=1).transpose(1, 2)  # (B * T, 2, 57)

@@ -100,4 +100,6 @@ class TemporalPath(nn.Module):
         x = self.adain1(self.spade1(features, half), audio)
         x = self.adain2(self.spade2(x, half), audio)
         x = self.spade3(F.pixel_shuffle(x, 2), heatmap)
-        return self.flow(x), self.confidence(x)
+        with torch.autocast(x.device.type, enabled=False):  # 16 bits place a far pixel by eighths
+            flow = self.flow(x.to(self.flow.weight.dtype))
+        return flow, self.confidence(x)

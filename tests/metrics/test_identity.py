@@ -17,7 +17,6 @@ from stsa_lightning.metrics.identity import (
     align,
     csim,
     embeddings,
-    identity_distance,
     identity_network,
 )
 from stsa_lightning.utils.weights import KNOWN, WeightsError
@@ -123,9 +122,7 @@ def test_csim_by_hand():
     a = torch.tensor([[1.0, 0.0], [3.0, 4.0], [torch.nan, torch.nan]])
     b = torch.tensor([[0.0, 2.0], [6.0, 8.0], [1.0, 1.0]])
     assert csim(a, b)[:2].tolist() == pytest.approx([0, 1])
-    assert identity_distance(a, b)[:2].tolist() == pytest.approx([5**0.5, 5])
     assert csim(a, b)[2].isnan()
-    assert identity_distance(a, b)[2].isnan()
 
 
 def test_metric_is_the_mean_over_frames_in_which_both_were_found():
@@ -134,23 +131,21 @@ def test_metric_is_the_mean_over_frames_in_which_both_were_found():
     places = torch.zeros(6, 131, 2)
     lost = places.clone()
     lost[2] = torch.nan
-    metric = CSIM(Colour())
-    metric.update(pred[:4], true[:4], lost[:4], places[:4])
-    metric.update(pred[4:], true[4:], places[4:], lost[:2])
     a, b = (embeddings(x, places, Colour()) for x in (pred, true))
+    metric = CSIM()
+    metric.update(embeddings(pred[:4], lost[:4], Colour()), b[:4])
+    metric.update(a[4:], embeddings(true[4:], lost[:2], Colour()))
     kept = [0, 1, 3, 4, 5]
-    result = metric.compute()
-    assert result["cosine"].item() == pytest.approx(csim(a, b)[kept].mean().item(), rel=1e-5)
-    assert result["l2"].item() == pytest.approx((a - b).norm(dim=1)[kept].mean().item(), rel=1e-5)
-    assert (result["measured"], result["unmeasured"]) == (5, 1)
-    same = CSIM(Colour())(pred, pred, places, places)
-    assert same["cosine"].item() == pytest.approx(1)
-    assert same["l2"] == 0
-    # A first clip in which nobody is found.
-    blind = CSIM(Colour())
-    blind.update(pred[:2], true[:2], torch.full((2, 131, 2), torch.nan), places[:2])
-    assert blind.compute()["cosine"].isnan()
-    assert blind.compute()["unmeasured"] == 2
+    assert metric.compute().item() == pytest.approx(csim(a, b)[kept].mean().item(), rel=1e-5)
+    assert (metric.count, metric.unmeasured) == (5, 1)
+    assert CSIM()(a, a).item() == pytest.approx(1)
+    # A first clip in which nobody is found, whose vectors have no size of their own.
+    blind = CSIM()
+    blind.update(embeddings(pred[:2], torch.full((2, 131, 2), torch.nan), Colour()), b[:2])
+    assert blind.compute().isnan()
+    assert blind.unmeasured == 2
+    with pytest.raises(ValueError, match="as many frames, got 2 and 6"):
+        metric.update(a[:2], b)
 
 
 def test_dlib_distinguishes_people(speakers):
@@ -161,15 +156,15 @@ def test_dlib_distinguishes_people(speakers):
     vectors = {name: embeddings(frames, landmarks, network) for name, (frames, landmarks) in speakers.items()}
     first, again, other = (vectors[name] for name in ("spk01_01", "spk01_03", "spk20_01"))
     assert first.shape == (2, 128)
-    assert identity_distance(first, again).max() < 0.5
-    assert identity_distance(first, other).min() > 0.6
+    assert (first - again).norm(dim=-1).max() < 0.5
+    assert (first - other).norm(dim=-1).min() > 0.6
     assert csim(first, again).min() > csim(first, other).max()
     frames, landmarks = speakers["spk01_01"]
-    assert CSIM(network)(frames, frames, landmarks, landmarks)["l2"] == 0
+    assert CSIM()(first, first).item() == pytest.approx(1)
     blurred = torch.from_numpy(
         np.stack([cv2.GaussianBlur(frame.permute(1, 2, 0).numpy(), (0, 0), 12) for frame in frames])
     ).permute(0, 3, 1, 2)
-    assert identity_distance(embeddings(blurred, landmarks, network), first).min() > 0.1
+    assert (embeddings(blurred, landmarks, network) - first).norm(dim=-1).min() > 0.1
 
 
 def test_absent_weights_and_packages_say_what_to_do(tmp_path, monkeypatch):
@@ -183,7 +178,7 @@ def test_absent_weights_and_packages_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("stsa_lightning.utils.weights.download", refuse)
     for name in ("arcface", "sface"):
         with pytest.raises(WeightsError, match=f"{name} .*By hand: fetch {KNOWN[name].url}"):
-            CSIM(name)
+            identity_network(name)
     monkeypatch.setitem(sys.modules, "dlib", None)
     with pytest.raises(ImportError, match=r"stsa_lightning\[identity\]"):
         identity_network("dlib")

@@ -123,6 +123,14 @@ def test_bfloat16(tiny_guidance: Guidance) -> None:
     torch.testing.assert_close(rough.heatmap.float(), exact.heatmap, atol=0.05, rtol=0)
 
 
+def test_keypoints_under_autocast_tell_a_shut_mouth_from_one_that_is_ajar(tiny_guidance: Guidance) -> None:
+    """In bfloat16 a place beyond the middle of the box is a multiple of 1/256 or 1/128: half a pixel of 128, or one."""
+    with torch.autocast("cpu", torch.bfloat16):
+        keypoints = tiny_guidance(*inputs()).keypoints
+    assert keypoints.dtype == torch.float32
+    assert ((512 * keypoints) % 1 > 0).float().mean() > 0.9
+
+
 def test_audio_dropout_hides_whole_features_in_training_alone() -> None:
     torch.manual_seed(0)
     guidance = Guidance(**{**GUIDANCE["tiny"], "audio_dropout": 0.5})

@@ -238,6 +238,12 @@ def test_no_flow_samples_at_the_identity_grid_and_flow_is_in_pixels() -> None:
     torch.testing.assert_close(moved[0, 5, 7], deformation(torch.zeros_like(flow))[0, 3, 10])
 
 
+def test_flow_under_autocast_is_not_rounded_to_eighths_of_a_pixel(tiny_synthesis: Synthesis) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        flow = tiny_synthesis(**inputs()).flow
+    assert ((flow.bfloat16().float() - flow).abs() > 0).float().mean() > 0.9
+
+
 def test_resized_deformation_keeps_its_corners_near() -> None:
     grid = deformation(torch.zeros(1, 2, 32, 32))
     small = resize_deformation(grid, 8)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stsa_lightning.evaluation.clip_sample import Prediction
 from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
-from stsa_lightning.metrics.identity import IdentityNetwork, csim
+from stsa_lightning.metrics.identity import CSIM, IdentityNetwork
 
 
 class Identity:
@@ -23,8 +23,10 @@ class Identity:
         both = sorted(generated.keys() & true.keys())
         if not both:
             raise NotMeasuredError("no frame in which both faces were found")
-        cosine = csim(_stacked(generated, both), _stacked(true, both)).double().mean()
-        return {"csim": MetricValue(float(cosine), len(both), int(prediction.sample.scored.sum()) - len(both))}
+        metric = CSIM(sync_on_compute=False)
+        metric.update(_stacked(generated, both), _stacked(true, both))
+        missed = int(prediction.sample.scored.sum()) - len(both)
+        return {"csim": MetricValue(float(metric.compute()), len(both), missed)}
 
     def _embeddings(self, prediction: Prediction) -> dict[int, np.ndarray]:
         """Frame number -> embedding, of the scored frames with a face; those of the ground truth serve every method."""

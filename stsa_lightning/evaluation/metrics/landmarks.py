@@ -18,7 +18,7 @@ from stsa_lightning.metrics.landmarks import (
     lip_aperture_correlation,
 )
 from stsa_lightning.metrics.mouth_sync import CLEAR_CONFIDENCE, lip_aperture_sync
-from stsa_lightning.metrics.stability import Jitter, silence_leak
+from stsa_lightning.metrics.stability import Jitter, SilenceLeak
 
 LEFT_EYE, RIGHT_EYE = positions([362, 263]).tolist(), positions([33, 133]).tolist()
 
@@ -80,10 +80,11 @@ def silence(prediction: Prediction) -> dict[str, MetricValue]:
     if prediction.sample.silence is None or prediction.method != prediction.sample.main:
         raise NotMeasuredError("needs the networks, driven by silence")
     silent = inner_lip_aperture(prediction.landmarks_of(prediction.sample.silence))
-    leak = float(silence_leak(torch.from_numpy(silent), torch.from_numpy(prediction.lip_aperture)))
-    if np.isnan(leak):
+    metric = SilenceLeak(sync_on_compute=False)
+    metric.update(torch.from_numpy(silent), torch.from_numpy(prediction.lip_aperture))
+    if not metric.count:
         raise NotMeasuredError("no mouth was found, or it does not move to speech either")
-    return {"silence": MetricValue(leak, 1)}
+    return {"silence": MetricValue(float(metric.compute()), 1)}
 
 
 def lip_aperture_offset(prediction: Prediction) -> dict[str, MetricValue]:

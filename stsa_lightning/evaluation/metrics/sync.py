@@ -10,7 +10,7 @@ import numpy as np
 
 from stsa_lightning.evaluation.clip_sample import Prediction
 from stsa_lightning.evaluation.metrics.columns import MetricValue, NotMeasuredError
-from stsa_lightning.metrics.sync import PADDING_VALUE, SyncMeter, crop_tracked, tracked_boxes
+from stsa_lightning.metrics.sync import PADDING_VALUE, SyncMeter, SyncScores, crop_tracked, tracked_boxes
 from stsa_lightning.models.syncnet import PICTURE_PX, SyncNet
 
 BLOCK = 32
@@ -29,15 +29,14 @@ class LipSync:
     def __call__(self, prediction: Prediction) -> dict[str, MetricValue]:
         if prediction.wave is None:
             raise NotMeasuredError("there is no sound")
-        metric = SyncMeter(self.network, self.variant)
+        meter, scores = SyncMeter(self.network, self.variant), SyncScores(sync_on_compute=False)
         for block in self._blocks(prediction):
-            metric.update(block)
-        score = metric.finish(prediction.wave)
-        return {
-            "lse_d": MetricValue(score.lse_d, 1),
-            "lse_c": MetricValue(score.lse_c, 1),
-            "offset": MetricValue(float(score.offset), 1),
-        }
+            meter.update(block)
+        score = meter.finish(prediction.wave)
+        scores.update(score)
+        means = scores.compute()
+        lse = {name: MetricValue(float(means[name]), 1) for name in ("lse_d", "lse_c")}
+        return lse | {"offset": MetricValue(float(score.offset), 1)}
 
     def _blocks(self, prediction: Prediction) -> Iterator[np.ndarray]:
         if prediction.method in prediction.sample.frames:
