@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -138,10 +139,10 @@ class Dubber:
             restore,
             detail,
             largest_side(resolution, size),
-            cache(partial(calibration_windows, features, num_frames))
-            if calibrate and pose_matched and guidance.draws_keypoints
-            else None,
         )
+        if calibrate and pose_matched and guidance.draws_keypoints:
+            windows = cache(partial(calibration_windows, features, num_frames))
+            self.config = replace(self.config, calibration=windows, draw=guidance.draw)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
         self.face, self.fit, self.silence, self.steady = checked_person(face), fit, silence, steady

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stsa_lightning.inference.keypoint_calibration import Draw
+
 Restore = Callable[[np.ndarray], np.ndarray]
 
 
@@ -26,6 +28,7 @@ class RenderConfig:
         largest_side: faces larger than S are rendered at their own size, up to this one; S: all at the networks' size.
         calibration: gives the audio windows (K, T, D, 10) under which guidance is calibrated to each shot's person, see
             `inference.keypoint_calibration`; None: it is not.
+        draw: `Guidance.draw` of networks that are calibrated.
     """
 
     face_size: int
@@ -38,6 +41,7 @@ class RenderConfig:
     detail: bool = True
     largest_side: int = 0
     calibration: Callable[[], np.ndarray] | None = None
+    draw: Draw | None = None
 
     @property
     def native(self) -> bool:

@@ -204,6 +204,8 @@ class Renderer:
             None if calibration is None else calibration(landmarks),
         )
         block.guided = self.engine.guide(block.inputs, block.references.encoded)
+        if calibration is not None and self.config.draw is not None:
+            block.guided = calibration.placed(block.guided, block.inputs, landmarks, self.config.draw)
         every = np.ones((len(sources), len(block.references.landmarks)), bool)
         lips = block.guided.inner_lip_aperture()
         block.to_serve = ToServe(lips, landmarks, self.faces.valid[sources], every)

@@ -168,6 +168,8 @@ class Networks:
         shift = None if pool.calibration is None else pool.calibration(landmarks, allowed)
         inputs = self._inputs(clip, block, speech, shift)
         guided = self.engine.guide(inputs, pool.encoded)
+        if pool.calibration is not None:
+            guided = pool.calibration.placed(guided, inputs, landmarks, self.engine.guidance.draw, allowed)
         return inputs, guided, ToServe(guided.inner_lip_aperture(), landmarks, clip.valid[block], allowed)
 
     def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:

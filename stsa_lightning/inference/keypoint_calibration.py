@@ -4,19 +4,28 @@ Guidance knows the people it was trained on. A stranger's mouth it puts about wh
 with other lips. How that is off stays the same in all frames of a person, whatever is said, and can be read off the
 video that is to be dubbed, for there the true mouth is seen. Measured on 16 people whom the bundled networks never saw,
 this takes a quarter of the distance between predicted and true lips.
+
+What is left is, for the most part, where lips lie as a whole, which guidance reads off the contours of brows, eyes and
+nose. The person's own frames tell it about as well, by the pose and by how far lips are open and how wide they are, and
+are wrong in other frames: the middle of both is nearer than either.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from stsa_lightning.face.alignment import reference_transforms
-from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LIP_MEASURE_KEYPOINTS, MASKED_POSITIONS
-from stsa_lightning.inference.engine import Engine
-from stsa_lightning.inference.frame_inputs import FrameInputBuilder
+from stsa_lightning.face.topology import JAW_KEYPOINTS, KEYPOINT_POSITIONS, LIP_MEASURE_KEYPOINTS, MASKED_POSITIONS
+from stsa_lightning.inference.engine import Engine, Guided
+from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
+
+Draw = Callable[[Tensor, Tensor], Tensor]  # see `Guidance.draw`
 
 _TURNS = 3  # principal components of the pose: about yaw, pitch and what the detector makes of them
 # Ridge penalties. For what is the same in all poses, as much as one frame weighs: lips of a single picture may smile.
@@ -24,6 +33,10 @@ _MEAN_PENALTY = 1.0
 # For what changes with the pose, in squared sides of the box; heads that are turned far have variances of 0.001.
 _TURN_PENALTY = 0.0016
 _SLOPE_PENALTY = 1e-4
+# For how the place of lips and jaw changes with the pose and with what the lips do, in the same units.
+_PLACE_PENALTY = 1e-4
+_PLACE_SHARE = 0.3  # of what the person's frames say of it, against guidance
+_PLACE_FRAMES = 8.0  # of which there are enough to count for half of that
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class KeypointCalibration:
     """
 
     def __init__(self, predicted: np.ndarray, landmarks: np.ndarray, places: np.ndarray) -> None:
-        self.places, landmarks = places, landmarks[places]
+        self.places, known, landmarks = places, landmarks, landmarks[places]
         self._anchor = landmarks[0]
         aligned = _Aligned.of(landmarks, self._anchor)
         guessed, true = aligned(predicted.swapaxes(1, 2)), aligned(landmarks[:, KEYPOINT_POSITIONS])
@@ -88,6 +101,7 @@ class KeypointCalibration:
         self._missing = (true - guessed).reshape(len(poses), -1) - np.outer(wide - opened, slope)
         self._weight = len(np.unique(places)) / len(places)
         self._penalty = np.array([_MEAN_PENALTY, *[_TURN_PENALTY] * poses.shape[1]])
+        self._know_places(_Aligned.of(known, self._anchor), known[:, KEYPOINT_POSITIONS])
 
     @classmethod
     def of(
@@ -118,6 +132,47 @@ class KeypointCalibration:
         shift = aligned.back((_with_mean(poses)[:, None] @ weights).reshape(len(frames), -1, 2))
         return np.nan_to_num(shift).swapaxes(1, 2).astype(np.float32)
 
+    def _know_places(self, aligned: _Aligned, keypoints: np.ndarray) -> None:
+        """What `place` is told by: the M known frames and their true keypoints (M, 57, 2)."""
+        points = aligned(keypoints)
+        self._own_places, measures = _places(points), _aperture_and_width(points)
+        self._own_measures = measures.mean(0)
+        self._seen = np.column_stack([_with_mean(self._poses(aligned)), measures - self._own_measures])
+        # Hardly any on what is the same in all frames: but for it nothing could be solved where none is allowed.
+        self._seen_penalty = np.array([1e-3, *[_PLACE_PENALTY] * (self._seen.shape[1] - 1)])
+
+    def place(self, keypoints: np.ndarray, frames: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+        """What is to be added to calibrated keypoints for lips and jaw, each as a whole, to lie nearer to their place.
+
+        Args:
+            keypoints: (F, 2, 57) predicted and calibrated, in sides of the box; their shape stays.
+            frames, allowed: as in a call.
+
+        Returns:
+            (F, 2, 57), in sides of the box.
+        """
+        aligned = _Aligned.of(frames, self._anchor)
+        points = aligned(keypoints.swapaxes(1, 2))
+        known = np.ones((1, len(self._seen))) if allowed is None else allowed.astype(float)
+        mean = self._own_places.mean(0)
+        weights = _ridge(self._seen, self._own_places - mean, known, self._seen_penalty)
+        poses = np.clip(self._poses(aligned), *self._range)
+        given = np.column_stack([_with_mean(poses), _aperture_and_width(points) - self._own_measures])
+        own = mean + (given[:, None] @ weights)[:, 0]  # (F, 4)
+        count = known.sum(1, keepdims=True)
+        apart = _PLACE_SHARE * count / (count + _PLACE_FRAMES) * (own - _places(points))
+        moved = apart.reshape(-1, 2, 2).repeat([JAW_KEYPOINTS, points.shape[1] - JAW_KEYPOINTS], axis=1)
+        return np.nan_to_num(aligned.back(moved)).swapaxes(1, 2).astype(np.float32)
+
+    def placed(
+        self, guided: Guided, inputs: FrameInputs, frames: np.ndarray, draw: Draw, allowed: np.ndarray | None = None
+    ) -> Guided:
+        """What guidance predicted for `inputs`, calibrated, with lips and jaw at their `place` and drawn there."""
+        shift = torch.from_numpy(self.place(guided.keypoints.float().cpu().numpy(), frames, allowed))
+        keypoints = guided.keypoints + shift.to(guided.keypoints.device)
+        masked = inputs.masked_heatmaps[:, inputs.masked_heatmaps.shape[1] // 2]
+        return Guided(draw(keypoints, masked.to(keypoints.device)), keypoints)
+
     def _poses(self, aligned: _Aligned) -> np.ndarray:
         return (aligned.fixed - self._mean).reshape(len(aligned.fixed), -1) @ self._axes.T
 
@@ -135,6 +190,18 @@ def _aperture(keypoints: np.ndarray) -> np.ndarray:
     """(n, 57, 2) -> (n,) distance between the inner edges of the lips."""
     upper, lower = LIP_MEASURE_KEYPOINTS[1]
     return np.linalg.norm(keypoints[:, upper] - keypoints[:, lower], axis=-1)
+
+
+def _places(keypoints: np.ndarray) -> np.ndarray:
+    """(n, 57, 2) -> (n, 4): the middle of the jaw's keypoints and of the lips', x and y."""
+    jaw, lips = keypoints[:, :JAW_KEYPOINTS], keypoints[:, JAW_KEYPOINTS:]
+    return np.concatenate([jaw.mean(1), lips.mean(1)], axis=1)
+
+
+def _aperture_and_width(keypoints: np.ndarray) -> np.ndarray:
+    """(n, 57, 2) -> (n, 2): inner aperture of the lips, and width of the mouth."""
+    first, second = (keypoints[:, LIP_MEASURE_KEYPOINTS[1:, end]] for end in (0, 1))
+    return np.linalg.norm(first - second, axis=-1)
 
 
 def _ridge(given: np.ndarray, wanted: np.ndarray, weights: np.ndarray, penalty: np.ndarray) -> np.ndarray:

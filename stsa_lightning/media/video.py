@@ -6,6 +6,7 @@ Frames are uint8 RGB of shape (n, height, width, 3) as players show them (`shown
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -300,9 +301,11 @@ def check_output(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} into; create it first")
     try:
-        if path.is_dir():
+        if stat.S_ISDIR(path.stat().st_mode):  # `is_dir` says no of a name that is too long, since Python 3.14
             raise VideoError(f"{path}: is a folder; give the name of a file")
-    except OSError as error:  # a name that is too long
+    except FileNotFoundError:
+        pass
+    except OSError as error:
         raise VideoError(f"{path}: cannot be a file's name here ({error.strerror}); choose another one") from error
     try:
         TemporaryFile(dir=path.parent).close()

@@ -288,9 +288,17 @@ class Guidance(nn.Module):
         keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings) + keypoint_shift
         return self._whole(lip, jaw, keypoints, masked_heatmaps), keypoints
 
+    def draw(self, keypoints: Tensor, masked: Tensor) -> Tensor:
+        """Driving heatmaps (n, 1, S, S) through keypoints (n, 2, 57) over masked ones, where `draws_keypoints`."""
+        if self.heatmap_renderer is None:
+            raise ValueError("these networks do not draw their heatmaps through keypoints (heatmap_sigma 0)")
+        lip, jaw = self.heatmap_renderer(keypoints)
+        return self._sum(lip, jaw, masked)
+
     def _whole(self, lip: Tensor, jaw: Tensor, keypoints: Tensor, masked: Tensor) -> Tensor:
-        if self.heatmap_renderer is not None:
-            lip, jaw = self.heatmap_renderer(keypoints)
+        return self.draw(keypoints, masked) if self.draws_keypoints else self._sum(lip, jaw, masked)
+
+    def _sum(self, lip: Tensor, jaw: Tensor, masked: Tensor) -> Tensor:
         whole = lip + jaw + masked if self.add_masked else lip + jaw
         return whole.clamp(max=1)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from stsa_lightning.data.calibration_speech import calibration_windows
-from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LANDMARKS, LIP_MEASURE_KEYPOINTS, MOUTH
+from stsa_lightning.face.topology import JAW_KEYPOINTS, KEYPOINT_POSITIONS, LANDMARKS, LIP_MEASURE_KEYPOINTS, MOUTH
 from stsa_lightning.features.build import audio_features
+from stsa_lightning.inference.engine import Guided
+from stsa_lightning.inference.frame_inputs import example_inputs
 from stsa_lightning.inference.keypoint_calibration import KeypointCalibration
+from stsa_lightning.models.guidance import Guidance
+from stsa_lightning.models.presets import GUIDANCE
 
 FRAMES = 64
 UPPER, LOWER = LIP_MEASURE_KEYPOINTS[1]
@@ -123,3 +128,42 @@ def test_calibration_speech_is_speech_and_always_the_same(num_frames: int):
     loudness = windows[:, num_frames // 2].mean((1, 2))
     assert loudness.std() > 0.2
     assert abs(np.corrcoef(loudness, np.arange(32))[0, 1]) < 0.5  # not louder and louder as a head turns
+
+
+def misplaced(seed: int) -> tuple[Stranger, np.ndarray, np.ndarray]:
+    """Frames, and right keypoints of which guidance puts the jaw and the lips, each as a whole, elsewhere in each."""
+    frames, rng = Stranger(seed), np.random.default_rng(seed)
+    apart = 0.02 * rng.normal(size=(FRAMES, 2, 2)).repeat([JAW_KEYPOINTS, 57 - JAW_KEYPOINTS], axis=2)
+    return frames, frames.right + apart, apart
+
+
+def test_jaw_and_lips_lie_nearer_to_where_the_person_has_them():
+    frames, predicted, apart = misplaced(1)
+    shift = Stranger(0).calibration().place(predicted, frames.landmarks)
+    assert 0.6 < np.abs(apart + shift).mean() / np.abs(apart).mean() < 0.8
+    moved = predicted + shift
+    for part in (slice(JAW_KEYPOINTS), slice(JAW_KEYPOINTS, None)):  # by as much, so that no shape is changed
+        np.testing.assert_allclose(np.ptp(shift[..., part], axis=-1), 0, atol=1e-6)
+    np.testing.assert_allclose(aperture_of(moved), aperture_of(predicted), atol=1e-6)
+
+
+def test_few_frames_tell_little_of_a_place_and_none_nothing():
+    frames, predicted, _ = misplaced(1)
+    known = Stranger(0).calibration()
+    every = np.abs(known.place(predicted, frames.landmarks)).mean()
+    two = np.zeros((FRAMES, FRAMES), bool)
+    none, two[:, :2] = two.copy(), True
+    assert np.abs(known.place(predicted, frames.landmarks, two)).mean() < 0.6 * every
+    assert not known.place(predicted, frames.landmarks, none).any()
+    assert not known.place(predicted, np.full_like(frames.landmarks, np.nan)).any()
+
+
+def test_what_is_placed_is_drawn_there():
+    frames, predicted, _ = misplaced(1)
+    known, guidance = Stranger(0).calibration(), Guidance(**{**GUIDANCE["tiny"], "heatmap_sigma": 1.0})
+    _, inputs, _ = example_inputs(64, 80, 5, 2, FRAMES)
+    keypoints = torch.from_numpy(predicted).float()
+    placed = known.placed(Guided(torch.zeros(FRAMES, 1, 64, 64), keypoints), inputs, frames.landmarks, guidance.draw)
+    shift = torch.from_numpy(known.place(keypoints.numpy(), frames.landmarks))
+    torch.testing.assert_close(placed.keypoints, keypoints + shift)
+    torch.testing.assert_close(placed.heatmaps, guidance.draw(placed.keypoints, inputs.masked_heatmaps[:, 2]))

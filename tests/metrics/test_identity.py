@@ -144,8 +144,6 @@ def test_metric_is_the_mean_over_frames_in_which_both_were_found():
     blind.update(embeddings(pred[:2], torch.full((2, 131, 2), torch.nan), Colour()), b[:2])
     assert blind.compute().isnan()
     assert blind.unmeasured == 2
-    with pytest.raises(ValueError, match="as many frames, got 2 and 6"):
-        metric.update(a[:2], b)
 
 
 def test_dlib_distinguishes_people(speakers):
@@ -194,4 +192,4 @@ def test_bad_input_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"landmarks must be \(2, 131, 2\)"):
         embeddings(frames, torch.zeros(3, 131, 2), Colour())
     with pytest.raises(ValueError, match="as many frames"):
-        CSIM(Colour()).update(frames, frames[:1], torch.zeros(2, 131, 2), torch.zeros(1, 131, 2))
+        CSIM().update(torch.rand(2, 3), torch.rand(1, 3))

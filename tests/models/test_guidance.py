@@ -123,6 +123,16 @@ def test_bfloat16(tiny_guidance: Guidance) -> None:
     torch.testing.assert_close(rough.heatmap.float(), exact.heatmap, atol=0.05, rtol=0)
 
 
+def test_heatmaps_drawn_through_keypoints_are_those_that_drive_the_picture() -> None:
+    guidance = Guidance(**{**GUIDANCE["tiny"], "heatmap_sigma": 1.0})
+    audio, masked, references = inputs()
+    output = guidance(audio, masked, references)
+    drawn = guidance.draw(output.keypoints.flatten(0, 1), masked.flatten(0, 1))
+    torch.testing.assert_close(drawn, output.heatmap.flatten(0, 1))
+    with pytest.raises(ValueError, match="do not draw"):
+        Guidance(**GUIDANCE["tiny"]).draw(output.keypoints.flatten(0, 1), masked.flatten(0, 1))
+
+
 def test_keypoints_under_autocast_tell_a_shut_mouth_from_one_that_is_ajar(tiny_guidance: Guidance) -> None:
     """In bfloat16 a place beyond the middle of the box is a multiple of 1/256 or 1/128: half a pixel of 128, or one."""
     with torch.autocast("cpu", torch.bfloat16):
