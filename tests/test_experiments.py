@@ -132,9 +132,10 @@ def test_an_overlay_arrives_and_changes_nothing_else(
             assert laid[name] == value, name
     linked = {f"model.{name.split('.')[1]}" for name in said if name.startswith("data.")}
     named = {name.removesuffix("+") for name in said} | linked | {"data.filters"}
-    assert {name for name in base.keys() | laid.keys() if base.get(name) != laid.get(name)} <= named | {
-        name for name in base if name.startswith("data.filters.")
-    }
+    named |= {name for name in base if name.startswith("data.filters.")}
+    new_phases = tuple(name.removesuffix("epochs") for name in said.keys() - base.keys() if name.endswith(".epochs"))
+    named |= {name for name in laid if name.startswith(new_phases)}  # a phase comes with all its settings
+    assert {name for name in base.keys() | laid.keys() if base.get(name) != laid.get(name)} <= named
 
 
 def leaves(settings: dict[str, Any], above: str = ""):
