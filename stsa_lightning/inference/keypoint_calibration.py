@@ -7,7 +7,7 @@ this takes a quarter of the distance between predicted and true lips.
 
 What is left is, for the most part, where lips lie as a whole, which guidance reads off the contours of brows, eyes and
 nose. The person's own frames tell it about as well, by the pose and by how far lips are open and how wide they are, and
-are wrong in other frames: the middle of both is nearer than either.
+are wrong in other frames: a part of the way from the one to the other is nearer than either.
 """
 
 from __future__ import annotations
