@@ -70,11 +70,11 @@ class _Aligned:
 
 
 class KeypointCalibration:
-    """Displacements of predicted keypoints that depend on the frame's pose alone.
+    """Displacements of predicted keypoints: of each by the frame's pose alone, then of lips and jaw, each as a whole.
 
-    Fitted to frames whose true landmarks are known and in which guidance predicted the mouth under any speech. Lips are
-    then open otherwise than the true ones: what that explains, by how keypoints move when the predicted lips open, is
-    taken out, so that a calibrated mouth opens and shuts as predicted.
+    The first are fitted to frames whose true landmarks are known and in which guidance predicted the mouth under any
+    speech. Lips are then open otherwise than the true ones: what that explains, by how keypoints move when the
+    predicted lips open, is taken out, so that a calibrated mouth opens and shuts as predicted.
 
     Args:
         predicted: (K, 2, 57) keypoints that guidance predicts, in sides of the face box, of lips from shut to open.
@@ -93,7 +93,7 @@ class KeypointCalibration:
         self._axes = np.linalg.svd(flat, full_matrices=False)[2][:_TURNS] / (2 * np.sqrt(len(MASKED_POSITIONS)))
         poses = self._poses(aligned)
         self._range = poses.min(0), poses.max(0)
-        opened, wide = _aperture(guessed), _aperture(true)
+        opened, wide = (_aperture_and_width(points)[:, 0] for points in (guessed, true))
         given = np.column_stack([np.ones(len(poses)), opened - opened.mean(), poses])
         penalty = np.array([0.0, _SLOPE_PENALTY, *[_TURN_PENALTY] * poses.shape[1]])
         slope = _ridge(given, guessed.reshape(len(poses), -1), np.ones((1, len(poses))), penalty)[0, 1]
@@ -128,8 +128,7 @@ class KeypointCalibration:
         aligned = _Aligned.of(frames, self._anchor)
         known = np.ones((1, len(self.places))) if allowed is None else allowed[:, self.places]
         weights = _ridge(self._given, self._missing, self._weight * known, self._penalty)  # (F or 1, poses, 114)
-        poses = np.clip(self._poses(aligned), *self._range)  # no telling how it goes on beyond what was seen
-        shift = aligned.back((_with_mean(poses)[:, None] @ weights).reshape(len(frames), -1, 2))
+        shift = aligned.back((self._within(aligned)[:, None] @ weights).reshape(len(frames), -1, 2))
         return np.nan_to_num(shift).swapaxes(1, 2).astype(np.float32)
 
     def _know_places(self, aligned: _Aligned, keypoints: np.ndarray) -> None:
@@ -156,8 +155,7 @@ class KeypointCalibration:
         known = np.ones((1, len(self._seen))) if allowed is None else allowed.astype(float)
         mean = self._own_places.mean(0)
         weights = _ridge(self._seen, self._own_places - mean, known, self._seen_penalty)
-        poses = np.clip(self._poses(aligned), *self._range)
-        given = np.column_stack([_with_mean(poses), _aperture_and_width(points) - self._own_measures])
+        given = np.column_stack([self._within(aligned), _aperture_and_width(points) - self._own_measures])
         own = mean + (given[:, None] @ weights)[:, 0]  # (F, 4)
         count = known.sum(1, keepdims=True)
         apart = _PLACE_SHARE * count / (count + _PLACE_FRAMES) * (own - _places(points))
@@ -173,6 +171,10 @@ class KeypointCalibration:
         masked = inputs.masked_heatmaps[:, inputs.masked_heatmaps.shape[1] // 2]
         return Guided(draw(keypoints, masked.to(keypoints.device)), keypoints)
 
+    def _within(self, aligned: _Aligned) -> np.ndarray:
+        """Poses, `_with_mean`, in the range of those known: no telling how it goes on beyond what was seen."""
+        return _with_mean(np.clip(self._poses(aligned), *self._range))
+
     def _poses(self, aligned: _Aligned) -> np.ndarray:
         return (aligned.fixed - self._mean).reshape(len(aligned.fixed), -1) @ self._axes.T
 
@@ -184,12 +186,6 @@ def _moved(points: np.ndarray, turns: np.ndarray, shifts: np.ndarray) -> np.ndar
 def _with_mean(poses: np.ndarray) -> np.ndarray:
     """(n, q) -> (n, 1 + q): the first coefficient of a regression on it is what all poses have in common."""
     return np.column_stack([np.ones(len(poses)), poses])
-
-
-def _aperture(keypoints: np.ndarray) -> np.ndarray:
-    """(n, 57, 2) -> (n,) distance between the inner edges of the lips."""
-    upper, lower = LIP_MEASURE_KEYPOINTS[1]
-    return np.linalg.norm(keypoints[:, upper] - keypoints[:, lower], axis=-1)
 
 
 def _places(keypoints: np.ndarray) -> np.ndarray:
