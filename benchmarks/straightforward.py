@@ -137,7 +137,6 @@ class StraightForm:
         heatmaps: Tensor,
         theta: Tensor | None = None,
         *,
-        keypoint_shift: Tensor | None = None,
         loss_network: bool = False,
     ) -> Tensor:
         """One frame.
@@ -148,7 +147,6 @@ class StraightForm:
             audio: (1, T, D, 10).
             images, heatmaps: (1, N, 3, S, S) and (1, N, 1, S, S) of the references.
             theta: (1, N, 2, 3) where they are read, for networks trained so.
-            keypoint_shift: (1, 2, 57) added to the keypoints that guidance predicts.
             loss_network: also run VGG19 on the face and on its truth, as the published inference does.
 
         Returns:
@@ -159,8 +157,7 @@ class StraightForm:
         )
         theta = None if theta is None else theta.to(self.device)
         centre = audio.shape[1] // 2
-        shift = None if keypoint_shift is None else keypoint_shift[:, None].expand(-1, audio.shape[1], -1, -1)
-        heatmap = self.guidance(audio, masked_heatmaps, heatmaps, shift).heatmap[:, centre]
+        heatmap = self.guidance(audio, masked_heatmaps, heatmaps).heatmap[:, centre]
         output = self.synthesis(masked_face, heatmap, audio[:, centre], images, heatmaps, theta)
         if loss_network:
             for picture in (output.face, masked_face):

@@ -25,6 +25,7 @@ SMALL = {
     "live.py": "--clip CLIP --speech OTHER --utterances 1 --seconds 0.4",
     "live_context.py": "--speech OTHER --clip CLIP --seconds 1",
     "metrics.py": "--frames 16 --runs 1",
+    "mouth_motion.py": "measure --data PREPARED --json OUT/figures.json",
     "occlusion.py": "CLIP --frames 4 --covers",
     "pauses.py": "CLIP OTHER",
     "prepare.py": "VIDEOS --clips 1 --runs 1 --skip recipe scaling memory",

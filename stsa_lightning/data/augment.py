@@ -15,7 +15,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from stsa_lightning.face.topology import CONTENT_POSITIONS, MASKED_POSITIONS, MIRROR
+from stsa_lightning.face.topology import MIRROR
 from stsa_lightning.features.spectral import LogMel
 from stsa_lightning.utils.errors import UserError
 
@@ -116,29 +116,6 @@ def _warped(faces: np.ndarray, matrix: np.ndarray, offset: np.ndarray) -> np.nda
             for face in faces
         ]
     )
-
-
-def swap_mouths(poses: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Mouth-swap augmentation: put the mouths and jaws of some faces on the poses of others of the same person.
-
-    A tight box ends at the chin, so the position of brows, eyes and nose in it reveals how far the mouth is open, and a
-    guidance network that is given a frame's own upper contours learns to ignore the audio. The contours of another
-    moment reveal nothing. Dubbing has the same mismatch.
-
-    Args:
-        poses: landmarks (n, 131, 2) whose masked contours stay.
-        faces: landmarks (n, 131, 2) whose lips and lower oval are moved along, by the affine map that carries their
-            masked contours to those of `poses` with the least squared error.
-
-    Returns:
-        (n, 131, 2) float32.
-    """
-    made = poses.astype(np.float32)
-    for face, whole in zip(faces, made, strict=True):
-        points = np.column_stack([face, np.ones(len(face), face.dtype)])
-        fitted = np.linalg.lstsq(points[MASKED_POSITIONS], whole[MASKED_POSITIONS], rcond=None)[0]
-        whole[CONTENT_POSITIONS] = points[CONTENT_POSITIONS] @ fitted
-    return made
 
 
 def augment_colour(faces: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

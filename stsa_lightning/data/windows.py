@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stsa_lightning.data.augment import AugmentSettings, augment_voice, swap_mouths
+from stsa_lightning.data.augment import AugmentSettings, augment_voice
 from stsa_lightning.data.clip import Clip, ClipError
 from stsa_lightning.data.index import clip_path
 from stsa_lightning.data.quiet import quiet_features
 from stsa_lightning.face.alignment import pose_distances, reference_transforms
 from stsa_lightning.face.box import denormalise_landmarks, resize_faces
 from stsa_lightning.face.heatmaps import draw_all_kinds, inner_lip_aperture, lip_measures, outer_lip_aperture
+from stsa_lightning.face.mouth_motion import on_poses
 from stsa_lightning.face.references import APART, choose_references, reference_costs
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS
 from stsa_lightning.features.base import WINDOW_STEPS, FeatureKind, feature_windows
@@ -151,8 +152,11 @@ class WindowDataset(Dataset):
             elsewhere = self._window_start(clip, index % self.windows_per_clip, rng) + np.arange(self.num_frames)
             if self._quiet is not None and rng.random() < self.quiet_share:
                 mouths, audio = self._shut(clip, rng), self._part_of(self._quiet, rng)
+            # A tight box ends at the chin, so the place of brows, eyes and nose in it tells how far the mouth is open,
+            # and guidance that is given a frame's own upper contours learns to ignore the audio. Those of another
+            # moment tell nothing. Dubbing has the same mismatch.
             poses = clip.face_landmarks_of(elsewhere)
-            landmarks[: self.num_frames] = swap_mouths(poses, clip.face_landmarks_of(mouths))
+            landmarks[: self.num_frames] = on_poses(poses, clip.face_landmarks_of(mouths))
         pictures = clip.faces(chosen, self.native_size or self.face_size)
         item = {
             **self._tensors(*self.augment.pictures(pictures, landmarks, rng)),

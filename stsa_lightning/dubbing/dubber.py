@@ -40,6 +40,8 @@ from stsa_lightning.face.native_resolution import LARGEST_SIDE
 from stsa_lightning.features.base import FEATURE_DIMS, AudioFeatures
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.frame_inputs import FrameInputBuilder
+from stsa_lightning.inference.keypoint_calibration import Calibrator
 from stsa_lightning.inference.render_engine import Precision, RenderEngine
 from stsa_lightning.media.in_memory import Pictures, Sound, on_disk
 from stsa_lightning.media.video import check_output
@@ -141,8 +143,10 @@ class Dubber:
             largest_side(resolution, size),
         )
         if calibrate and pose_matched and guidance.draws_keypoints:
-            windows = cache(partial(calibration_windows, features, num_frames))
-            self.config = replace(self.config, calibration=windows, draw=guidance.draw)
+            speech = cache(partial(calibration_windows, features, num_frames))
+            builder = FrameInputBuilder(size, heatmap_sigma)
+            calibrator = Calibrator(self.engine, builder, guidance.draw, speech)
+            self.config = replace(self.config, calibrator=calibrator)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check
         self.face, self.fit, self.silence, self.steady = checked_person(face), fit, silence, steady

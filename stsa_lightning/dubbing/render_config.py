@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stsa_lightning.inference.keypoint_calibration import Draw
+from stsa_lightning.inference.keypoint_calibration import Calibrator
 
 Restore = Callable[[np.ndarray], np.ndarray]
 
@@ -26,9 +26,7 @@ class RenderConfig:
         restore: sharpens each generated face, (S, S, 3) uint8 RGB -> a square picture of any size.
         detail: keep the frame's own detail where the generated face agrees with it.
         largest_side: faces larger than S are rendered at their own size, up to this one; S: all at the networks' size.
-        calibration: gives the audio windows (K, T, D, 10) under which guidance is calibrated to each shot's person, see
-            `inference.keypoint_calibration`; None: it is not.
-        draw: `Guidance.draw` of networks that are calibrated.
+        calibrator: calibrates guidance to each shot's person; None: it is not.
     """
 
     face_size: int
@@ -40,8 +38,7 @@ class RenderConfig:
     restore: Restore | None = None
     detail: bool = True
     largest_side: int = 0
-    calibration: Callable[[], np.ndarray] | None = None
-    draw: Draw | None = None
+    calibrator: Calibrator | None = None
 
     @property
     def native(self) -> bool:

@@ -195,17 +195,16 @@ class Renderer:
         times_s = self.schedule.times_s[shown][:, None] + self._offsets_s  # (m, T)
         audio = audio_windows(self.speech, (times_s * FPS).reshape(-1))  # (m * T, D, 10)
         block.references = self._references(int(self.faces.shots[sources[0]]))
-        calibration, landmarks = block.references.calibration, self.faces.in_boxes(sources)
+        landmarks = self.faces.in_boxes(sources)
         block.inputs = self._builder.frames(
             block.originals,
             audio.reshape(*times_s.shape, *audio.shape[1:]),
             self._windows(times_s, sources),
             self.faces.in_boxes,
-            None if calibration is None else calibration(landmarks),
         )
         block.guided = self.engine.guide(block.inputs, block.references.encoded)
-        if calibration is not None and self.config.draw is not None:
-            block.guided = calibration.placed(block.guided, block.inputs, landmarks, self.config.draw)
+        if block.references.calibration is not None:
+            block.guided = block.references.calibration(block.guided, block.inputs, landmarks)
         every = np.ones((len(sources), len(block.references.landmarks)), bool)
         lips = block.guided.inner_lip_aperture()
         block.to_serve = ToServe(lips, landmarks, self.faces.valid[sources], every)

@@ -96,12 +96,9 @@ class VideoReferences:
         places = np.searchsorted(ordered, references)
         landmarks = self._faces.in_boxes(references)
         encoded = self._engine.encode(self._builder.references(crops[places], landmarks))
-        return ShotReferences(encoded, landmarks, native, places, self._calibration(encoded, landmarks))
-
-    def _calibration(self, encoded: Any, landmarks: np.ndarray) -> KeypointCalibration | None:
-        if self._config.calibration is None:
-            return None
-        return KeypointCalibration.of(self._engine, encoded, self._builder, landmarks, self._config.calibration())
+        calibrator = self._config.calibrator
+        calibration = None if calibrator is None else calibrator(encoded, landmarks)
+        return ShotReferences(encoded, landmarks, native, places, calibration)
 
     def _read(self, numbers: np.ndarray) -> tuple[np.ndarray, NativeReferences | None]:
         """Faces of some frames, (n, S, S, 3) uint8, and the same at their own resolution where they are wanted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from stsa_lightning.features.base import AudioFeatures, feature_windows
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.inference.engine import Guided, Rendered
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputBuilder, FrameInputs, ReferenceInputs
-from stsa_lightning.inference.keypoint_calibration import KeypointCalibration
+from stsa_lightning.inference.keypoint_calibration import Calibrator, KeypointCalibration
 from stsa_lightning.inference.reference import PlainEngine
 from stsa_lightning.inference.reference_chooser import ReferenceChooser, ToServe, with_next
 from stsa_lightning.models.guidance import Guidance
@@ -95,8 +95,7 @@ class Networks:
         pool = replace(pool, encoded=self.engine.encode(pool.inputs), matched=matched)
         if not (matched and self.calibrated):
             return pool
-        known = pool.encoded, self.builder, pool.landmarks, self._calibration_windows
-        return replace(pool, calibration=KeypointCalibration.of(self.engine, *known))
+        return replace(pool, calibration=self._calibrator(pool.encoded, pool.landmarks))
 
     @cached_property
     def extractor(self) -> AudioFeatures:
@@ -104,8 +103,9 @@ class Networks:
         return audio_features(cast(Any, self.features))
 
     @cached_property
-    def _calibration_windows(self) -> np.ndarray:
-        return calibration_windows(self.extractor, self.num_frames)
+    def _calibrator(self) -> Calibrator:
+        speech = cache(lambda: calibration_windows(self.extractor, self.num_frames))
+        return Calibrator(self.engine, self.builder, self.engine.guidance.draw, speech)
 
     def generate(self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool) -> np.ndarray:
         """Faces of some frames of a clip under another or the same speech.
@@ -165,11 +165,10 @@ class Networks:
         self, clip: Clip, block: np.ndarray, speech: np.ndarray, pool: ReferencePool
     ) -> tuple[FrameInputs, Guided, ToServe]:
         landmarks, allowed = clip.face_landmarks_of(block), ~pool.excluded(clip, block)
-        shift = None if pool.calibration is None else pool.calibration(landmarks, allowed)
-        inputs = self._inputs(clip, block, speech, shift)
+        inputs = self._inputs(clip, block, speech)
         guided = self.engine.guide(inputs, pool.encoded)
         if pool.calibration is not None:
-            guided = pool.calibration.placed(guided, inputs, landmarks, self.engine.guidance.draw, allowed)
+            guided = pool.calibration(guided, inputs, landmarks, allowed)
         return inputs, guided, ToServe(guided.inner_lip_aperture(), landmarks, clip.valid[block], allowed)
 
     def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:
@@ -198,9 +197,7 @@ class Networks:
         inputs = self.builder.references(resize_faces(clip.faces(frames), self.size), landmarks)
         return ReferencePool(clip, frames, landmarks, inputs)
 
-    def _inputs(
-        self, clip: Clip, frames: np.ndarray, speech: np.ndarray, keypoint_shift: np.ndarray | None
-    ) -> FrameInputs:
+    def _inputs(self, clip: Clip, frames: np.ndarray, speech: np.ndarray) -> FrameInputs:
         valid = np.flatnonzero(clip.valid)
         times = frames[:, None] + np.arange(self.num_frames) - self.num_frames // 2  # (n, T)
         return self.builder.frames(
@@ -209,5 +206,4 @@ class Networks:
             # A neighbour without a face lends the nearest face there is.
             valid[np.abs(valid - times[..., None]).argmin(-1)],
             clip.face_landmarks_of,
-            keypoint_shift,
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stsa_lightning.face.alignment import chosen_transforms
 from stsa_lightning.face.heatmaps import draw_heatmaps
-from stsa_lightning.face.topology import KEYPOINTS, HeatmapKind
+from stsa_lightning.face.topology import HeatmapKind
 from stsa_lightning.models.synthesis import mask_lower_half
 
 
@@ -45,14 +45,11 @@ class FrameInputs:
         masked_faces: (F, 3, S, S) float32 RGB in [0, 1], the lower half 0.
         masked_heatmaps: (F, T, 1, S, S) float32 in [0, 1], without lips and jaw, of the T frames around each frame.
         audio: (F, T, D, 10) float32 audio windows of these T frames.
-        keypoint_shift: (F, 2, 57) float32, added to the keypoints that guidance predicts; see
-            `keypoint_calibration`.
     """
 
     masked_faces: Tensor
     masked_heatmaps: Tensor
     audio: Tensor
-    keypoint_shift: Tensor
 
     def __len__(self) -> int:
         return len(self.masked_faces)
@@ -67,7 +64,7 @@ class FrameInputs:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """In the order of the attributes."""
-        return self.masked_faces, self.masked_heatmaps, self.audio, self.keypoint_shift
+        return self.masked_faces, self.masked_heatmaps, self.audio
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,6 @@ class FrameInputBuilder:
             masked_faces=torch.zeros(count, 3, self.face_size, self.face_size),
             masked_heatmaps=masked,
             audio=torch.from_numpy(audio),
-            keypoint_shift=torch.zeros(count, 2, len(KEYPOINTS)),
         )
 
     def frames(
@@ -140,7 +136,6 @@ class FrameInputBuilder:
         audio: np.ndarray,
         windows: np.ndarray,
         landmarks_of: Callable[[np.ndarray], np.ndarray],
-        keypoint_shift: np.ndarray | None = None,
     ) -> FrameInputs:
         """Inputs for F frames.
 
@@ -149,18 +144,14 @@ class FrameInputBuilder:
             audio: (F, T, D, 10) float32 audio windows.
             windows: (F, T) numbers of the frames around each.
             landmarks_of: (n,) frames -> their landmarks (n, 131, 2), normalised to the face box.
-            keypoint_shift: (F, 2, 57), see `FrameInputs`; None: keypoints stay where guidance predicts them.
         """
         # Neighbouring windows share most of their frames: each heatmap is rendered once.
         distinct, index = np.unique(windows, return_inverse=True)
         masked_heatmaps = self.heatmaps(landmarks_of(distinct), "masked")
-        if keypoint_shift is None:
-            keypoint_shift = np.zeros((len(faces), 2, len(KEYPOINTS)))
         return FrameInputs(
             masked_faces=mask_lower_half(images(faces)),
             masked_heatmaps=masked_heatmaps[torch.from_numpy(index.reshape(windows.shape))],
             audio=torch.from_numpy(np.ascontiguousarray(audio, np.float32)),
-            keypoint_shift=torch.from_numpy(np.ascontiguousarray(keypoint_shift, np.float32)),
         )
 
 
@@ -179,7 +170,6 @@ def example_inputs(
         masked_faces=mask_lower_half(torch.rand(frames, 3, *size)),
         masked_heatmaps=torch.rand(*window, 1, *size),
         audio=torch.randn(*window, audio_dim, 10),
-        keypoint_shift=0.01 * torch.randn(frames, 2, len(KEYPOINTS)),
     )
     where_they_are = torch.eye(2, 3).repeat(frames, num_references, 1, 1)
     return references, inputs, ChosenReferences(torch.arange(num_references).repeat(frames, 1), where_they_are)

@@ -56,16 +56,14 @@ class GuidanceGraph(nn.Module):
         super().__init__()
         self.guidance = guidance
 
-    def forward(
-        self, masked_heatmaps: Tensor, audio: Tensor, keypoint_shift: Tensor, tokens: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, masked_heatmaps: Tensor, audio: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """What `Guided` holds of F frames, from their `FrameInputs` and tokens of batch 1."""
         frames, window = audio.shape[:2]
         masked = self.guidance.embed_masked(masked_heatmaps.flatten(0, 1)).unflatten(0, (frames, window))
         embedded = self.guidance.embed_audio(audio.flatten(0, 1)).unflatten(0, (frames, window))
         lip, jaw = self.guidance.fusion(masked, embedded, tokens.expand(frames, -1, -1))
         centre = window // 2
-        return self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps[:, centre], keypoint_shift)
+        return self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps[:, centre])
 
 
 class SynthesisGraph(nn.Module):
@@ -113,16 +111,15 @@ def export_onnx(
     reference_graph, guidance_graph = ReferenceGraph(guidance, synthesis), GuidanceGraph(guidance)
     with torch.no_grad():
         tokens, *maps = reference_graph(images, heatmaps)
-        driving, _ = guidance_graph(frames.masked_heatmaps, frames.audio, frames.keypoint_shift, tokens)
+        driving, _ = guidance_graph(frames.masked_heatmaps, frames.audio, tokens)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("references.onnx", "guidance.onnx", "synthesis.onnx", "stsa.json")]
     seen, names = ["reference_images", "reference_heatmaps"], list(_MAPS[: len(maps)])
     _export(reference_graph, (images, heatmaps), paths[0], seen, ["tokens", *names], None)
     many = {0: torch.export.Dim("frames", min=1)}
-    given = frames.masked_heatmaps, frames.audio, frames.keypoint_shift, tokens
-    names_of_given = ["masked_heatmaps", "audio", "keypoint_shift", "tokens"]
-    _export(guidance_graph, given, paths[1], names_of_given, _GUIDED, (many, many, many, {}))
+    given = frames.masked_heatmaps, frames.audio, tokens
+    _export(guidance_graph, given, paths[1], ["masked_heatmaps", "audio", "tokens"], _GUIDED, (many, many, {}))
     sizes: list[dict[int, Any]] = [{} for _ in maps]
     if synthesis.align_references:
         maps, names, sizes = [heatmaps, chosen.theta], [seen[1], "theta"], [{}, many]
@@ -175,7 +172,7 @@ class OnnxEngine:
         return OnnxReferences(references, dict(zip(names, answers, strict=True)))
 
     def guide(self, frames: FrameInputs, references: OnnxReferences) -> Guided:
-        given = {name: getattr(frames, name).numpy() for name in ("masked_heatmaps", "audio", "keypoint_shift")}
+        given = {name: getattr(frames, name).numpy() for name in ("masked_heatmaps", "audio")}
         answers = self._guidance.run(list(_GUIDED), {**given, "tokens": references.encoded["tokens"]})
         return Guided(*map(torch.from_numpy, answers))
 

@@ -43,9 +43,7 @@ class PlainEngine:
     def guide(self, frames: FrameInputs, references: PlainReferences) -> Guided:
         frames = frames.to(self.device)
         whole = references.inputs.heatmaps[:, : self.synthesis.num_references].expand(len(frames), -1, -1, -1, -1)
-        window = frames.audio.shape[1]
-        shift = frames.keypoint_shift[:, None].expand(-1, window, -1, -1)
-        output, centre = self.guidance(frames.audio, frames.masked_heatmaps, whole, shift), window // 2
+        output, centre = self.guidance(frames.audio, frames.masked_heatmaps, whole), frames.audio.shape[1] // 2
         return Guided(output.heatmap[:, centre], output.keypoints[:, centre])
 
     @torch.inference_mode()

@@ -148,16 +148,16 @@ class RenderEngine:
                 self._each_once(embed, rows.flatten(0, 1)).unflatten(0, window)
                 for embed, rows in ((guidance.embed_masked, masked), (guidance.embed_audio, frames.audio))
             )
-            given = *embeddings, masked[:, window[1] // 2], frames.keypoint_shift
+            given = *embeddings, masked[:, window[1] // 2]
             return Guided.split(
                 self._batches(self._guided, self.guidance_batch, *given, constants=(references.tokens,))
             )
 
-    def _guided(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, shift: Tensor, tokens: Tensor) -> Tensor:
+    def _guided(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, tokens: Tensor) -> Tensor:
         """`Guided.joined` of n frames from embeddings (n, T, C) of their windows and reference tokens (1, N, C)."""
         lip, jaw = self.guidance.fusion(masked, audio, tokens.expand(len(masked), -1, -1))
         centre = lip.shape[1] // 2
-        return Guided(*self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps, shift)).joined()
+        return Guided(*self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps)).joined()
 
     def render(
         self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: EngineReferences

@@ -217,20 +217,13 @@ class Guidance(nn.Module):
         self.jaw_keypoints = nn.Linear(width, 2 * JAW_KEYPOINTS)
         self.heatmap_renderer = HeatmapRenderer(face_size, heatmap_sigma) if heatmap_sigma else None
 
-    def forward(
-        self,
-        audio: Tensor,
-        masked_heatmaps: Tensor,
-        reference_heatmaps: Tensor,
-        keypoint_shift: Tensor | None = None,
-    ) -> GuidanceOutput:
+    def forward(self, audio: Tensor, masked_heatmaps: Tensor, reference_heatmaps: Tensor) -> GuidanceOutput:
         """Heatmaps and keypoints of windows of T frames.
 
         Args:
             audio: (B, T, D, 10).
             masked_heatmaps: (B, T, 1, S, S) in [0, 1], the contours that speech does not decide.
             reference_heatmaps: (B, N, 1, S, S) in [0, 1], all contours of N reference frames.
-            keypoint_shift: (B, T, 2, 57) to be added to the keypoints, in sides of the box.
         """
         B, T = audio.shape[:2]
         S = self.face_size
@@ -250,8 +243,6 @@ class Guidance(nn.Module):
         lip_windows, jaw_windows = (heatmaps.unflatten(0, (B, T)) for heatmaps in decoded)
         lip, jaw = lip_windows.flatten(0, 1), jaw_windows.flatten(0, 1)
         keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings)
-        if keypoint_shift is not None:
-            keypoints = keypoints + keypoint_shift.flatten(0, 1)
         return GuidanceOutput(
             lip=lip_windows,
             jaw=jaw_windows,
@@ -277,15 +268,10 @@ class Guidance(nn.Module):
         """(B, N, 1, S, S) -> tokens (B, N, C)."""
         return self.norm(self.reference_encoder(heatmaps.flatten(0, 1))).unflatten(0, heatmaps.shape[:2])
 
-    def render(
-        self, lip_embeddings: Tensor, jaw_embeddings: Tensor, masked_heatmaps: Tensor, keypoint_shift: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Driving heatmaps (n, 1, S, S) and keypoints (n, 2, 57) of single frames from embeddings (n, C).
-
-        `keypoint_shift` (n, 2, 57) is added to the keypoints.
-        """
+    def render(self, lip_embeddings: Tensor, jaw_embeddings: Tensor, masked_heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Driving heatmaps (n, 1, S, S) and keypoints (n, 2, 57) of single frames from embeddings (n, C)."""
         lip, jaw = self.decoder(lip_embeddings, jaw_embeddings, masked_heatmaps)
-        keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings) + keypoint_shift
+        keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings)
         return self._whole(lip, jaw, keypoints, masked_heatmaps), keypoints
 
     def draw(self, keypoints: Tensor, masked: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 
 from stsa_lightning.constants import SAMPLE_RATE_HZ
 from stsa_lightning.data import augment
-from stsa_lightning.face.topology import CONTENT_POSITIONS, MIRROR
+from stsa_lightning.face.topology import MIRROR
 from stsa_lightning.features.spectral import LogMel
 
 SIZE = 128
@@ -194,16 +194,3 @@ def test_no_strength_no_other_voice() -> None:
     plain, rng = _sung(120, 800, seconds=0.2), np.random.default_rng(0)
     assert augment.augment_voice(plain, 0.0, rng) is plain
     assert rng.random() == np.random.default_rng(0).random()
-
-
-def test_swapped_mouths_follow_the_pose_and_keep_their_shape() -> None:
-    """The same face, moved: its mouth has to arrive where the same motion carries it, whatever mouth was there."""
-    rng = np.random.default_rng(0)
-    faces = rng.uniform(0.2, 0.8, (3, 131, 2)).astype(np.float32)
-    matrix, offset = np.array([[0.9, 0.1], [-0.2, 1.1]]), np.array([0.05, -0.02])
-    poses = (faces @ matrix.T + offset).astype(np.float32)
-    expected = poses.copy()
-    poses[:, CONTENT_POSITIONS] = rng.uniform(0, 1, (3, len(CONTENT_POSITIONS), 2))
-    before = poses.copy()
-    np.testing.assert_allclose(augment.swap_mouths(poses, faces), expected, atol=1e-5)
-    np.testing.assert_array_equal(poses, before)

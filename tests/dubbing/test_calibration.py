@@ -15,7 +15,8 @@ from stsa_lightning.data.index import clip_path, load_index
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.evaluation.generate import Networks
 from stsa_lightning.face.heatmaps import draw_heatmaps
-from stsa_lightning.inference.engine import Guided
+from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.frame_inputs import FrameInputs
 from stsa_lightning.models.checkpoint import save_networks
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE, SYNTHESIS
@@ -64,18 +65,20 @@ def test_evaluation_is_calibrated_by_other_frames_than_those_generated(clip: Cli
     near = pool.excluded(clip, frames[:4])
     assert near.any()
     assert not near.all(axis=1).any()
-    predicted = list[np.ndarray]()
-    guide = networks.engine.guide
+    driving = list[Guided]()
+    render = networks.engine.render
 
-    def watched(*given: Any) -> Guided:
-        predicted.append(guide(*given).keypoints.numpy())
-        return guide(*given)
+    def watched(inputs: FrameInputs, guided: Guided, *given: Any) -> Rendered:
+        driving.append(guided)
+        return render(inputs, guided, *given)
 
-    networks.engine.guide = watched  # type: ignore[method-assign]
+    networks.engine.render = watched  # type: ignore[method-assign]
     for one in (replace(pool, calibration=None), pool):
         networks.generate(clip, frames[:4], speech, one)
-    shift = pool.calibration(clip.face_landmarks_of(frames[:4]), ~near)
-    np.testing.assert_allclose(predicted[1] - predicted[0], shift, atol=1e-6)
+    predicted, calibrated = (guided.keypoints.numpy() for guided in driving)
+    expected = pool.calibration.keypoints(predicted, clip.face_landmarks_of(frames[:4]), ~near)
+    np.testing.assert_allclose(calibrated, expected, atol=1e-6)
+    assert np.abs(expected - pool.calibration.keypoints(predicted, clip.face_landmarks_of(frames[:4]))).max() > 1e-4
 
 
 @pytest.mark.parametrize(("heatmap_sigma", "align_references"), [(0.0, True), (1.0, False)])

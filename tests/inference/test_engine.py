@@ -69,7 +69,6 @@ def inputs(synthesis: Synthesis, frames: int = 3, window: int = 5) -> Inputs:
         "masked_faces": mask_lower_half(smooth(frames, 3)),
         "masked_heatmaps": smooth(frames + window - 1, 1)[at],
         "audio": torch.randn(frames + window - 1, dim, 10, generator=generator)[at],
-        "keypoint_shift": 0.01 * torch.randn(frames, 2, 57, generator=generator),
     }
     references = ReferenceInputs(smooth(count, 3)[None], smooth(count, 1)[None])
     theta = torch.eye(2, 3) + 0.1 * torch.randn(frames, count, 2, 3, generator=generator)
@@ -98,7 +97,7 @@ def frame_by_frame(form: StraightForm, given: Inputs) -> Tensor:
     def face(one: Inputs) -> Tensor:
         frame = one.frames.masked_faces, one.frames.masked_heatmaps, one.frames.audio
         references = one.references.images, one.references.heatmaps
-        return form.frame(*frame, *references, one.chosen.theta, keypoint_shift=one.frames.keypoint_shift)
+        return form.frame(*frame, *references, one.chosen.theta)
 
     return torch.cat([face(given.part(slice(i, i + 1))) for i in range(len(given.frames))])
 
@@ -412,7 +411,7 @@ def test_what_is_recorded_never_waits_for_the_gpu(
     tokens = pretend_gpu.run(engine.guidance.embed_references, heatmaps[:1])
     masked = embedded(engine.guidance.embed_masked, frames.masked_heatmaps)
     audio = embedded(engine.guidance.embed_audio, frames.audio)
-    given_once = masked, audio, frames.masked_heatmaps[:, 2], frames.keypoint_shift
+    given_once = masked, audio, frames.masked_heatmaps[:, 2]
     joined = pretend_gpu.run(engine._guided, *given_once, tokens)
     heatmap = Guided.split(joined).heatmaps
     references = images, heatmaps, given.chosen.theta

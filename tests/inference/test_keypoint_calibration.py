@@ -1,4 +1,4 @@
-"""Guidance's keypoints are moved to where a person has them, and open and shut as before."""
+"""Guidance's keypoints are said again with the mouth of a person, which opens and shuts as before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stsa_lightning.data.calibration_speech import calibration_windows
-from stsa_lightning.face.topology import JAW_KEYPOINTS, KEYPOINT_POSITIONS, LANDMARKS, LIP_MEASURE_KEYPOINTS, MOUTH
+from stsa_lightning.face.mouth_motion import AlignedFaces, MouthMotion, lips_of
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LANDMARKS, LIP_MEASURE_KEYPOINTS, MASKED_POSITIONS
 from stsa_lightning.features.build import audio_features
 from stsa_lightning.inference.engine import Guided
 from stsa_lightning.inference.frame_inputs import example_inputs
@@ -16,22 +17,28 @@ from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.presets import GUIDANCE
 
 FRAMES = 64
+MOTION = MouthMotion.load()
+AVERAGE = AlignedFaces.of((MOTION.average[None] + 1) / 2)
 UPPER, LOWER = LIP_MEASURE_KEYPOINTS[1]
 RNG = np.random.default_rng(3)
-FACE = RNG.uniform(0.2, 0.8, (len(LANDMARKS), 2))  # any points will do: nothing below knows what a face looks like
-YAW = RNG.normal(0, 0.03, FACE.shape)  # how they move when the head turns
-OPEN = np.zeros_like(FACE)  # and when the lips part
-OPEN[MOUTH, 1] = RNG.uniform(0.2, 0.4, len(MOUTH))
-OPEN[KEYPOINT_POSITIONS[UPPER]], OPEN[KEYPOINT_POSITIONS[LOWER]] = (0, 0), (0, 1)
-FACE[KEYPOINT_POSITIONS[LOWER]] = FACE[KEYPOINT_POSITIONS[UPPER]]
+# This person's lips and jaw: elsewhere than others', thicker and wider.
+OWN = np.array([0.03, 0, 0.06]) @ MOTION.by_lips + np.tile([0.02, -0.03], 57)
+POSE = 0.01 * RNG.normal(size=(2, AVERAGE.fixed.shape[1]))  # two ways to turn the head
+LIPS = np.array([0.3, 0.8, -0.1])  # what outer and inner aperture and width do as the lips part
 
 
-def person(yaw: np.ndarray, aperture: np.ndarray) -> np.ndarray:
-    """Landmarks (n, 131, 2) of upright frames."""
-    return FACE + yaw[:, None, None] * YAW + aperture[:, None, None] * OPEN
+def heads(pose: np.ndarray, opening: np.ndarray) -> np.ndarray:
+    """Landmarks (n, 131, 2) of upright heads turned by `pose` (n, 2), lips open by `opening` (n,)."""
+    turned = pose @ POSE
+    landmarks = np.zeros((len(pose), len(LANDMARKS), 2))
+    landmarks[:, KEYPOINT_POSITIONS] = (
+        AVERAGE.keypoints + OWN + turned @ MOTION.by_pose + np.outer(opening, LIPS) @ MOTION.by_lips
+    ).reshape(len(pose), -1, 2)
+    landmarks[:, MASKED_POSITIONS] = (AVERAGE.fixed + turned).reshape(len(pose), -1, 2)
+    return (landmarks + 1) / 2
 
 
-def turned(points: np.ndarray, degrees: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def nearer(points: np.ndarray, degrees: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The same of tilted and nearer heads."""
     angle = np.radians(degrees)
     turn = scale[:, None, None] * np.stack(
@@ -40,130 +47,101 @@ def turned(points: np.ndarray, degrees: np.ndarray, scale: np.ndarray) -> np.nda
     return (points - 0.5) @ turn.swapaxes(-1, -2) + 0.5
 
 
+class Stranger:
+    """Frames of someone whose mouth guidance puts elsewhere in each, of other shape, thickness and width."""
+
+    def __init__(self, seed: int, count: int = FRAMES, off: float = 0.02) -> None:
+        rng = np.random.default_rng(seed)
+        pose, opening, said = rng.normal(size=(count, 2)), rng.uniform(0, 0.15, count), rng.uniform(0, 0.15, count)
+        placed = {"degrees": rng.uniform(-20, 20, count), "scale": rng.uniform(0.8, 1.2, count)}
+        self.landmarks = nearer(heads(pose, opening), **placed)
+        right = heads(pose, said)[:, KEYPOINT_POSITIONS]  # what is said is something else
+        shape = (np.array([-2, 0, 4]) * off @ MOTION.by_lips).reshape(57, 2) / 2  # thinner, wider, and open as they are
+        elsewhere = off * rng.normal(size=(count, 1, 2))
+        self.right = nearer(right, **placed).swapaxes(1, 2)
+        self.predicted = nearer(right + shape + elsewhere, **placed).swapaxes(1, 2)
+
+    def calibration(self, places: np.ndarray | None = None) -> KeypointCalibration:
+        places = np.arange(len(self.landmarks)) if places is None else places
+        draw = Guidance(**{**GUIDANCE["tiny"], "heatmap_sigma": 1.0}).draw
+        return KeypointCalibration(self.predicted[places], self.landmarks, places, draw)
+
+
+def error(found: np.ndarray, frames: Stranger) -> float:
+    return float(np.abs(found - frames.right).mean() / np.abs(frames.predicted - frames.right).mean())
+
+
 def aperture_of(keypoints: np.ndarray) -> np.ndarray:
     return np.linalg.norm(keypoints[..., UPPER] - keypoints[..., LOWER], axis=-1)
 
 
-class Stranger:
-    """Frames of someone whom guidance puts elsewhere: by as much in every frame, and by more the further they turn."""
-
-    def __init__(self, seed: int, count: int = FRAMES, off: float = 0.02) -> None:
-        rng = np.random.default_rng(seed)
-        self.yaw, self.aperture = rng.uniform(-1, 1, count), rng.uniform(0, 0.1, count)
-        self.said = rng.uniform(0, 0.1, count)  # by what guidance hears, which is something else
-        self.degrees, self.scale = rng.uniform(-20, 20, count), rng.uniform(0.8, 1.2, count)
-        self.landmarks = turned(person(self.yaw, self.aperture), self.degrees, self.scale)
-        same, by_yaw = (off * np.random.default_rng(9).normal(size=(2, 57, 2)))[:, None]
-        same[:, LOWER], by_yaw[:, LOWER] = same[:, UPPER], by_yaw[:, UPPER]  # guidance opens lips as they are
-        right = person(self.yaw, self.said)[:, KEYPOINT_POSITIONS]
-        self.right = turned(right, self.degrees, self.scale).swapaxes(1, 2)
-        wrong = right + same + 0.5 * self.yaw[:, None, None] * by_yaw
-        self.predicted = turned(wrong, self.degrees, self.scale).swapaxes(1, 2)
-
-    def calibration(self, places: np.ndarray | None = None) -> KeypointCalibration:
-        places = np.arange(len(self.landmarks)) if places is None else places
-        return KeypointCalibration(self.predicted[places], self.landmarks, places)
-
-
-def error(calibration: KeypointCalibration, frames: Stranger) -> float:
-    found = frames.predicted + calibration(frames.landmarks)
-    return float(np.abs(found - frames.right).mean() / np.abs(frames.predicted - frames.right).mean())
-
-
-def test_keypoints_of_other_frames_are_moved_to_where_the_person_has_them():
-    assert error(Stranger(0).calibration(), Stranger(1)) < 0.1
-
-
-def test_half_of_the_frames_twice_are_as_good_as_these_once():
-    twice, once = (Stranger(0).calibration(places) for places in (np.arange(32).repeat(2), np.arange(32)))
-    assert error(twice, Stranger(1)) == pytest.approx(error(once, Stranger(1)), abs=0.02)
-
-
-def test_lips_are_as_far_open_as_before():
+def test_keypoints_of_other_frames_are_where_the_person_has_them() -> None:
     frames = Stranger(1)
-    shift = Stranger(0).calibration()(frames.landmarks)
-    np.testing.assert_allclose(
-        aperture_of(frames.predicted + shift), aperture_of(frames.predicted), atol=0.002
-    )  # of 0.1 where they are wide open
+    assert error(Stranger(0).calibration().keypoints(frames.predicted, frames.landmarks), frames) < 0.15
 
 
-def test_one_picture_moves_them_half_the_way():
-    alone = Stranger(0).calibration(np.zeros(32, int))
-    straight = turned(person(np.zeros(1), np.zeros(1)), np.zeros(1), np.ones(1))
-    assert 0.3 < np.abs(alone(straight)).mean() / np.abs(Stranger(0).calibration()(straight)).mean() < 0.9
+def test_lips_are_as_far_open_as_before() -> None:
+    frames = Stranger(1)
+    found = Stranger(0).calibration().keypoints(frames.predicted, frames.landmarks)
+    before, after = aperture_of(frames.predicted), aperture_of(found)
+    assert before.std() > 0.015
+    np.testing.assert_allclose(after, before, atol=0.004)
 
 
-def test_who_is_as_guidance_thinks_is_left_alone():
-    assert np.abs(Stranger(0, off=0.0).calibration()(Stranger(1).landmarks)).max() < 1e-3
+def test_lips_are_as_thick_and_the_mouth_as_wide_as_the_persons() -> None:
+    frames = Stranger(1)
+    faces = AlignedFaces.of(frames.landmarks)
+    found = Stranger(0).calibration().keypoints(frames.predicted, frames.landmarks)
+    right, before, after = (
+        lips_of(faces.align(keypoints.swapaxes(1, 2))) for keypoints in (frames.right, frames.predicted, found)
+    )
+    for measure in (0, 2):
+        assert np.abs(after - right)[:, measure].mean() < 0.3 * np.abs(before - right)[:, measure].mean()
 
 
-def test_frames_that_are_not_allowed_say_nothing():
+def test_a_single_picture_says_where_the_mouth_is_and_half_of_how_its_lips_are() -> None:
+    frames, known = Stranger(1), Stranger(0)
+    alone = known.calibration(np.zeros(32, int))
+    alone = KeypointCalibration(known.predicted[np.zeros(32, int)], known.landmarks[:1], np.zeros(32, int), alone._draw)
+    assert error(alone.keypoints(frames.predicted, frames.landmarks), frames) < 0.5
+    missing = alone._own_lips(np.zeros((1, 3)), np.ones((1, 1), bool))[0]
+    np.testing.assert_allclose(missing[[0, 2]], alone._missing.mean(0) / 2)
+
+
+def test_frames_that_are_not_allowed_say_nothing() -> None:
     known, frames = Stranger(0), Stranger(1)
     allowed = np.random.default_rng(5).random((FRAMES, FRAMES)) < 0.5
-    one = known.calibration()(frames.landmarks, allowed)[0]
+    one = known.calibration().keypoints(frames.predicted, frames.landmarks, allowed)[0]
     changed = Stranger(0)
-    changed.landmarks[:, KEYPOINT_POSITIONS] += np.where(allowed[0], 0, 0.1)[:, None, None] * OPEN[KEYPOINT_POSITIONS]
-    other = changed.calibration()(frames.landmarks, allowed)[0]
+    changed.landmarks += np.where(allowed[0], 0, 0.1)[:, None, None] * RNG.normal(size=(len(LANDMARKS), 2))
+    other = changed.calibration().keypoints(frames.predicted, frames.landmarks, allowed)[0]
     np.testing.assert_allclose(one, other, atol=1e-6)
-    assert np.abs(one - known.calibration()(frames.landmarks)[0]).max() > 1e-5
-    none = known.calibration()(frames.landmarks, np.zeros((FRAMES, FRAMES), bool))
-    assert not none.any()
+    assert np.abs(one - known.calibration().keypoints(frames.predicted, frames.landmarks)[0]).max() > 1e-5
+    none = known.calibration().keypoints(frames.predicted, frames.landmarks, np.zeros((FRAMES, FRAMES), bool))
+    np.testing.assert_array_equal(none, frames.predicted.astype(np.float32))
 
 
-def test_heads_turned_further_than_any_known_are_moved_as_the_furthest_known():
-    calibration = Stranger(0).calibration()
-    far, further = (np.linalg.norm(calibration(person(np.array([yaw]), np.zeros(1)))) for yaw in (1.2, 2.0))
-    assert further < 1.1 * far  # and the face as a whole is read a little smaller
+def test_frames_without_a_face_are_left_as_they_are() -> None:
+    frames = Stranger(1)
+    nowhere = np.full_like(frames.landmarks, np.nan)
+    found = Stranger(0).calibration().keypoints(frames.predicted, nowhere)
+    np.testing.assert_array_equal(found, frames.predicted.astype(np.float32))
 
 
-def test_frames_without_a_face_are_not_moved():
-    assert not Stranger(0).calibration()(np.full((2, len(LANDMARKS), 2), np.nan)).any()
+def test_what_is_calibrated_is_drawn() -> None:
+    frames, known = Stranger(1), Stranger(0).calibration()
+    _, inputs, _ = example_inputs(64, 80, 5, 2, FRAMES)
+    guided = Guided(torch.zeros(FRAMES, 1, 64, 64), torch.from_numpy(frames.predicted).float())
+    calibrated = known(guided, inputs, frames.landmarks)
+    np.testing.assert_allclose(calibrated.keypoints, known.keypoints(guided.keypoints.numpy(), frames.landmarks))
+    torch.testing.assert_close(calibrated.heatmaps, known._draw(calibrated.keypoints, inputs.masked_heatmaps[:, 2]))
 
 
 @pytest.mark.parametrize("num_frames", [1, 5])
-def test_calibration_speech_is_speech_and_always_the_same(num_frames: int):
+def test_calibration_speech_is_speech_and_always_the_same(num_frames: int) -> None:
     windows = calibration_windows(audio_features("logmel"), num_frames)
     assert windows.shape == (32, num_frames, 80, 10)
     np.testing.assert_array_equal(windows, calibration_windows(audio_features("logmel"), num_frames))
     loudness = windows[:, num_frames // 2].mean((1, 2))
     assert loudness.std() > 0.2
     assert abs(np.corrcoef(loudness, np.arange(32))[0, 1]) < 0.5  # not louder and louder as a head turns
-
-
-def misplaced(seed: int) -> tuple[Stranger, np.ndarray, np.ndarray]:
-    """Frames, and right keypoints of which guidance puts the jaw and the lips, each as a whole, elsewhere in each."""
-    frames, rng = Stranger(seed), np.random.default_rng(seed)
-    apart = 0.02 * rng.normal(size=(FRAMES, 2, 2)).repeat([JAW_KEYPOINTS, 57 - JAW_KEYPOINTS], axis=2)
-    return frames, frames.right + apart, apart
-
-
-def test_jaw_and_lips_lie_nearer_to_where_the_person_has_them():
-    frames, predicted, apart = misplaced(1)
-    shift = Stranger(0).calibration().place(predicted, frames.landmarks)
-    assert 0.6 < np.abs(apart + shift).mean() / np.abs(apart).mean() < 0.8
-    moved = predicted + shift
-    for part in (slice(JAW_KEYPOINTS), slice(JAW_KEYPOINTS, None)):  # by as much, so that no shape is changed
-        np.testing.assert_allclose(np.ptp(shift[..., part], axis=-1), 0, atol=1e-6)
-    np.testing.assert_allclose(aperture_of(moved), aperture_of(predicted), atol=1e-6)
-
-
-def test_few_frames_tell_little_of_a_place_and_none_nothing():
-    frames, predicted, _ = misplaced(1)
-    known = Stranger(0).calibration()
-    every = np.abs(known.place(predicted, frames.landmarks)).mean()
-    two = np.zeros((FRAMES, FRAMES), bool)
-    none, two[:, :2] = two.copy(), True
-    assert np.abs(known.place(predicted, frames.landmarks, two)).mean() < 0.6 * every
-    assert not known.place(predicted, frames.landmarks, none).any()
-    assert not known.place(predicted, np.full_like(frames.landmarks, np.nan)).any()
-
-
-def test_what_is_placed_is_drawn_there():
-    frames, predicted, _ = misplaced(1)
-    known, guidance = Stranger(0).calibration(), Guidance(**{**GUIDANCE["tiny"], "heatmap_sigma": 1.0})
-    _, inputs, _ = example_inputs(64, 80, 5, 2, FRAMES)
-    keypoints = torch.from_numpy(predicted).float()
-    placed = known.placed(Guided(torch.zeros(FRAMES, 1, 64, 64), keypoints), inputs, frames.landmarks, guidance.draw)
-    shift = torch.from_numpy(known.place(keypoints.numpy(), frames.landmarks))
-    torch.testing.assert_close(placed.keypoints, keypoints + shift)
-    torch.testing.assert_close(placed.heatmaps, guidance.draw(placed.keypoints, inputs.masked_heatmaps[:, 2]))
