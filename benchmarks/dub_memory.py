@@ -29,7 +29,7 @@ from stsa_lightning.data.sample import render_sample
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.face.landmarks import landmark_detector
 from stsa_lightning.features.spectral import LogMel
-from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.engine import Calibrate, Guided, Rendered
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.media.shown_frame import Frame
 from stsa_lightning.media.video import VideoReader, VideoWriter
@@ -46,7 +46,7 @@ class GreyEngine:
     def encode(self, references: ReferenceInputs) -> None:
         return None
 
-    def guide(self, frames: FrameInputs, references: None) -> Guided:
+    def guide(self, frames: FrameInputs, references: None, calibrate: Calibrate | None = None) -> Guided:
         return Guided(frames.masked_heatmaps[:, 0], torch.zeros(len(frames), 2, 57))
 
     def render(self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: None) -> Rendered:

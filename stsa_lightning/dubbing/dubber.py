@@ -86,7 +86,7 @@ class Dubber:
         resolution: largest side at which a face is rendered, pixels: "auto" for its own up to 512, "network" for the
             networks' size, which is then enlarged; larger ones show the references' own detail
             (`face.native_resolution`), unless `restore` sharpens them.
-        calibrate: put the predicted lips and jaw where those of the person are (`inference.keypoint_calibration`), with
+        calibrate: say predicted lips and jaw again with the person's own mouth (`inference.keypoint_calibration`), with
             networks that draw their heatmaps through keypoints and choose references by the pose.
         precision: "fast" or "exact", see `RenderEngine`.
         engine: renders in place of a `RenderEngine` of the networks.
@@ -144,8 +144,7 @@ class Dubber:
         )
         if calibrate and pose_matched and guidance.draws_keypoints:
             speech = cache(partial(calibration_windows, features, num_frames))
-            builder = FrameInputBuilder(size, heatmap_sigma)
-            calibrator = Calibrator(self.engine, builder, guidance.draw, speech)
+            calibrator = Calibrator(self.engine, FrameInputBuilder(size, heatmap_sigma), speech)
             self.config = replace(self.config, calibrator=calibrator)
         self.features, self.detector, self.landmark_model = features, detector, landmark_model
         self.check = check

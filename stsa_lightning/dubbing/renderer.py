@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -202,9 +202,9 @@ class Renderer:
             self._windows(times_s, sources),
             self.faces.in_boxes,
         )
-        block.guided = self.engine.guide(block.inputs, block.references.encoded)
-        if block.references.calibration is not None:
-            block.guided = block.references.calibration(block.guided, block.inputs, landmarks)
+        calibration = block.references.calibration
+        calibrate = None if calibration is None else partial(calibration, frames=landmarks)
+        block.guided = self.engine.guide(block.inputs, block.references.encoded, calibrate)
         every = np.ones((len(sources), len(block.references.landmarks)), bool)
         lips = block.guided.inner_lip_aperture()
         block.to_serve = ToServe(lips, landmarks, self.faces.valid[sources], every)

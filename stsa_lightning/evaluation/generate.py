@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -105,7 +105,7 @@ class Networks:
     @cached_property
     def _calibrator(self) -> Calibrator:
         speech = cache(lambda: calibration_windows(self.extractor, self.num_frames))
-        return Calibrator(self.engine, self.builder, self.engine.guidance.draw, speech)
+        return Calibrator(self.engine, self.builder, speech)
 
     def generate(self, clip: Clip, frames: np.ndarray, speech: np.ndarray, pool: ReferencePool) -> np.ndarray:
         """Faces of some frames of a clip under another or the same speech.
@@ -166,9 +166,8 @@ class Networks:
     ) -> tuple[FrameInputs, Guided, ToServe]:
         landmarks, allowed = clip.face_landmarks_of(block), ~pool.excluded(clip, block)
         inputs = self._inputs(clip, block, speech)
-        guided = self.engine.guide(inputs, pool.encoded)
-        if pool.calibration is not None:
-            guided = pool.calibration(guided, inputs, landmarks, allowed)
+        calibrate = None if pool.calibration is None else partial(pool.calibration, frames=landmarks, allowed=allowed)
+        guided = self.engine.guide(inputs, pool.encoded, calibrate)
         return inputs, guided, ToServe(guided.inner_lip_aperture(), landmarks, clip.valid[block], allowed)
 
     def nearest_in_pose(self, clip: Clip, frames: np.ndarray, references: Clip) -> np.ndarray:

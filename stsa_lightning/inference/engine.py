@@ -8,6 +8,7 @@ exported files in ONNX Runtime.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from stsa_lightning.face.native_resolution import FaceWarp, last_rows
 from stsa_lightning.face.topology import KEYPOINTS, LIP_MEASURE_KEYPOINTS
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
+
+Calibrate = Callable[[np.ndarray], np.ndarray]  # keypoints (F, 2, 57) float32 to others
 
 
 @dataclass(frozen=True)
@@ -108,8 +111,12 @@ class Engine(Protocol):
     def encode(self, references: ReferenceInputs) -> Any:
         """Compute what the references of a shot alone decide; the result is for `guide` and `render` alone."""
 
-    def guide(self, frames: FrameInputs, references: Any) -> Guided:
-        """Predict the heatmaps that drive F frames, under what `encode` returned."""
+    def guide(self, frames: FrameInputs, references: Any, calibrate: Calibrate | None = None) -> Guided:
+        """Predict the heatmaps that drive F frames, under what `encode` returned.
+
+        Args:
+            calibrate: changes the keypoints of networks that draw their heatmaps through these, before they do.
+        """
 
     def render(self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: Any) -> Rendered:
         """Generate the faces of F frames from what `guide` and `encode` returned."""

@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from stsa_lightning.face.mouth_motion import AlignedFaces, MouthMotion, lips_of
-from stsa_lightning.inference.engine import Engine, Guided
-from stsa_lightning.inference.frame_inputs import FrameInputBuilder, FrameInputs
-
-Draw = Callable[[Tensor, Tensor], Tensor]  # see `Guidance.draw`
+from stsa_lightning.inference.engine import Engine
+from stsa_lightning.inference.frame_inputs import FrameInputBuilder
 
 _NEAR = 0.02  # root mean square distance of poses, in half sides of the box, up to which frames count about the same
 _LIPS_PENALTY = 1.0  # in frames, on how the person's lips differ from predicted ones: those of one picture may smile
@@ -38,25 +34,15 @@ class KeypointCalibration:
         predicted: (K, 2, 57) keypoints that guidance predicts, in sides of the face box.
         landmarks: (M, 131, 2) true ones of the person's frames, normalised to the face box.
         places: (K,) which of the M frames each prediction is of; a frame may come several times.
-        draw: draws heatmaps through keypoints over masked heatmaps.
     """
 
-    def __init__(self, predicted: np.ndarray, landmarks: np.ndarray, places: np.ndarray, draw: Draw) -> None:
-        self._known, self._places, self._draw = AlignedFaces.of(landmarks), places, draw
+    def __init__(self, predicted: np.ndarray, landmarks: np.ndarray, places: np.ndarray) -> None:
+        self._known, self._places = AlignedFaces.of(landmarks), places
         self._lips = lips_of(self._known.keypoints)
         guessed = lips_of(AlignedFaces.of(landmarks[places]).align(predicted.swapaxes(1, 2)))
         self._missing = _thickness_and_width(self._lips[places]) - _thickness_and_width(guessed)
 
-    def __call__(
-        self, guided: Guided, inputs: FrameInputs, frames: np.ndarray, allowed: np.ndarray | None = None
-    ) -> Guided:
-        """What guidance predicted for `inputs`, calibrated and drawn; arguments as for `keypoints`."""
-        calibrated = self.keypoints(guided.keypoints.float().cpu().numpy(), frames, allowed)
-        keypoints = torch.from_numpy(calibrated).to(guided.keypoints.device)
-        masked = inputs.masked_heatmaps[:, inputs.masked_heatmaps.shape[1] // 2]
-        return Guided(self._draw(keypoints, masked.to(keypoints.device)), keypoints)
-
-    def keypoints(self, predicted: np.ndarray, frames: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, predicted: np.ndarray, frames: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
         """Predicted keypoints (F, 2, 57) -> calibrated ones, (F, 2, 57) float32, in sides of the box.
 
         Args:
@@ -99,13 +85,11 @@ class Calibrator:
 
     Attributes:
         engine, builder: run guidance, and build what it is fed.
-        draw: draws heatmaps through keypoints over masked heatmaps.
         speech: gives audio windows (K, T, D, 10) of speech of any kind.
     """
 
     engine: Engine
     builder: FrameInputBuilder
-    draw: Draw
     speech: Callable[[], np.ndarray]
 
     def __call__(self, references: Any, landmarks: np.ndarray) -> KeypointCalibration:
@@ -118,7 +102,7 @@ class Calibrator:
         audio = self.speech()
         places = np.linspace(0, len(landmarks) - 1, len(audio)).round().astype(int)
         guided = self.engine.guide(self.builder.still(landmarks[places], audio), references)
-        return KeypointCalibration(guided.keypoints.float().cpu().numpy(), landmarks, places, self.draw)
+        return KeypointCalibration(guided.keypoints.float().cpu().numpy(), landmarks, places)
 
 
 def _thickness_and_width(lips: np.ndarray) -> np.ndarray:

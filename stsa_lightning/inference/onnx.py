@@ -1,8 +1,8 @@
 """The rendering of faces as ONNX files, for programs without PyTorch.
 
 Three graphs: `references.onnx`, run once per shot, then `guidance.onnx` and `synthesis.onnx`, run for any number of
-frames. What one takes or puts out under a name, the later ones take under the same name. `stsa.json` next to them has
-the sizes.
+frames. What one takes or puts out under a name, the later ones take under the same name. Networks that draw their
+heatmaps through keypoints have `drawing.onnx` besides, which draws others. `stsa.json` next to them has the sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.engine import Calibrate, Guided, Rendered
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs, example_inputs
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis
@@ -66,6 +66,18 @@ class GuidanceGraph(nn.Module):
         return self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps[:, centre])
 
 
+class DrawingGraph(nn.Module):
+    """Driving heatmaps of F frames through keypoints that were changed."""
+
+    def __init__(self, guidance: Guidance) -> None:
+        super().__init__()
+        self.guidance = guidance
+
+    def forward(self, keypoints: Tensor, masked_heatmaps: Tensor) -> Tensor:
+        """(F, 2, 57) and (F, T, 1, S, S) -> (F, 1, S, S)."""
+        return self.guidance.draw(keypoints, masked_heatmaps[:, masked_heatmaps.shape[1] // 2])
+
+
 class SynthesisGraph(nn.Module):
     """The faces of F frames."""
 
@@ -92,7 +104,7 @@ class SynthesisGraph(nn.Module):
 def export_onnx(
     guidance: Guidance, synthesis: Synthesis, folder: str | Path, meta: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write `references.onnx`, `guidance.onnx`, `synthesis.onnx` and `stsa.json` into `folder`, made where needed.
+    """Write the graphs and `stsa.json` into `folder`, made where needed.
 
     Args:
         guidance, synthesis: the networks.
@@ -111,7 +123,7 @@ def export_onnx(
     reference_graph, guidance_graph = ReferenceGraph(guidance, synthesis), GuidanceGraph(guidance)
     with torch.no_grad():
         tokens, *maps = reference_graph(images, heatmaps)
-        driving, _ = guidance_graph(frames.masked_heatmaps, frames.audio, tokens)
+        driving, keypoints = guidance_graph(frames.masked_heatmaps, frames.audio, tokens)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("references.onnx", "guidance.onnx", "synthesis.onnx", "stsa.json")]
@@ -120,6 +132,10 @@ def export_onnx(
     many = {0: torch.export.Dim("frames", min=1)}
     given = frames.masked_heatmaps, frames.audio, tokens
     _export(guidance_graph, given, paths[1], ["masked_heatmaps", "audio", "tokens"], _GUIDED, (many, many, {}))
+    if guidance.draws_keypoints:
+        paths.append(folder / "drawing.onnx")
+        drawn, names_of_drawn = (keypoints, frames.masked_heatmaps), ["keypoints", "masked_heatmaps"]
+        _export(DrawingGraph(guidance), drawn, paths[-1], names_of_drawn, _GUIDED[:1], (many, many))
     sizes: list[dict[int, Any]] = [{} for _ in maps]
     if synthesis.align_references:
         maps, names, sizes = [heatmaps, chosen.theta], [seen[1], "theta"], [{}, many]
@@ -160,6 +176,8 @@ class OnnxEngine:
         self._references, self._guidance, self._synthesis = (
             onnx_session(Path(folder) / f"{name}.onnx") for name in ("references", "guidance", "synthesis")
         )
+        drawing = Path(folder) / "drawing.onnx"
+        self._drawing = onnx_session(drawing) if drawing.is_file() else None
         self._inputs = {value.name for value in self._synthesis.get_inputs()}
         described = json.loads((Path(folder) / "stsa.json").read_text())
         self.num_references: int = described["num_references"]
@@ -171,10 +189,16 @@ class OnnxEngine:
         answers = self._references.run(names, {name: value.numpy() for name, value in given.items()})
         return OnnxReferences(references, dict(zip(names, answers, strict=True)))
 
-    def guide(self, frames: FrameInputs, references: OnnxReferences) -> Guided:
+    def guide(self, frames: FrameInputs, references: OnnxReferences, calibrate: Calibrate | None = None) -> Guided:
         given = {name: getattr(frames, name).numpy() for name in ("masked_heatmaps", "audio")}
-        answers = self._guidance.run(list(_GUIDED), {**given, "tokens": references.encoded["tokens"]})
-        return Guided(*map(torch.from_numpy, answers))
+        heatmaps, keypoints = self._guidance.run(list(_GUIDED), {**given, "tokens": references.encoded["tokens"]})
+        if calibrate is not None:
+            if self._drawing is None:
+                raise ValueError("these networks do not draw their heatmaps through keypoints (no drawing.onnx)")
+            keypoints = calibrate(keypoints)
+            changed = {"keypoints": keypoints, "masked_heatmaps": given["masked_heatmaps"]}
+            (heatmaps,) = self._drawing.run(list(_GUIDED[:1]), changed)
+        return Guided(torch.from_numpy(heatmaps), torch.from_numpy(keypoints))
 
     def render(
         self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: OnnxReferences

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.engine import Calibrate, Guided, Rendered
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.models.guidance import Guidance
 from stsa_lightning.models.synthesis import References, Synthesis
@@ -40,11 +40,15 @@ class PlainEngine:
         return PlainReferences(inputs, encoded)
 
     @torch.inference_mode()
-    def guide(self, frames: FrameInputs, references: PlainReferences) -> Guided:
+    def guide(self, frames: FrameInputs, references: PlainReferences, calibrate: Calibrate | None = None) -> Guided:
         frames = frames.to(self.device)
         whole = references.inputs.heatmaps[:, : self.synthesis.num_references].expand(len(frames), -1, -1, -1, -1)
         output, centre = self.guidance(frames.audio, frames.masked_heatmaps, whole), frames.audio.shape[1] // 2
-        return Guided(output.heatmap[:, centre], output.keypoints[:, centre])
+        heatmaps, keypoints = output.heatmap[:, centre], output.keypoints[:, centre]
+        if calibrate is not None:
+            keypoints = torch.from_numpy(calibrate(keypoints.float().cpu().numpy())).to(self.device)
+            heatmaps = self.guidance.draw(keypoints, frames.masked_heatmaps[:, centre])
+        return Guided(heatmaps, keypoints)
 
     @torch.inference_mode()
     def render(

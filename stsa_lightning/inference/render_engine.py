@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from stsa_lightning.inference.bfloat16 import bfloat16_is_fast, in_bfloat16
 from stsa_lightning.inference.cuda_graphs import Record, Recorded, record_graph
-from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.engine import Calibrate, Guided, Rendered
 from stsa_lightning.inference.fold import PreparedSpatialPath, PreparedTemporalPath, for_inference
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.int8 import int8_is_fast, quantise
@@ -141,7 +141,7 @@ class RenderEngine:
             return function(*given)
         return self.workers.submit(torch.inference_mode()(function), *given).result()
 
-    def guide(self, frames: FrameInputs, references: EngineReferences) -> Guided:
+    def guide(self, frames: FrameInputs, references: EngineReferences, calibrate: Calibrate | None = None) -> Guided:
         masked, window, guidance = frames.masked_heatmaps, frames.audio.shape[:2], self.guidance
         with self._at_work():
             embeddings = (
@@ -149,9 +149,18 @@ class RenderEngine:
                 for embed, rows in ((guidance.embed_masked, masked), (guidance.embed_audio, frames.audio))
             )
             given = *embeddings, masked[:, window[1] // 2]
-            return Guided.split(
-                self._batches(self._guided, self.guidance_batch, *given, constants=(references.tokens,))
-            )
+            size, constants = self.guidance_batch, (references.tokens,)
+            if calibrate is None:
+                return Guided.split(self._batches(self._guided, size, *given, constants=constants))
+            found = self._batches(self._located, size, *given, constants=constants)
+            keypoints = torch.from_numpy(calibrate(found.cpu().numpy())).to(self.device)
+            return Guided(self._batches(guidance.draw, size, keypoints, given[-1]), keypoints)
+
+    def _located(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, tokens: Tensor) -> Tensor:
+        """Keypoints (n, 2, 57); arguments as for `_guided`."""
+        lip, jaw = self.guidance.fusion(masked, audio, tokens.expand(len(masked), -1, -1))
+        centre = lip.shape[1] // 2
+        return self.guidance.locate(lip[:, centre], jaw[:, centre], masked_heatmaps)
 
     def _guided(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, tokens: Tensor) -> Tensor:
         """`Guided.joined` of n frames from embeddings (n, T, C) of their windows and reference tokens (1, N, C)."""

@@ -274,6 +274,11 @@ class Guidance(nn.Module):
         keypoints = self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings)
         return self._whole(lip, jaw, keypoints, masked_heatmaps), keypoints
 
+    def locate(self, lip_embeddings: Tensor, jaw_embeddings: Tensor, masked_heatmaps: Tensor) -> Tensor:
+        """The keypoints of `render` alone, (n, 2, 57)."""
+        lip, jaw = self.decoder(lip_embeddings, jaw_embeddings, masked_heatmaps)
+        return self._keypoints(lip, jaw, lip_embeddings, jaw_embeddings)
+
     def draw(self, keypoints: Tensor, masked: Tensor) -> Tensor:
         """Driving heatmaps (n, 1, S, S) through keypoints (n, 2, 57) over masked ones, where `draws_keypoints`."""
         if self.heatmap_renderer is None:

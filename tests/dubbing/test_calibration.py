@@ -76,9 +76,9 @@ def test_evaluation_is_calibrated_by_other_frames_than_those_generated(clip: Cli
     for one in (replace(pool, calibration=None), pool):
         networks.generate(clip, frames[:4], speech, one)
     predicted, calibrated = (guided.keypoints.numpy() for guided in driving)
-    expected = pool.calibration.keypoints(predicted, clip.face_landmarks_of(frames[:4]), ~near)
+    expected = pool.calibration(predicted, clip.face_landmarks_of(frames[:4]), ~near)
     np.testing.assert_allclose(calibrated, expected, atol=1e-6)
-    assert np.abs(expected - pool.calibration.keypoints(predicted, clip.face_landmarks_of(frames[:4]))).max() > 1e-4
+    assert np.abs(expected - pool.calibration(predicted, clip.face_landmarks_of(frames[:4]))).max() > 1e-4
 
 
 @pytest.mark.parametrize(("heatmap_sigma", "align_references"), [(0.0, True), (1.0, False)])

@@ -19,7 +19,7 @@ from stsa_lightning.face.heatmaps import draw_heatmap
 from stsa_lightning.face.topology import LIP_MEASURE_KEYPOINTS, LIP_MEASURES
 from stsa_lightning.features.base import feature_windows
 from stsa_lightning.features.spectral import LogMel
-from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.engine import Calibrate, Guided, Rendered
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.inference.reference import PlainEngine, PlainReferences
 from stsa_lightning.media.audio import AudioError, load_audio, write_wav
@@ -294,7 +294,7 @@ class WideThenShut(ChoosingEngine):
 
     asked = 0
 
-    def guide(self, frames: FrameInputs, references: PlainReferences) -> Guided:
+    def guide(self, frames: FrameInputs, references: PlainReferences, calibrate: Calibrate | None = None) -> Guided:
         keypoints = torch.full((len(frames), 2, 57), 0.5)
         for one in keypoints:
             one[1, LIP_MEASURE_KEYPOINTS[1][1]] += 0.2 if self.asked < 20 else 0.0

@@ -13,7 +13,7 @@ import torch
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber, DubError, DubReport
 from stsa_lightning.dubbing.shot_references import NativeReferences
-from stsa_lightning.inference.engine import Guided, Rendered
+from stsa_lightning.inference.engine import Calibrate, Guided, Rendered
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.media.audio import write_wav
 from stsa_lightning.media.video import VideoReader, write_video
@@ -32,7 +32,7 @@ class Copying:
     def encode(self, references: ReferenceInputs) -> ReferenceInputs:
         return references
 
-    def guide(self, frames: FrameInputs, references: ReferenceInputs) -> Guided:
+    def guide(self, frames: FrameInputs, references: ReferenceInputs, calibrate: Calibrate | None = None) -> Guided:
         return Guided(frames.masked_heatmaps[:, 0], torch.zeros(len(frames), 2, 57))
 
     def render(

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -135,6 +136,24 @@ def test_every_engine_renders_as_the_plain_one(make_engine: Callable[..., Engine
         assert psnr_db(answer / true.abs().max(), true / true.abs().max()) > (80 if exact else 38), name
     for predicted, true in zip(*(vars(guided(each, given)).values() for each in (engine, plain)), strict=True):
         torch.testing.assert_close(predicted, true, atol=1e-4, rtol=0)  # guidance is float32 in every mode
+
+
+@pytest.mark.slow
+def test_every_engine_draws_heatmaps_through_keypoints_that_were_changed(make_engine: Callable[..., Engine]) -> None:
+    _, synthesis = networks("tiny", True)
+    guidance = seeded(Guidance(**{**GUIDANCE["tiny"], "heatmap_sigma": 1.0}))
+    given, engine = inputs(synthesis), make_engine(guidance, synthesis)
+    asked = list[np.ndarray]()
+
+    def changed(keypoints: np.ndarray) -> np.ndarray:
+        asked.append(keypoints)
+        return 0.5 + 0.2 * np.sin(np.arange(keypoints.size, dtype=np.float32)).reshape(keypoints.shape)
+
+    found = engine.guide(given.frames, engine.encode(given.references), changed)
+    np.testing.assert_allclose(asked[0], guided(engine, given).keypoints, atol=1e-5)
+    np.testing.assert_array_equal(found.keypoints, changed(asked[0]))
+    expected = guidance.draw(found.keypoints, given.frames.masked_heatmaps[:, 2])
+    torch.testing.assert_close(found.heatmaps, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("align_references", [False, True])

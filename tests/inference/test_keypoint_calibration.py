@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from stsa_lightning.data.calibration_speech import calibration_windows
 from stsa_lightning.face.mouth_motion import AlignedFaces, MouthMotion, lips_of
 from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LANDMARKS, LIP_MEASURE_KEYPOINTS, MASKED_POSITIONS
 from stsa_lightning.features.build import audio_features
-from stsa_lightning.inference.engine import Guided
-from stsa_lightning.inference.frame_inputs import example_inputs
 from stsa_lightning.inference.keypoint_calibration import KeypointCalibration
-from stsa_lightning.models.guidance import Guidance
-from stsa_lightning.models.presets import GUIDANCE
 
 FRAMES = 64
 MOTION = MouthMotion.load()
@@ -63,8 +58,7 @@ class Stranger:
 
     def calibration(self, places: np.ndarray | None = None) -> KeypointCalibration:
         places = np.arange(len(self.landmarks)) if places is None else places
-        draw = Guidance(**{**GUIDANCE["tiny"], "heatmap_sigma": 1.0}).draw
-        return KeypointCalibration(self.predicted[places], self.landmarks, places, draw)
+        return KeypointCalibration(self.predicted[places], self.landmarks, places)
 
 
 def error(found: np.ndarray, frames: Stranger) -> float:
@@ -77,12 +71,12 @@ def aperture_of(keypoints: np.ndarray) -> np.ndarray:
 
 def test_keypoints_of_other_frames_are_where_the_person_has_them() -> None:
     frames = Stranger(1)
-    assert error(Stranger(0).calibration().keypoints(frames.predicted, frames.landmarks), frames) < 0.15
+    assert error(Stranger(0).calibration()(frames.predicted, frames.landmarks), frames) < 0.15
 
 
 def test_lips_are_as_far_open_as_before() -> None:
     frames = Stranger(1)
-    found = Stranger(0).calibration().keypoints(frames.predicted, frames.landmarks)
+    found = Stranger(0).calibration()(frames.predicted, frames.landmarks)
     before, after = aperture_of(frames.predicted), aperture_of(found)
     assert before.std() > 0.015
     np.testing.assert_allclose(after, before, atol=0.004)
@@ -91,7 +85,7 @@ def test_lips_are_as_far_open_as_before() -> None:
 def test_lips_are_as_thick_and_the_mouth_as_wide_as_the_persons() -> None:
     frames = Stranger(1)
     faces = AlignedFaces.of(frames.landmarks)
-    found = Stranger(0).calibration().keypoints(frames.predicted, frames.landmarks)
+    found = Stranger(0).calibration()(frames.predicted, frames.landmarks)
     right, before, after = (
         lips_of(faces.align(keypoints.swapaxes(1, 2))) for keypoints in (frames.right, frames.predicted, found)
     )
@@ -101,9 +95,8 @@ def test_lips_are_as_thick_and_the_mouth_as_wide_as_the_persons() -> None:
 
 def test_a_single_picture_says_where_the_mouth_is_and_half_of_how_its_lips_are() -> None:
     frames, known = Stranger(1), Stranger(0)
-    alone = known.calibration(np.zeros(32, int))
-    alone = KeypointCalibration(known.predicted[np.zeros(32, int)], known.landmarks[:1], np.zeros(32, int), alone._draw)
-    assert error(alone.keypoints(frames.predicted, frames.landmarks), frames) < 0.5
+    alone = KeypointCalibration(known.predicted[np.zeros(32, int)], known.landmarks[:1], np.zeros(32, int))
+    assert error(alone(frames.predicted, frames.landmarks), frames) < 0.5
     missing = alone._own_lips(np.zeros((1, 3)), np.ones((1, 1), bool))[0]
     np.testing.assert_allclose(missing[[0, 2]], alone._missing.mean(0) / 2)
 
@@ -111,30 +104,21 @@ def test_a_single_picture_says_where_the_mouth_is_and_half_of_how_its_lips_are()
 def test_frames_that_are_not_allowed_say_nothing() -> None:
     known, frames = Stranger(0), Stranger(1)
     allowed = np.random.default_rng(5).random((FRAMES, FRAMES)) < 0.5
-    one = known.calibration().keypoints(frames.predicted, frames.landmarks, allowed)[0]
+    one = known.calibration()(frames.predicted, frames.landmarks, allowed)[0]
     changed = Stranger(0)
     changed.landmarks += np.where(allowed[0], 0, 0.1)[:, None, None] * RNG.normal(size=(len(LANDMARKS), 2))
-    other = changed.calibration().keypoints(frames.predicted, frames.landmarks, allowed)[0]
+    other = changed.calibration()(frames.predicted, frames.landmarks, allowed)[0]
     np.testing.assert_allclose(one, other, atol=1e-6)
-    assert np.abs(one - known.calibration().keypoints(frames.predicted, frames.landmarks)[0]).max() > 1e-5
-    none = known.calibration().keypoints(frames.predicted, frames.landmarks, np.zeros((FRAMES, FRAMES), bool))
+    assert np.abs(one - known.calibration()(frames.predicted, frames.landmarks)[0]).max() > 1e-5
+    none = known.calibration()(frames.predicted, frames.landmarks, np.zeros((FRAMES, FRAMES), bool))
     np.testing.assert_array_equal(none, frames.predicted.astype(np.float32))
 
 
 def test_frames_without_a_face_are_left_as_they_are() -> None:
     frames = Stranger(1)
     nowhere = np.full_like(frames.landmarks, np.nan)
-    found = Stranger(0).calibration().keypoints(frames.predicted, nowhere)
+    found = Stranger(0).calibration()(frames.predicted, nowhere)
     np.testing.assert_array_equal(found, frames.predicted.astype(np.float32))
-
-
-def test_what_is_calibrated_is_drawn() -> None:
-    frames, known = Stranger(1), Stranger(0).calibration()
-    _, inputs, _ = example_inputs(64, 80, 5, 2, FRAMES)
-    guided = Guided(torch.zeros(FRAMES, 1, 64, 64), torch.from_numpy(frames.predicted).float())
-    calibrated = known(guided, inputs, frames.landmarks)
-    np.testing.assert_allclose(calibrated.keypoints, known.keypoints(guided.keypoints.numpy(), frames.landmarks))
-    torch.testing.assert_close(calibrated.heatmaps, known._draw(calibrated.keypoints, inputs.masked_heatmaps[:, 2]))
 
 
 @pytest.mark.parametrize("num_frames", [1, 5])

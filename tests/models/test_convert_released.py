@@ -14,7 +14,7 @@ from torch import Tensor
 from stsa_lightning.cli import main
 from stsa_lightning.dubbing import Dubber
 from stsa_lightning.features.base import steps_of
-from stsa_lightning.inference.engine import Engine, Guided, Rendered
+from stsa_lightning.inference.engine import Calibrate, Engine, Guided, Rendered
 from stsa_lightning.inference.frame_inputs import ChosenReferences, FrameInputs, ReferenceInputs
 from stsa_lightning.losses.cil import CILLoss
 from stsa_lightning.losses.mutual_information import MINE
@@ -185,8 +185,8 @@ class Witness:
         self.encoded.append(references)
         return self.engine.encode(references)
 
-    def guide(self, frames: FrameInputs, references: Any) -> Guided:
-        return self.engine.guide(frames, references)
+    def guide(self, frames: FrameInputs, references: Any, calibrate: Calibrate | None = None) -> Guided:
+        return self.engine.guide(frames, references, calibrate)
 
     def render(self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: Any) -> Rendered:
         answer = self.engine.render(frames, guided, chosen, references)
