@@ -96,9 +96,8 @@ class EchoGuidance(nn.Module):
         super().__init__()
         self.audio, self.masked, self.references = list[Tensor](), list[Tensor](), list[Tensor]()
 
-    def forward(self, audio: Tensor, masked: Tensor, references: Tensor, shift: Tensor) -> GuidanceOutput:
+    def forward(self, audio: Tensor, masked: Tensor, references: Tensor) -> GuidanceOutput:
         assert not self.training
-        assert not shift.any()
         assert torch.is_inference_mode_enabled()
         self.audio += [*audio]
         self.masked += [*masked]
