@@ -11,10 +11,11 @@ import _thread
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any
 
 
 @contextmanager
@@ -26,14 +27,16 @@ def stopped_by(*signals: signal.Signals) -> Iterator[None]:
     asked = list[int]()
     unraisable = sys.unraisablehook
 
-    def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         asked.append(number)
-        raise KeyboardInterrupt
+        if not _called_by(frame, again):
+            raise KeyboardInterrupt
+        _thread.start_new_thread(_strike, (number,))
 
     def again(dropped: sys.UnraisableHookArgs) -> None:
+        """In here, however long the machine takes over it, an exception is dropped once more."""
         if issubclass(dropped.exc_type, KeyboardInterrupt):
-            number = asked[0] if asked else signal.SIGINT
-            threading.Timer(0.01, _thread.interrupt_main, [number]).start()  # here it would be dropped once more
+            _thread.start_new_thread(_strike, (asked[0] if asked else signal.SIGINT,))
         else:
             unraisable(dropped)
 
@@ -56,3 +59,14 @@ def stopped_by(*signals: signal.Signals) -> Iterator[None]:
         for number in ours:
             signal.signal(number, handlers[number])
             sys.unraisablehook = unraisable
+
+
+def _strike(number: int) -> None:
+    time.sleep(0.01)
+    _thread.interrupt_main(signal.Signals(number))
+
+
+def _called_by(frame: FrameType | None, function: Callable[..., Any]) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None

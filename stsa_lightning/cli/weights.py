@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     push.add_argument(
         "--card", type=Path, help="a model card (README.md) of your own; without it one is made where there is none"
     )
-    onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> three ONNX graphs for other programs")
+    onnx = command(weights, "export-onnx", _weights_export_onnx, "a checkpoint -> ONNX graphs for other programs")
     onnx.add_argument("checkpoint", type=Path, help=".safetensors, or .ckpt of a run")
     for parser in (export, onnx, push):
         add_allow_class(parser)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,25 @@ def test_ctrl_c_ends_a_command(struck, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert output == "stsa: stopped; what is finished stands, and the same command goes on from there\n"
     assert signal.getsignal(signal.SIGINT) is answer
     assert sys.unraisablehook is hook
+
+
+def test_ctrl_c_ends_a_command_while_python_tells_of_one_that_it_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine so busy that what strikes again comes before the hook has returned."""
+    start, begun = _thread.start_new_thread, list[Any]()
+
+    def start_late(*given: Any) -> int:
+        begun.append(given)
+        if len(begun) == 1:
+            signal.raise_signal(signal.SIGINT)
+            return 0
+        return start(*given)
+
+    monkeypatch.setattr(_thread, "start_new_thread", start_late)
+    monkeypatch.setattr(cli, "run", lambda _words: _a_destructor())
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["weights"])
+    assert ended.value.code == 130
+    assert len(begun) > 1
 
 
 def test_an_error_of_its_own_stays_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
