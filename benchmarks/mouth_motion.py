@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from stsa_lightning.data.clip import Clip
 from stsa_lightning.data.index import clip_path, load_index
 from stsa_lightning.face.mouth_motion import AlignedFaces, MouthMotion, lips_of
-from stsa_lightning.face.topology import JAW_KEYPOINTS, LIP_MEASURES, MASKED_POSITIONS, MIRROR
+from stsa_lightning.face.topology import JAW_KEYPOINTS, LIP_MEASURES, MASKED_POSITIONS, mirrored
 from stsa_lightning.utils.files import written_whole
 
 CLIPS, FRAMES = 12, 240  # of each person, at most; frames spread over the clips
@@ -33,7 +33,7 @@ LIPS_PENALTY = 4e-6
 
 
 def clips_of(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Each person's name, and landmarks (n, 131, 2) of some frames of one of their clips."""
+    """Each person's name, and landmarks (n, 131, 2) of some frames of a clip, for some clips of each."""
     for speaker, rows in load_index(folder).groupby("speaker"):
         names = rows.loc[rows["valid_frames"] >= LEAST_FRAMES, "clip"].tolist()
         names = [names[i] for i in np.linspace(0, len(names) - 1, min(CLIPS, len(names))).round().astype(int)]
@@ -45,13 +45,9 @@ def clips_of(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             yield str(speaker), clip.face_landmarks_of(chosen)
 
 
-def mirrored(landmarks: np.ndarray) -> np.ndarray:
-    return np.stack([1 - landmarks[:, MIRROR, 0], landmarks[:, MIRROR, 1]], axis=-1)
-
-
 def fit(clips: list[np.ndarray]) -> MouthMotion:
     """Ridge regression of the keypoints of each clip's frames on pose and lips, all less the clip's means."""
-    average = 2 * np.mean([mirrored(faces).mean(0) + faces.mean(0) for faces in clips], axis=0) / 2 - 1
+    average = np.mean([mirrored(faces).mean(0) + faces.mean(0) for faces in clips], axis=0) - 1
     products, sums = 0.0, 0.0
     for clip in clips:
         for faces in (clip, mirrored(clip)):

@@ -15,7 +15,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from stsa_lightning.face.topology import MIRROR
+from stsa_lightning.face.topology import mirrored
 from stsa_lightning.features.spectral import LogMel
 from stsa_lightning.utils.errors import UserError
 
@@ -76,7 +76,7 @@ AS_THEY_ARE = AugmentSettings()
 def mirror(faces: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Left and right exchanged, in the pictures and in the order of the landmarks."""
     flipped = np.stack([cv2.flip(face, 1) for face in faces])
-    return flipped, landmarks[:, MIRROR] * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+    return flipped, mirrored(landmarks)
 
 
 def augment_geometry(

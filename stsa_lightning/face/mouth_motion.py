@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from stsa_lightning.face.alignment import reference_transforms
-from stsa_lightning.face.topology import CONTENT_POSITIONS, KEYPOINT_POSITIONS, LIP_MEASURE_KEYPOINTS, MASKED_POSITIONS
+from stsa_lightning.face.topology import KEYPOINT_POSITIONS, LIP_MEASURE_KEYPOINTS, MASKED_POSITIONS
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "mouth_motion.safetensors"
 
@@ -95,10 +95,9 @@ def on_poses(poses: np.ndarray, faces: np.ndarray) -> np.ndarray:
         (n, 131, 2) float32.
     """
     here, there = AlignedFaces.of(poses), AlignedFaces.of(faces)
-    whole = poses.astype(np.float32)
-    whole[:, KEYPOINT_POSITIONS] = here.back(there.keypoints + (here.fixed - there.fixed) @ MouthMotion.load().by_pose)
     made = poses.astype(np.float32)
-    made[:, CONTENT_POSITIONS] = whole[:, CONTENT_POSITIONS]
+    made[:, KEYPOINT_POSITIONS] = here.back(there.keypoints + (here.fixed - there.fixed) @ MouthMotion.load().by_pose)
+    made[:, MASKED_POSITIONS] = poses[:, MASKED_POSITIONS]  # two of the jaw's keypoints are the upper oval's ends
     return made
 
 

@@ -96,3 +96,8 @@ def _mirror() -> np.ndarray:
 
 
 MIRROR: Final = _mirror()  # (131,) position of the left-right partner; an involution
+
+
+def mirrored(landmarks: np.ndarray) -> np.ndarray:
+    """Landmarks (..., 131, 2), in sides of the box, of the same faces seen in a mirror."""
+    return landmarks[..., MIRROR, :] * np.array([-1, 1], landmarks.dtype) + np.array([1, 0], landmarks.dtype)

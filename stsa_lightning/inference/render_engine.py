@@ -158,15 +158,17 @@ class RenderEngine:
 
     def _located(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, tokens: Tensor) -> Tensor:
         """Keypoints (n, 2, 57); arguments as for `_guided`."""
-        lip, jaw = self.guidance.fusion(masked, audio, tokens.expand(len(masked), -1, -1))
-        centre = lip.shape[1] // 2
-        return self.guidance.locate(lip[:, centre], jaw[:, centre], masked_heatmaps)
+        return self.guidance.locate(*self._at_centre(masked, audio, tokens), masked_heatmaps)
 
     def _guided(self, masked: Tensor, audio: Tensor, masked_heatmaps: Tensor, tokens: Tensor) -> Tensor:
         """`Guided.joined` of n frames from embeddings (n, T, C) of their windows and reference tokens (1, N, C)."""
+        return Guided(*self.guidance.render(*self._at_centre(masked, audio, tokens), masked_heatmaps)).joined()
+
+    def _at_centre(self, masked: Tensor, audio: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (n, C) of the lips and of the jaw in each window's middle frame."""
         lip, jaw = self.guidance.fusion(masked, audio, tokens.expand(len(masked), -1, -1))
         centre = lip.shape[1] // 2
-        return Guided(*self.guidance.render(lip[:, centre], jaw[:, centre], masked_heatmaps)).joined()
+        return lip[:, centre], jaw[:, centre]
 
     def render(
         self, frames: FrameInputs, guided: Guided, chosen: ChosenReferences, references: EngineReferences
